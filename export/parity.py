@@ -1,0 +1,129 @@
+"""Proof that an exported graph computes what the PyTorch network does."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from runtime.engine import Engine, Features
+from runtime.errors import HowlError
+from runtime.image import Image
+from train.extraction import Extractor
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """How far an exported graph may be off.
+
+    Near-ties may swap places in a top-K, and a swapped node or neighbour moves what hears from it: rows are matched by
+    position, and a small share of them may differ.
+
+    Attributes:
+        descriptor: relative error ‖a − b‖ / ‖b‖ of a descriptor that counts as equal.
+        matched: share of PyTorch's positions that the graph must give too.
+        equal: share of the matched descriptors that must be equal.
+    """
+
+    descriptor: float
+    matched: float
+    equal: float
+
+
+TOLERANCES = {
+    "fp32": Tolerance(descriptor=1e-3, matched=0.99, equal=0.98),
+    "fp16": Tolerance(descriptor=5e-2, matched=0.95, equal=0.95),
+}
+
+
+@dataclass(frozen=True)
+class Difference:
+    """The graph against PyTorch on one image.
+
+    Attributes:
+        height, width: of the image, in pixels.
+        count: valid rows that PyTorch gives; ``engine_count``: that the graph gives.
+        matched: share of PyTorch's positions that the graph gives too.
+        equal: share of matched descriptors within the tolerance.
+        median, largest: relative errors of matched descriptors.
+    """
+
+    height: int
+    width: int
+    count: int
+    engine_count: int
+    matched: float
+    equal: float
+    median: float
+    largest: float
+
+    def __str__(self) -> str:
+        return (
+            f"{self.width:>5}×{self.height:<5} {self.count:>5} descriptors  matched {self.matched:7.2%}  equal "
+            f"{self.equal:7.2%}  relative error: median {self.median:.1e}, largest {self.largest:.1e}"
+        )
+
+    def exceeds(self, tolerance: Tolerance) -> bool:
+        """Whether the graph is further off than it may be."""
+        return self.count != self.engine_count or self.matched < tolerance.matched or self.equal < tolerance.equal
+
+
+def check_parity(
+    engine: Engine, extractor: Extractor, images: Sequence[Image], tolerance: Tolerance
+) -> list[Difference]:
+    """Runs both on every image, RGB uint8 [H, W, 3]; see ``Difference.exceeds`` for the verdict."""
+    return [difference(engine.extract(image), run_pytorch(extractor, image), image, tolerance) for image in images]
+
+
+@torch.no_grad()
+def run_pytorch(extractor: Extractor, image: Image) -> Features:
+    """PyTorch's answer, in the form of an engine's."""
+    descriptors, strengths, positions, count = extractor(torch.from_numpy(image))
+    n = int(count)
+    return Features(descriptors[:n].numpy(), strengths[:n].numpy(), positions[:n].numpy())
+
+
+def difference(got: Features, wanted: Features, image: Image, tolerance: Tolerance) -> Difference:
+    """Compares the descriptors at the positions that both give."""
+    pairs = match_positions(got.positions, wanted.positions)
+    a, b = got.descriptors[pairs[:, 0]], wanted.descriptors[pairs[:, 1]]
+    errors = np.linalg.norm(a - b, axis=1) / np.maximum(np.linalg.norm(b, axis=1), 1e-6)
+    errors = errors if len(errors) else np.array([np.inf])
+    return Difference(
+        height=image.shape[0],
+        width=image.shape[1],
+        count=len(wanted),
+        engine_count=len(got),
+        matched=len(pairs) / max(1, len(wanted)),
+        equal=float((errors <= tolerance.descriptor).mean()),
+        median=float(np.median(errors)),
+        largest=float(errors.max()),
+    )
+
+
+def match_positions(a: NDArray[np.float32], b: NDArray[np.float32]) -> NDArray[np.intp]:
+    """Pairs of rows of [n, 3] and [m, 3] that are one position: x and y to a hundredth of a pixel, and scale."""
+    rows = {tuple(np.round(position, 2)): row for row, position in enumerate(a)}
+    pairs = [(rows[key], row) for row, position in enumerate(b) if (key := tuple(np.round(position, 2))) in rows]
+    return np.array(pairs, np.intp).reshape(-1, 2)
+
+
+def sizes_to_check(photo: Image, few: int) -> list[Image]:
+    """A photo as it is, upright, at an odd size, and so small that its pyramid has fewer than ``few`` positions."""
+    height, width = photo.shape[:2]
+    odd = cv2.resize(photo, (max(33, width * 3 // 4 | 1), max(33, height * 2 // 3 | 1)), interpolation=cv2.INTER_AREA)
+    side = max(33, min(80, int(few**0.5)))
+    small = cv2.resize(photo, (side, side), interpolation=cv2.INTER_AREA)
+    return [photo, np.ascontiguousarray(np.rot90(photo)), odd.astype(np.uint8), small.astype(np.uint8)]
+
+
+def raise_if_unequal(differences: Sequence[Difference], tolerance: Tolerance, name: str) -> None:
+    """Raises HowlError where any image is off by more than the tolerance."""
+    wrong = [d for d in differences if d.exceeds(tolerance)]
+    if wrong:
+        raise HowlError(
+            f"{name}: differs from the PyTorch network beyond the tolerance on {len(wrong)} of {len(differences)} "
+            f"images (first: {wrong[0].width}×{wrong[0].height}); nothing was written"
+        )

@@ -1,0 +1,173 @@
+"""A checkpoint → a proven engine.onnx, and engine.plan where a GPU is: ``python export/to_trt.py ckpt.pt``."""
+
+import argparse
+import hashlib
+import json
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+
+from export.bake import bake
+from export.parity import TOLERANCES, check_parity, raise_if_unequal, sizes_to_check
+from export.plan import build_plan
+from export.to_onnx import export_onnx
+from runtime.command import image_side, positive_int, run_command, scale_list
+from runtime.engine import open_engine
+from runtime.errors import HowlError
+from runtime.gpu import find_gpus
+from runtime.image import SMALLEST_SIDE, Image, find_photos, load_rgb
+from runtime.manifest import Manifest, codebook_path, digest, manifest_path
+from train.checkpoint import Checkpoint
+from train.data.rendering import render_view
+from train.extraction import ExtractionConfig, Extractor
+
+PHOTOS_TO_CHECK = 3
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    options = parse(arguments)
+    if options.precision == "int8":
+        raise HowlError("--precision int8 is not there yet; fp16 halves the trunk, fp32 is exact")
+    source, plan = Path(options.checkpoint), Path(options.out)
+    if plan.suffix != ".plan":
+        raise HowlError(f"--out {plan}: name the plan, as engine.plan; engine.onnx and the rest get the same name")
+    checkpoint = Checkpoint.load(source)
+    checkpoint.extraction = with_options(checkpoint.extraction, options)
+    photos = photos_to_check(checkpoint, options.photos)
+
+    engine = plan.with_suffix(".onnx")
+    export_checked(checkpoint, options.precision, engine, photos)
+    print(f"{engine}: {engine.stat().st_size / 1e6:.1f} MB, with {manifest_path(engine)} and {codebook_path(engine)}")
+    if find_gpus():
+        add_plan(checkpoint, options.precision, engine, plan, photos)
+    else:
+        print(f"{plan}: not built, there is no NVIDIA GPU here; on a machine with one: {command_for(options)}")
+
+
+def export_checked(checkpoint: Checkpoint, precision: str, engine: Path, photos: list[Image]) -> None:
+    """Writes engine.onnx, its codebook and its manifest, after proving the graph equal to PyTorch.
+
+    The files are made and proven in a folder of their own: a failure leaves what was there before.
+    """
+    engine.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=engine.parent, prefix=".export-") as workshop:
+        draft = Path(workshop) / engine.name
+        identity = identity_of(checkpoint)
+        export_onnx(baked_extractor(checkpoint, precision), draft, {"howl.identity": identity})
+        prove(checkpoint, precision, draft, photos)
+        checkpoint.codebook.save(codebook_path(draft))
+        manifest = Manifest(
+            identity=identity,
+            image_size=checkpoint.extraction.image_size,
+            scales=checkpoint.extraction.scales,
+            features=checkpoint.extraction.features,
+            dimensions=checkpoint.network.dimensions,
+            asmk=checkpoint.asmk,
+            network=asdict(checkpoint.network),
+            precision=precision,
+            digests={file.name: digest(file) for file in (draft, codebook_path(draft))},
+        )
+        manifest.save(manifest_path(draft))
+        for file in (draft, codebook_path(draft), manifest_path(draft)):
+            file.replace(engine.parent / file.name)
+
+
+def add_plan(checkpoint: Checkpoint, precision: str, engine: Path, plan: Path, photos: list[Image]) -> None:
+    """Builds engine.plan, proves it on this machine's GPU, and writes it into the manifest."""
+    largest = checkpoint.extraction.image_size
+    info = build_plan(engine, plan, smallest=SMALLEST_SIDE, typical=(largest * 3 // 4, largest), largest=largest)
+    try:
+        prove(checkpoint, precision, plan, photos)
+    except HowlError:
+        plan.unlink()
+        raise
+    manifest = Manifest.load(manifest_path(engine))
+    manifest = replace(
+        manifest,
+        digests={**manifest.digests, plan.name: digest(plan)},
+        plan={"flavour": info.flavour, "version": info.version, "smallest": SMALLEST_SIDE, "largest": largest},
+    )
+    manifest.save(manifest_path(engine))
+    print(f"{plan}: {info.size / 1e6:.1f} MB, {info.flavour} {info.version}, built in {info.seconds:.0f} s")
+
+
+def prove(checkpoint: Checkpoint, precision: str, engine: Path, photos: list[Image]) -> None:
+    """Prints how far the engine is from the PyTorch network on every image; raises beyond the tolerance."""
+    extraction = checkpoint.extraction
+    pytorch = Extractor(checkpoint.build_network(), extraction.scales, extraction.features).eval()
+    device = "cpu" if engine.suffix == ".onnx" else None
+    runner = open_engine(engine, device)
+    print(f"{engine.name} against PyTorch, {runner.provider}, {precision}:")
+    images = sizes_to_check(photos[0], extraction.features) + photos[1:]
+    differences = check_parity(runner, pytorch, images, TOLERANCES[precision])
+    for difference in differences:
+        print(f"  {difference}")
+    raise_if_unequal(differences, TOLERANCES[precision], engine.name)
+
+
+def baked_extractor(checkpoint: Checkpoint, precision: str) -> Extractor:
+    """What is traced: the network with its constants folded, and the selection of its strongest descriptors."""
+    network = bake(checkpoint.build_network(), precision)
+    return Extractor(network, checkpoint.extraction.scales, checkpoint.extraction.features).eval()
+
+
+def identity_of(checkpoint: Checkpoint) -> str:
+    """A digest of all that decides a descriptor and its visual word: whatever shares it can share an index."""
+    sha = hashlib.sha256()
+    settings = {"network": asdict(checkpoint.network), "extraction": asdict(checkpoint.extraction)}
+    sha.update(json.dumps(settings, sort_keys=True).encode())
+    for name, weight in sorted(checkpoint.weights.items()):
+        sha.update(name.encode())
+        sha.update(weight.contiguous().numpy().tobytes())
+    sha.update(checkpoint.codebook.centroids.tobytes())
+    return sha.hexdigest()
+
+
+def photos_to_check(checkpoint: Checkpoint, folder: str | None) -> list[Image]:
+    """A few photos, as the engine takes them: of a folder, of the training folder, or made."""
+    size = checkpoint.extraction.image_size
+    source = Path(folder or checkpoint.training.get("recipe", {}).get("data", ""))
+    if folder or (source.is_dir() and source != Path()):
+        paths = find_photos([source])
+        return [load_rgb(path, size) for path in paths[:: max(1, len(paths) // PHOTOS_TO_CHECK)][:PHOTOS_TO_CHECK]]
+    return [render_view(0, scene, 0, width=size, height=size * 3 // 4) for scene in range(PHOTOS_TO_CHECK)]
+
+
+def with_options(extraction: ExtractionConfig, options: argparse.Namespace) -> ExtractionConfig:
+    """The checkpoint's extraction, with what the options say instead."""
+    given = {name: getattr(options, name) for name in ("image_size", "features", "scales")}
+    return replace(extraction, **{name: value for name, value in given.items() if value is not None})
+
+
+def command_for(options: argparse.Namespace) -> str:
+    """The command that finishes the job on a machine with a GPU."""
+    parts = ["python export/to_trt.py", options.checkpoint, "--out", options.out]
+    if options.precision != "fp32":
+        parts += ["--precision", options.precision]
+    for flag, value in (("--image-size", options.image_size), ("--features", options.features)):
+        parts += [flag, str(value)] if value is not None else []
+    if options.scales is not None:
+        parts += ["--scales", ",".join(map(str, options.scales))]
+    return " ".join(parts)
+
+
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="export/to_trt.py",
+        description="Exports a checkpoint as one whole graph, engine.onnx, proves it equal to the PyTorch network, and "
+        "builds engine.plan where TensorRT and a GPU are present.",
+    )
+    parser.add_argument("checkpoint", metavar="CKPT", help="as train/run.py writes it")
+    parser.add_argument("--out", metavar="PLAN", default="engine.plan", help="engine.onnx lies beside it (%(default)s)")
+    parser.add_argument("--precision", choices=("fp32", "fp16", "int8"), default="fp32", help="of the trunk")
+    parser.add_argument("--image-size", type=image_side, metavar="PIXELS", help="default: the checkpoint's")
+    parser.add_argument("--features", type=positive_int, metavar="K", help="default: the checkpoint's")
+    parser.add_argument("--scales", type=scale_list, metavar="S,S,...", help="default: the checkpoint's")
+    parser.add_argument("--photos", metavar="DIR", help="photos to prove it on; default: training photos, or made ones")
+    return parser.parse_args(arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))

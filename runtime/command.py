@@ -1,0 +1,69 @@
+"""What all commands share: exit codes, one-line errors, and arguments checked before any work."""
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+
+from runtime.errors import HowlError
+
+
+def run_command(main: Callable[[Sequence[str] | None], None]) -> int:
+    """Runs a command's ``main`` and gives its exit status: 0, or 1 after one clear line, or 130 when interrupted.
+
+    Wrong usage exits with 2, by argparse.
+    """
+    try:
+        main(None)
+    except HowlError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # `howl ... | head` is no error
+        sys.stderr.close()
+        return 0
+    return 0
+
+
+def positive_int(text: str) -> int:
+    """An argparse type: a whole number of at least 1."""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text}: must be at least 1")
+    return value
+
+
+def positive_float(text: str) -> float:
+    """An argparse type: a number above 0."""
+    value = float(text)
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text}: must be above 0")
+    return value
+
+
+def image_side(text: str) -> int:
+    """An argparse type: a longest side in pixels that the pyramids can work on."""
+    value = int(text)
+    if not 64 <= value <= 8192:
+        raise argparse.ArgumentTypeError(f"{text}: must lie between 64 and 8192 pixels")
+    return value
+
+
+def whole_number(text: str) -> int:
+    """An argparse type: a whole number of at least 0."""
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"{text}: must be at least 0")
+    return value
+
+
+def scale_list(text: str) -> tuple[float, ...]:
+    """An argparse type: pyramid scales such as ``1.414,1,0.707``."""
+    try:
+        scales = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text}: needs numbers with commas between, as 1.414,1,0.707") from None
+    if not all(0.1 <= scale <= 4 for scale in scales):
+        raise argparse.ArgumentTypeError(f"{text}: a scale must lie between 0.1 and 4")
+    return scales

@@ -1,0 +1,32 @@
+"""The engines that run an exported graph, behind one interface."""
+
+from pathlib import Path
+
+from runtime.engine.features import Engine, Features
+from runtime.errors import HowlError
+
+
+def open_engine(path: Path, device: str | None = None) -> Engine:
+    """The engine for a file: TensorRT for ``.plan``, ONNX Runtime for ``.onnx``.
+
+    Args:
+        path: the exported graph.
+        device: ``cpu``, ``cuda``, or None for the GPU where the installed ONNX Runtime and the machine have one.
+
+    Raises:
+        HowlError: the file cannot be run here; a GPU that was asked for and is not used is an error too.
+    """
+    if path.suffix == ".plan":
+        if device == "cpu":
+            raise HowlError(f"{path}: a plan runs on a GPU only; use {path.with_suffix('.onnx').name} on the CPU")
+        from runtime.engine.tensorrt_engine import TensorRTEngine
+
+        return TensorRTEngine(path)
+    if path.suffix == ".onnx":
+        from runtime.engine.onnxruntime_engine import OnnxRuntimeEngine
+
+        return OnnxRuntimeEngine(path, device)
+    raise HowlError(f"{path}: an engine is an .onnx or a .plan file")
+
+
+__all__ = ["Engine", "Features", "open_engine"]

@@ -1,0 +1,100 @@
+"""ONNX Runtime, on the CPU or on CUDA."""
+
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from runtime.engine.features import Features
+from runtime.errors import HowlError
+from runtime.gpu import find_gpus
+
+CPU = "CPUExecutionProvider"
+CUDA = "CUDAExecutionProvider"
+
+
+class OnnxRuntimeEngine:
+    """Runs ``engine.onnx``."""
+
+    def __init__(self, path: Path, device: str | None = None) -> None:
+        """``device``: ``cpu``, ``cuda``, or None for CUDA where both ONNX Runtime and the machine have it.
+
+        Raises:
+            HowlError: ONNX Runtime is missing or installed twice, cannot read the file, or was asked for CUDA and
+                would run on the CPU.
+        """
+        runtime = import_onnxruntime()
+        wanted = choose_provider(device, runtime.get_available_providers())
+        if wanted == CUDA and hasattr(runtime, "preload_dlls"):
+            runtime.preload_dlls()
+        options = runtime.SessionOptions()
+        options.log_severity_level = 3  # its warnings are for its developers; errors raise
+        try:
+            self._session = runtime.InferenceSession(str(path), options, providers=[wanted])
+        except Exception as error:  # its exceptions share no base class
+            raise HowlError(f"{path}: ONNX Runtime cannot load it: {_first_line(error)}") from None
+        self.path = path
+        self.provider: str = self._session.get_providers()[0]
+        if self.provider != wanted:
+            raise HowlError(
+                f"{path}: {wanted} was asked for, ONNX Runtime fell back to {self.provider}: install "
+                f"'howl[gpu]' with CUDA and cuDNN, or ask for the CPU"
+            )
+
+    def extract(self, image: NDArray[np.uint8]) -> Features:
+        """The local descriptors of an RGB uint8 image [H, W, 3]."""
+        try:
+            descriptors, strengths, positions, count = self._session.run(
+                ["descriptors", "strengths", "positions", "count"], {"image": image}
+            )
+        except Exception as error:  # its exceptions share no base class
+            raise HowlError(
+                f"{self.path}: ONNX Runtime failed on an image {image.shape}: {_first_line(error)}"
+            ) from None
+        n = int(count[0])
+        return Features(descriptors[:n], strengths[:n], positions[:n])
+
+
+def import_onnxruntime() -> Any:
+    """ONNX Runtime, if exactly one of its two packages is installed: they write into the same folder."""
+    installed = [name for name in ("onnxruntime", "onnxruntime-gpu") if _is_installed(name)]
+    if len(installed) > 1:
+        raise HowlError(
+            "onnxruntime and onnxruntime-gpu are both installed and overwrite each other: pip uninstall both, then "
+            "install one"
+        )
+    try:
+        import onnxruntime
+    except ImportError:
+        raise HowlError("ONNX Runtime is not installed: pip install 'howl[cpu]' or 'howl[gpu]'") from None
+    return onnxruntime
+
+
+def choose_provider(device: str | None, available: list[str]) -> str:
+    """The execution provider for a device. ``available`` is what ONNX Runtime was compiled with, which says nothing
+    of the machine."""
+    if device == "cpu":
+        return CPU
+    if device == "cuda":
+        if CUDA not in available:
+            raise HowlError("the installed ONNX Runtime has no CUDA: pip install 'howl[gpu]' in place of 'howl[cpu]'")
+        if not find_gpus():
+            raise HowlError("no NVIDIA GPU was found on this machine; leave the device out, or ask for cpu")
+        return CUDA
+    if device is None:
+        return CUDA if CUDA in available and find_gpus() else CPU
+    raise HowlError(f"device {device!r}: needs to be cpu or cuda")
+
+
+def _is_installed(distribution: str) -> bool:
+    try:
+        metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return False
+    return True
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0]

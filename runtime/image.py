@@ -1,0 +1,118 @@
+"""Photos: finding, decoding and shrinking them."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TypeAlias
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from runtime.errors import HowlError, ImageError
+
+Image: TypeAlias = NDArray[np.uint8]  # H × W × 3
+PhotoInput: TypeAlias = str | Path | bytes | Image
+
+PHOTO_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm"})
+SMALLEST_SIDE = 32  # pixels; below it the coarse levels of a pyramid are empty
+
+
+def load_rgb(photo: PhotoInput, longest_side: int | None = None) -> Image:
+    """Any photo as the engines take it.
+
+    Args:
+        photo: a path, an encoded file's bytes, or an H×W×3 uint8 array in BGR order, as ``cv2.imread`` gives it.
+        longest_side: pixels to which a larger photo is shrunk; a smaller one is left as it is.
+
+    Returns:
+        uint8 [H, W, 3] in RGB order.
+
+    Raises:
+        ImageError: the photo is missing, empty, truncated, not an image or smaller than 32 pixels on a side.
+    """
+    bgr = _as_bgr(photo)
+    height, width = bgr.shape[:2]
+    if min(height, width) < SMALLEST_SIDE:
+        raise ImageError(
+            f"{describe(photo)}: {width}×{height} pixels is too small: a side needs at least {SMALLEST_SIDE}"
+        )
+    return np.ascontiguousarray(shrink(bgr, longest_side)[:, :, ::-1])
+
+
+def shrink(image: Image, longest_side: int | None) -> Image:
+    """The image with its longest side at most ``longest_side`` pixels; never enlarged."""
+    height, width = image.shape[:2]
+    if longest_side is None or max(height, width) <= longest_side:
+        return image
+    factor = longest_side / max(height, width)
+    size = max(SMALLEST_SIDE, round(width * factor)), max(SMALLEST_SIDE, round(height * factor))
+    return cv2.resize(image, size, interpolation=cv2.INTER_AREA).astype(np.uint8, copy=False)
+
+
+def find_photos(paths: Iterable[str | Path]) -> list[Path]:
+    """The photos among files and, recursively, folders; sorted within each folder, each once.
+
+    Raises:
+        HowlError: a path does not exist, or there is no photo in any of them.
+    """
+    roots = [Path(path) for path in paths]
+    found: dict[Path, None] = {}
+    for path in roots:
+        if path.is_dir():
+            found.update(dict.fromkeys(sorted(p for p in path.rglob("*") if is_photo(p))))
+        elif path.exists():
+            found[path] = None
+        else:
+            raise HowlError(f"{path}: no such file or folder")
+    if not found:
+        raise HowlError(f"{', '.join(map(str, roots))}: no photos ({' '.join(sorted(PHOTO_SUFFIXES))}) found here")
+    return list(found)
+
+
+def is_photo(path: Path) -> bool:
+    """Whether a file's name says that it is a photo."""
+    return path.suffix.lower() in PHOTO_SUFFIXES and not path.name.startswith(".")
+
+
+def describe(photo: PhotoInput) -> str:
+    """How an error names a photo."""
+    if isinstance(photo, bytes):
+        return f"image of {len(photo)} bytes"
+    if isinstance(photo, np.ndarray):
+        return f"image array {photo.shape} {photo.dtype}"
+    return str(photo)
+
+
+def _as_bgr(photo: PhotoInput) -> Image:
+    if isinstance(photo, np.ndarray):
+        if photo.dtype != np.uint8 or photo.ndim != 3 or photo.shape[2] != 3:
+            raise ImageError(f"{describe(photo)}: needs H×W×3 uint8 in BGR order, as cv2.imread gives")
+        return photo
+    data = photo if isinstance(photo, bytes) else _read(Path(photo))
+    if not data:
+        raise ImageError(f"{describe(photo)}: empty file")
+    if _is_truncated(data):
+        raise ImageError(f"{describe(photo)}: truncated: the file ends in the middle of the image")
+    try:
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+    except cv2.error:
+        image = None
+    if image is None:
+        raise ImageError(f"{describe(photo)}: not an image that OpenCV can decode")
+    return image.astype(np.uint8, copy=False)
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ImageError(f"{path}: {error.strerror or error}") from None
+
+
+def _is_truncated(data: bytes) -> bool:
+    """Whether a JPEG or PNG stops before its end marker. OpenCV would fill the rest with grey and say nothing."""
+    if data.startswith(b"\xff\xd8"):
+        return b"\xff\xd9" not in data[data.rfind(b"\xff\xda") :]
+    if data.startswith(b"\x89PNG"):
+        return b"IEND" not in data[-64:]
+    return False

@@ -1,0 +1,203 @@
+"""The retriever: photos in, ranked photos of the same place out."""
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import islice
+from pathlib import Path
+from types import TracebackType
+
+from tqdm import tqdm
+
+from runtime.ahead import map_ahead
+from runtime.asmk import Aggregated, AsmkParameters, aggregate, selectivity
+from runtime.engine import Features, open_engine
+from runtime.errors import HowlError, ImageError
+from runtime.image import Image, PhotoInput, describe, load_rgb, shrink
+from runtime.index import Hit, Index
+from runtime.manifest import index_path, load_checked, manifest_path
+
+PHOTOS_A_COMMIT = 1000  # of `add`: what a kill can cost is bounded
+
+
+@dataclass(frozen=True)
+class AddReport:
+    """What became of the photos given to ``add``.
+
+    Attributes:
+        added: ids that are in the index now.
+        skipped: the reason, by id, of photos that cannot be read.
+    """
+
+    added: list[str] = field(default_factory=list)
+    skipped: dict[str, str] = field(default_factory=dict)
+
+
+class Retriever:
+    """An engine with its codebook, and an index.
+
+    retriever = Retriever("engine.onnx", index="landmarks.index")
+    retriever.add(["a.jpg", "b.jpg"])
+    hits = retriever.search("query.jpg", top=10)
+    """
+
+    def __init__(
+        self,
+        engine: str | Path,
+        index: str | Path | None = None,
+        *,
+        device: str | None = None,
+        threshold: float | None = None,
+        alpha: float | None = None,
+    ) -> None:
+        """Opens an engine and, if there is one already, the index.
+
+        Args:
+            engine: ``engine.onnx`` or ``engine.plan``, with the manifest and codebook that export left beside it.
+            index: folder of the index, made by the first ``add``; default: ``engine.index`` beside the engine.
+            device: ``cpu``, ``cuda``, or None for a GPU where there is one.
+            threshold: τ of the search, where it should differ from the manifest's.
+            alpha: α of the search, likewise.
+
+        Raises:
+            HowlError: a file is missing or damaged, two of them do not belong together, or the device cannot be used.
+        """
+        self.engine_path = Path(engine)
+        self.index_path = Path(index) if index is not None else index_path(self.engine_path)
+        self.manifest, self.codebook = load_checked(self.engine_path)
+        self.asmk: AsmkParameters = replace(
+            self.manifest.asmk,
+            threshold=self.manifest.asmk.threshold if threshold is None else threshold,
+            alpha=self.manifest.asmk.alpha if alpha is None else alpha,
+        )
+        self.index: Index | None = self._open_index() if Index.exists(self.index_path) else None
+        self.engine = open_engine(self.engine_path, device)
+
+    def __enter__(self) -> "Retriever":
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Lets go of the index."""
+        if self.index is not None:
+            self.index.close()
+            self.index = None
+
+    def __len__(self) -> int:
+        return len(self.index) if self.index is not None else 0
+
+    def add(self, photos: Sequence[PhotoInput], ids: Sequence[str] | None = None) -> AddReport:
+        """Adds photos, a thousand a commit: what is reported as added is on the disk.
+
+        Args:
+            photos: paths, encoded bytes, or H×W×3 uint8 BGR arrays.
+            ids: a name for each; paths may go without and are their own ids.
+
+        Returns:
+            what was added, and why the rest was not: unreadable photos are skipped, not fatal.
+
+        Raises:
+            HowlError: an id is in the index already or missing, or the index cannot be written. Commits that were
+                made before stay.
+        """
+        names = self._ids(photos, ids)
+        index = self.index = self.index or self._create_index()
+        if known := index.known(names):
+            raise HowlError(f"{self.index_path}: {known[0]} is in the index already; remove it first")
+        report = AddReport()
+        prepared = self._prepare(photos, names, report)
+        with tqdm(total=len(names), desc="indexing", unit="photo", disable=None) as bar:
+            while batch := list(islice(prepared, PHOTOS_A_COMMIT)):
+                readable = [(name, image) for name, image in batch if image is not None]
+                index.add([name for name, _ in readable], [image for _, image in readable])
+                report.added.extend(name for name, _ in readable)
+                bar.update(len(batch))
+        return report
+
+    def remove(self, ids: Sequence[str]) -> None:
+        """Removes photos in one commit. Raises HowlError, removing none, where one is not in the index."""
+        if self.index is None:
+            raise HowlError(f"{self.index_path}: no index here, nothing to remove")
+        self.index.remove(ids)
+
+    def search(self, photo: PhotoInput, top: int = 10) -> list[Hit]:
+        """The photos of the index most similar to one, best first; fewer than ``top`` where few share anything.
+
+        Raises:
+            ImageError: the photo cannot be read.
+            HowlError: there is no index.
+        """
+        if self.index is None:
+            raise HowlError(f"{self.index_path}: no index here; add photos first (python tools/index.py)")
+        query = self.aggregate(self.extract(photo), self.asmk.query_assignments)
+        return self.index.search(query, selectivity(self.codebook.dimensions, self.asmk), top)
+
+    def search_many(self, photos: Sequence[PhotoInput], top: int = 10) -> list[list[Hit]]:
+        """``search`` for each of the photos."""
+        return [self.search(photo, top) for photo in photos]
+
+    def extract(self, photo: PhotoInput) -> Features:
+        """The local descriptors of a photo. Positions are in pixels of the photo as it was given."""
+        image, shrunk_by = self._load(photo)
+        features = self.engine.extract(image)
+        if shrunk_by != (1.0, 1.0):
+            # A pixel's centre lies half a pixel from its edge, at both sizes.
+            positions = features.positions.copy()
+            for axis, factor in enumerate(shrunk_by):
+                positions[:, axis] = (positions[:, axis] + 0.5) * factor - 0.5
+            features = replace(features, positions=positions)
+        return features
+
+    def aggregate(self, features: Features, assignments: int = 1) -> Aggregated:
+        """Descriptors → visual words and binary codes; database images are assigned to 1 word."""
+        words = self.codebook.assign(features.descriptors, assignments)
+        return aggregate(features.descriptors, words, self.codebook.centroids)
+
+    def _load(self, photo: PhotoInput) -> tuple[Image, tuple[float, float]]:
+        """The photo as the engine takes it, and by what factors (x, y) it was shrunk."""
+        full = load_rgb(photo)
+        image = shrink(full, self.manifest.image_size)
+        return image, (full.shape[1] / image.shape[1], full.shape[0] / image.shape[0])
+
+    def _prepare(
+        self, photos: Sequence[PhotoInput], names: Sequence[str], report: AddReport
+    ) -> Iterator[tuple[str, Aggregated | None]]:
+        """Every photo aggregated, in order; None, and a line in the report, where one cannot be read."""
+
+        def read(number: int) -> Image | None:
+            try:
+                return load_rgb(photos[number], self.manifest.image_size)
+            except ImageError as error:
+                report.skipped[names[number]] = str(error)
+                return None
+
+        for number, image in map_ahead(read, range(len(photos))):
+            yield names[number], None if image is None else self.aggregate(self.engine.extract(image))
+
+    def _ids(self, photos: Sequence[PhotoInput], ids: Sequence[str] | None) -> list[str]:
+        """The id of every photo: the ones given, or the paths."""
+        if isinstance(photos, str | Path | bytes):
+            raise HowlError("add takes a list of photos; put a single one into brackets")
+        if ids is None:
+            nameless = [photo for photo in photos if not isinstance(photo, str | os.PathLike)]
+            if nameless:
+                raise HowlError(f"{describe(nameless[0])}: has no path to be its id; name it with ids=[...]")
+            return [os.fspath(photo) for photo in photos]  # type: ignore[arg-type]
+        if len(ids) != len(photos):
+            raise HowlError(f"{len(ids)} ids were given for {len(photos)} photos")
+        return list(ids)
+
+    def _open_index(self) -> Index:
+        index = Index(self.index_path)
+        if index.identity != self.manifest.identity:
+            index.close()
+            raise HowlError(
+                f"{self.index_path} was made with another engine than {manifest_path(self.engine_path)} describes: "
+                f"use that engine, or index the photos anew"
+            )
+        return index
+
+    def _create_index(self) -> Index:
+        return Index.create(self.index_path, identity=self.manifest.identity, dimensions=self.manifest.dimensions)

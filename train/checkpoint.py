@@ -1,0 +1,104 @@
+"""The checkpoint: weights, the configuration that made them, the codebook, and how far training has come.
+
+A file of tensors and plain values, loaded with ``weights_only=True``: opening a stranger's file never runs its code.
+"""
+
+import pickle
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from runtime.asmk import AsmkParameters
+from runtime.codebook import Codebook
+from runtime.errors import HowlError
+from runtime.files import replacing
+from train.extraction import ExtractionConfig
+from train.network import Network, NetworkConfig
+
+FORMAT = "howl checkpoint"
+VERSION = 1
+
+
+@dataclass
+class Checkpoint:
+    """What a checkpoint holds.
+
+    Attributes:
+        network: the configuration of the network.
+        weights: its state dict, of the best epoch.
+        extraction: image size, scales and features that it was validated with.
+        asmk: parameters of the search that it was validated with.
+        codebook: visual words, float32 [C, D], learned with these weights.
+        training: what ``--resume`` needs, and the recipe; plain values and tensors.
+    """
+
+    network: NetworkConfig
+    weights: dict[str, Tensor]
+    extraction: ExtractionConfig
+    asmk: AsmkParameters
+    codebook: Codebook
+    training: dict[str, Any]
+
+    def build_network(self) -> Network:
+        """The network with its weights, ready for inference."""
+        network = Network(self.network)
+        network.load_state_dict(self.weights)
+        return network.eval()
+
+    def save(self, path: Path) -> None:
+        """Writes the file whole or not at all."""
+        content = {
+            "format": FORMAT,
+            "version": VERSION,
+            "network": asdict(self.network),
+            "weights": self.weights,
+            "extraction": asdict(self.extraction),
+            "asmk": asdict(self.asmk),
+            "codebook": torch.from_numpy(np.ascontiguousarray(self.codebook.centroids)),
+            "training": self.training,
+        }
+        with replacing(path) as file:
+            torch.save(content, file)
+
+    @classmethod
+    def load(cls, path: Path) -> "Checkpoint":
+        """Reads what ``save`` wrote.
+
+        Raises:
+            HowlError: the file is missing, damaged, newer than this program, or holds more than tensors and plain
+                values; nothing in it has been run.
+        """
+        content = _read(path)
+        if not isinstance(content, dict) or content.get("format") != FORMAT:
+            raise HowlError(f"{path}: not a howl checkpoint; python train/run.py --out {path.name} writes one")
+        if content["version"] > VERSION:
+            raise HowlError(f"{path}: written by a newer howl (format {content['version']}); update howl")
+        try:
+            extraction = content["extraction"]
+            return cls(
+                network=NetworkConfig(**content["network"]),
+                weights=content["weights"],
+                extraction=ExtractionConfig(**{**extraction, "scales": tuple(extraction["scales"])}),
+                asmk=AsmkParameters(**content["asmk"]),
+                codebook=Codebook(content["codebook"].numpy()),
+                training=content["training"],
+            )
+        except (KeyError, TypeError, AttributeError) as error:
+            raise HowlError(f"{path}: a damaged checkpoint: {error}") from None
+
+
+def _read(path: Path) -> Any:
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise HowlError(f"{path}: no such checkpoint") from None
+    except pickle.UnpicklingError:
+        raise HowlError(
+            f"{path}: refused: a checkpoint holds tensors and plain values only; nothing in it was run"
+        ) from None
+    except (RuntimeError, EOFError, ValueError, OSError, KeyError, AttributeError):
+        raise HowlError(f"{path}: damaged, or not a checkpoint") from None

@@ -1,0 +1,56 @@
+"""Three sources of training photos behind one interface, ``PhotoSet``: made scenes, a folder of folders, SfM-120k."""
+
+from pathlib import Path
+
+from runtime.errors import HowlError
+from train.data.folder import folder_photos, scene_folders
+from train.data.photos import PhotoSet
+from train.data.scenes import made_scenes
+from train.data.sfm120k import sfm120k, sfm120k_validation
+
+HELD_OUT = 5  # every fifth scene of a folder is kept for validation
+MADE_VIEWS = 8
+MADE_TRAINING_SCENES = 60
+MADE_VALIDATION_SCENES = 20
+
+
+def open_data(data: str, *, image_size: int, seed: int, root: Path) -> tuple[PhotoSet, PhotoSet]:
+    """Training and validation photos of a source; their scenes do not overlap.
+
+    Args:
+        data: ``scenes`` (made), ``sfm120k``, or a folder with one folder a scene.
+        image_size: longest side, in pixels, that photos are shrunk to.
+        seed: of made scenes.
+        root: folder that holds published data sets.
+
+    Raises:
+        HowlError: the data is missing, or too little to train on; the line says what to put where.
+    """
+    if data == "scenes":
+        made = {"views": MADE_VIEWS, "image_size": image_size}
+        return (
+            made_scenes(scenes=MADE_TRAINING_SCENES, seed=2 * seed, **made),
+            made_scenes(scenes=MADE_VALIDATION_SCENES, seed=2 * seed + 1, **made),
+        )
+    if data == "sfm120k":
+        return sfm120k(root, "train", image_size), sfm120k_validation(root, image_size)
+    return _split_folder(Path(data), image_size)
+
+
+def _split_folder(root: Path, image_size: int) -> tuple[PhotoSet, PhotoSet]:
+    """Every fifth scene with at least two photos validates; with fewer than five such scenes, all serve as both."""
+    scenes = scene_folders(root)
+    pairable = [name for name, photos in scenes.items() if len(photos) > 1]
+    if not pairable or len(scenes) < 2:
+        raise HowlError(f"{root}: training needs two scenes at least, and two photos in one of them")
+    held_out = set(pairable[HELD_OUT - 1 :: HELD_OUT])
+    if not held_out:
+        everything = folder_photos(root, scenes, image_size)
+        return everything, everything
+    return (
+        folder_photos(root, {name: p for name, p in scenes.items() if name not in held_out}, image_size),
+        folder_photos(root, {name: p for name, p in scenes.items() if name in held_out}, image_size),
+    )
+
+
+__all__ = ["PhotoSet", "open_data"]

@@ -1,0 +1,79 @@
+"""retrieval-SfM-120k (Radenović et al., 2018) in its published layout.
+
+ROOT/train/retrieval-SfM-120k/retrieval-SfM-120k.pkl                 cids, cluster, qidxs, pidxs of train and val
+ROOT/train/retrieval-SfM-120k/retrieval-SfM-120k-val-eccv2020.pkl    HOW's validation: cids, qidx, gnd
+ROOT/train/retrieval-SfM-120k/ims/ef/cd/ab/…abcdef                   the photos, by the end of their cid
+"""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from runtime.errors import HowlError
+from runtime.image import Image, load_rgb
+from runtime.unpickle import load_plain_pickle
+from train.data.photos import PhotoSet
+
+FOLDER = Path("train/retrieval-SfM-120k")
+PHOTOS_URL = "http://cmp.felk.cvut.cz/cnnimageretrieval/data/train/ims/ims.tar.gz"
+LISTS_URL = "http://cmp.felk.cvut.cz/cnnimageretrieval/data/train/dbs/retrieval-SfM-120k.tar.gz"
+
+
+def sfm120k(root: Path, split: str, image_size: int) -> PhotoSet:
+    """The split ``train`` or ``val``: the published query–positive pairs, with 3D models as scenes."""
+    folder = _dataset(root)
+    lists = load_plain_pickle(folder / "retrieval-SfM-120k.pkl")
+    try:
+        part = lists[split]
+        cids, clusters = list(part["cids"]), np.asarray(part["cluster"], np.int64)
+        pairs = np.stack([np.asarray(part["qidxs"], np.int64), np.asarray(part["pidxs"], np.int64)], axis=1)
+    except (KeyError, TypeError, ValueError) as error:
+        raise HowlError(f"{folder / 'retrieval-SfM-120k.pkl'}: not in the published layout: {error}") from None
+    return _photo_set(folder, cids, clusters, _positives_by_query(pairs), image_size)
+
+
+def sfm120k_validation(root: Path, image_size: int) -> PhotoSet:
+    """HOW's validation set (val_eccv20) where its list is present, else the split ``val``."""
+    folder = _dataset(root)
+    path = folder / "retrieval-SfM-120k-val-eccv2020.pkl"
+    if not path.exists():
+        return sfm120k(root, "val", image_size)
+    lists = load_plain_pickle(path)
+    try:
+        cids = list(lists["cids"])
+        positives = {
+            int(q): np.asarray(truth["ok"], np.int64) for q, truth in zip(lists["qidx"], lists["gnd"], strict=True)
+        }
+    except (KeyError, TypeError, ValueError) as error:
+        raise HowlError(f"{path}: not in the published layout: {error}") from None
+    return _photo_set(folder, cids, np.arange(len(cids)), positives, image_size)
+
+
+def _positives_by_query(pairs: NDArray[np.int64]) -> dict[int, NDArray[np.int64]]:
+    pairs = np.unique(pairs, axis=0)
+    queries, starts = np.unique(pairs[:, 0], return_index=True)
+    return dict(zip(queries.tolist(), np.split(pairs[:, 1], starts[1:]), strict=True))
+
+
+def _photo_set(folder: Path, cids: list[str], scenes: Any, positives: Any, image_size: int) -> PhotoSet:
+    def read(index: int) -> Image:
+        return load_rgb(photo_path(folder, cids[index]), image_size)
+
+    return PhotoSet(cids, scenes, read, positives)
+
+
+def photo_path(folder: Path, cid: str) -> Path:
+    """Where a photo lies: three folders named by the last six characters of its cid, last pair first."""
+    return folder / "ims" / cid[-2:] / cid[-4:-2] / cid[-6:-4] / cid
+
+
+def _dataset(root: Path) -> Path:
+    folder = root / FOLDER
+    if not (folder / "retrieval-SfM-120k.pkl").exists():
+        raise HowlError(
+            f"{folder}: retrieval-SfM-120k is not here: unpack {LISTS_URL} into it and {PHOTOS_URL} into its "
+            f"ims/, or name the folder that holds train/ with --data-root"
+        )
+    return folder

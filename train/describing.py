@@ -1,0 +1,73 @@
+"""Global descriptors of photos at one scale: what the loss compares and mining ranks by."""
+
+from collections.abc import Sequence
+from itertools import islice
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from runtime.image import Image
+from train.data.photos import PhotoSet
+from train.network import Network, global_descriptor
+from train.parallel import Processes
+
+BATCH = 16  # photos read together; those of one size go through the network together
+
+
+class Describer(nn.Module):
+    """Images of any sizes → HOW's training descriptors. The module that DDP wraps."""
+
+    def __init__(self, network: Network) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Sequence[Image]) -> Tensor:
+        """RGB uint8 images, each [H, W, 3] → L2-normalised descriptors [n, D], in order."""
+        by_shape: dict[tuple[int, ...], list[int]] = {}
+        for i, image in enumerate(images):
+            by_shape.setdefault(image.shape, []).append(i)
+        described = [global_descriptor(self.network(self._batch([images[i] for i in of]))) for of in by_shape.values()]
+        order = torch.tensor([i for of in by_shape.values() for i in of], device=described[0].device)
+        return torch.cat(described)[order.argsort()]
+
+    def _batch(self, images: list[Image]) -> Tensor:
+        return as_batch(images, next(self.network.parameters()).device)
+
+
+def as_batch(images: Sequence[Image], device: torch.device) -> Tensor:
+    """RGB uint8 images of one size, each [H, W, 3] → float [B, 3, H, W] in 0…255."""
+    return torch.from_numpy(np.stack(images)).to(device).permute(0, 3, 1, 2).float()
+
+
+@torch.no_grad()
+def describe_photos(
+    describer: Describer, photos: PhotoSet, indices: NDArray[np.int64], processes: Processes, label: str
+) -> dict[int, NDArray[np.float32]]:
+    """The descriptor [D] of every readable photo among ``indices``; the processes share the work.
+
+    Unreadable photos are dropped from the set, in every process.
+    """
+    described: dict[int, NDArray[np.float32]] = {}
+    share = processes.share(indices.tolist())
+    mine = photos.read_all(share)
+    with tqdm(total=len(share), desc=label, unit="photo", leave=False, disable=quiet(processes)) as bar:
+        while batch := list(islice(mine, BATCH)):
+            readable = [(index, image) for index, image in batch if image is not None]
+            if readable:
+                vectors = describer([image for _, image in readable]).cpu().numpy()
+                described.update(zip([index for index, _ in readable], vectors, strict=True))
+            bar.update(len(batch))
+    everyone: dict[int, NDArray[np.float32]] = {}
+    for part, unreadable in processes.gather((described, photos.unreadable)):
+        everyone.update(part)
+        for name, reason in unreadable.items():
+            photos.drop(photos.names.index(name), reason)
+    return everyone
+
+
+def quiet(processes: Processes) -> bool | None:
+    """For tqdm's ``disable``: silent in all processes but the first, and there unless it writes to a terminal."""
+    return None if processes.is_first else True

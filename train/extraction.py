@@ -1,0 +1,103 @@
+"""Inference: an image's pyramid → its K strongest local descriptors (HOW, §3.3).
+
+This module is what `export` traces: the exported graph and PyTorch share it, line for line.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from train.network import Network
+
+HOW_SCALES = (2.0, 1.414, 1.0, 0.707, 0.5, 0.353, 0.25)
+
+
+@dataclass(frozen=True)
+class ExtractionConfig:
+    """How descriptors are taken from a photo.
+
+    Attributes:
+        image_size: longest side, in pixels, to which larger photos are shrunk before the pyramid.
+        scales: factors of the pyramid.
+        features: K, descriptors kept of an image.
+    """
+
+    image_size: int = 1024
+    scales: tuple[float, ...] = HOW_SCALES
+    features: int = 1000
+
+
+class Extractor(nn.Module):
+    """RGB image → K descriptors, their strengths and positions, and how many of the K rows are valid."""
+
+    def __init__(self, network: Network, scales: Sequence[float], features: int) -> None:
+        super().__init__()
+        self.network = network
+        # As fractions the sizes of a pyramid are whole-number arithmetic: the same in PyTorch and in any engine.
+        self.scales = [Fraction(scale).limit_denominator(1000) for scale in scales]
+        self.features = features
+
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Image, uint8 [H, W, 3] → the strongest first.
+
+        Returns:
+            descriptors: float32 [K, D]; rows beyond ``count`` are zero.
+            strengths: float32 [K], attention over the image's maximum; 0 beyond ``count``.
+            positions: float32 [K, 3]: x, y in input pixels (the centre of the first is 0, 0) and scale.
+            count: int32 [1], the number of valid rows: less than K where the pyramid has fewer positions.
+        """
+        pixels = image.permute(2, 0, 1).unsqueeze(0).float()
+        levels = [self._level(pixels, scale) for scale in self.scales]
+        descriptors, strengths, positions = (torch.cat(parts) for parts in zip(*levels, strict=True))
+        return self._strongest(descriptors, strengths, positions)
+
+    def _level(self, pixels: Tensor, scale: Fraction) -> tuple[Tensor, Tensor, Tensor]:
+        """All positions of one level of the pyramid: descriptors [n, D], strengths [n], positions [n, 3]."""
+        resized = resize(pixels, scale)
+        local = self.network(resized)
+        return (
+            local.descriptors[0].flatten(1).transpose(0, 1),
+            local.strengths[0].flatten(),
+            self._positions(local.strengths, resized, pixels, scale),
+        )
+
+    def _positions(self, strengths: Tensor, resized: Tensor, pixels: Tensor, scale: Fraction) -> Tensor:
+        """Where a level's positions lie in the input image, [n, 3]: x, y, scale.
+
+        Position i of the map lies on pixel stride·i of the resized image; resizing maps pixel centres (i + ½).
+        """
+        rows, columns = strengths.shape[-2:]
+        stride = self.network.trunk.stride
+        y, x = (
+            (torch.arange(cells, device=pixels.device) * stride + 0.5) * (full / part) - 0.5
+            for cells, full, part in zip((rows, columns), pixels.shape[-2:], resized.shape[-2:], strict=True)
+        )
+        grid = torch.stack(torch.broadcast_tensors(x[None, :], y[:, None], x.new_tensor(float(scale))), dim=2)
+        return grid.flatten(0, 1)
+
+    def _strongest(
+        self, descriptors: Tensor, strengths: Tensor, positions: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """The K strongest of all levels; K rows of padding make a top-K exist for every image size."""
+        padded = F.pad(strengths, (0, self.features), value=-1.0)
+        best, chosen = padded.topk(self.features)
+        valid = best >= 0
+        chosen = chosen.clamp(max=strengths.shape[0] - 1)
+        return (
+            descriptors.index_select(0, chosen) * valid.unsqueeze(1),
+            (best / best[:1]) * valid,
+            positions.index_select(0, chosen) * valid.unsqueeze(1),
+            valid.sum(dim=0, keepdim=True).to(torch.int32),
+        )
+
+
+def resize(pixels: Tensor, scale: Fraction) -> Tensor:
+    """[1, 3, H, W] → ⌊scale·H⌋ × ⌊scale·W⌋, bilinear without antialiasing, the ratio taken from the sizes, as HOW."""
+    if scale == 1:
+        return pixels
+    height, width = ((side * scale.numerator) // scale.denominator for side in pixels.shape[-2:])
+    return F.interpolate(pixels, size=(height, width), mode="bilinear", align_corners=False)

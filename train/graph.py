@@ -1,0 +1,95 @@
+"""Graph refinement (the deck's method 1): the strongest positions hear from those that look alike, however far.
+
+Nodes are the N strongest positions of a map; each has edges to its k most similar nodes (cosine). Stacked graph
+convolutions pass messages along the edges, and every block re-weights the node features channel by channel. N and k
+are static, so the graph traces: smaller maps are padded, and padding takes no part as a node, as a neighbour or in
+the output.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+NO_EDGE = -2.0  # below every cosine
+
+
+class GraphRefinement(nn.Module):
+    """Refines the N strongest positions of a map in place; at its initial weights it changes nothing."""
+
+    def __init__(self, channels: int, nodes: int, neighbours: int, blocks: int, width: int) -> None:
+        super().__init__()
+        self.nodes = nodes
+        self.neighbours = neighbours
+        self.embed = nn.Linear(channels, width)
+        self.blocks = nn.ModuleList(GraphBlock(channels, width) for _ in range(blocks))
+
+    def forward(self, features: Tensor, strengths: Tensor) -> Tensor:
+        """Features [B, C, h, w] and their attention [B, h, w] → refined features [B, C, h, w]."""
+        height, width = features.shape[-2:]
+        # N slots of padding: a top-N exists for every map, and all its indices differ.
+        positions = F.pad(features.flatten(2).transpose(1, 2), (0, 0, 0, self.nodes))
+        strongest, chosen = F.pad(strengths.flatten(1), (0, self.nodes), value=-1.0).topk(self.nodes, dim=1)
+        rows = chosen.unsqueeze(2).expand(-1, -1, features.shape[1])
+        refined = self.refine(positions.gather(1, rows), is_node=strongest >= 0)
+        positions = positions.scatter(1, rows, refined)
+        return positions[:, : height * width].transpose(1, 2).unflatten(2, (height, width))
+
+    def refine(self, nodes: Tensor, is_node: Tensor) -> Tensor:
+        """Node features [B, N, C], with False in ``is_node`` [B, N] for padding → re-weighted features [B, N, C].
+
+        Permuting the nodes permutes the output; padded rows come out as they went in.
+        """
+        directions = F.normalize(nodes, dim=2, eps=1e-4)
+        edges, edge_weights = nearest_neighbours(directions, is_node, self.neighbours)
+        hidden = F.relu(self.embed(directions))
+        refined = nodes
+        for block in self.blocks:
+            hidden, gain = block(hidden, edges, edge_weights)
+            refined = refined * gain
+        return torch.where(is_node.unsqueeze(2), refined, nodes)
+
+
+class GraphBlock(nn.Module):
+    """One graph convolution with a residual, and the re-weighting that it asks for."""
+
+    def __init__(self, channels: int, width: int) -> None:
+        super().__init__()
+        self.own = nn.Linear(width, width)
+        self.heard = nn.Linear(width, width, bias=False)
+        self.gain = nn.Linear(width, channels)
+        nn.init.zeros_(self.gain.weight)  # so that a new block is the identity
+        nn.init.zeros_(self.gain.bias)
+
+    def forward(self, hidden: Tensor, edges: Tensor, edge_weights: Tensor) -> tuple[Tensor, Tensor]:
+        """Hidden states [B, N, H] → the next ones [B, N, H], and gains [B, N, C] in (0, 2)."""
+        messages = gather_messages(hidden, edges, edge_weights)
+        hidden = hidden + F.relu(self.own(hidden) + self.heard(messages))
+        return hidden, 1 + torch.tanh(self.gain(hidden))
+
+
+def nearest_neighbours(directions: Tensor, is_node: Tensor, neighbours: int) -> tuple[Tensor, Tensor]:
+    """The k most similar other nodes of every node.
+
+    Args:
+        directions: unit vectors [B, N, C].
+        is_node: bool [B, N], False for padding, which is nobody's neighbour.
+        neighbours: k < N.
+
+    Returns:
+        edges, int64 [B, N, k], and their weights [B, N, k]: the cosines above 0, each row summing to 1, or to 0
+        where a node has no neighbour at all.
+    """
+    similarity = directions @ directions.transpose(1, 2)
+    itself = torch.eye(similarity.shape[1], dtype=torch.bool, device=similarity.device)
+    similarity = similarity.masked_fill(itself | ~is_node.unsqueeze(1), NO_EDGE)
+    cosines, edges = similarity.topk(neighbours, dim=2)
+    weights = cosines.clamp(min=0)
+    return edges, weights / weights.sum(dim=2, keepdim=True).clamp(min=1e-4)
+
+
+def gather_messages(hidden: Tensor, edges: Tensor, edge_weights: Tensor) -> Tensor:
+    """What every node hears: the weighted mean of its neighbours' hidden states, [B, N, H]."""
+    batch, nodes, width = hidden.shape
+    first_row = torch.arange(batch, device=edges.device).view(-1, 1, 1) * nodes
+    heard = hidden.reshape(batch * nodes, width).index_select(0, (edges + first_row).flatten())
+    return (edge_weights.unsqueeze(3) * heard.view(*edges.shape, width)).sum(dim=2)

@@ -1,0 +1,83 @@
+"""Hard-negative mining: the tuples of an epoch (Radenović et al., TPAMI 2018; HOW §4)."""
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from runtime.errors import HowlError
+from train.data.photos import PhotoSet
+from train.describing import Describer, describe_photos
+from train.parallel import Processes
+from train.recipe import Recipe
+
+
+class TrainingTuple(NamedTuple):
+    """Photo numbers: a query, a photo of the same place, and look-alikes of other places."""
+
+    query: int
+    positive: int
+    negatives: tuple[int, ...]
+
+
+def mine_tuples(
+    describer: Describer, photos: PhotoSet, recipe: Recipe, epoch: int, processes: Processes
+) -> list[TrainingTuple]:
+    """The epoch's tuples under the network as it is now; the same in every process, and for a seed and epoch.
+
+    Raises:
+        HowlError: no tuple can be made: no two scenes with readable photos.
+    """
+    random = np.random.default_rng([recipe.seed, epoch])
+    everything = photos.queries()
+    queries = random.permutation(everything)[: recipe.tuples]
+    pool = random.permutation(np.flatnonzero(photos.usable))[: recipe.pool]
+    candidates = [photos.positives(q) for q in queries]
+    needed = np.unique(np.concatenate([queries, pool, *candidates]))
+    vectors = describe_photos(describer, photos, needed, processes, f"epoch {epoch + 1}: mining")
+    pool = np.array([i for i in pool if i in vectors], np.int64)
+    pool_vectors = np.stack([vectors[i] for i in pool.tolist()])
+    tuples = []
+    for query, positives in zip(queries.tolist(), candidates, strict=True):
+        positives = np.array([i for i in positives if i in vectors], np.int64)
+        if query not in vectors or len(positives) == 0:
+            continue
+        positive = draw_positive(vectors, query, positives, recipe.nearest_positives, random)
+        similarity = pool_vectors @ vectors[query]
+        negatives = hardest_negatives(pool, similarity, photos.scenes, int(photos.scenes[query]), recipe.negatives)
+        if negatives:
+            tuples.append(TrainingTuple(query, positive, negatives))
+    if not tuples:
+        raise HowlError("no tuple can be made: training needs two scenes, and two readable photos in one of them")
+    return tuples
+
+
+def draw_positive(
+    vectors: dict[int, NDArray[np.float32]],
+    query: int,
+    positives: NDArray[np.int64],
+    nearest: int,
+    random: np.random.Generator,
+) -> int:
+    """One of the query's nearest positives, by chance: photos of one building need not overlap at all."""
+    similarity = np.stack([vectors[i] for i in positives.tolist()]) @ vectors[query]
+    return int(random.choice(positives[np.argsort(-similarity, kind="stable")[:nearest]]))
+
+
+def hardest_negatives(
+    pool: NDArray[np.int64],
+    similarity: NDArray[np.float32],
+    scenes: NDArray[np.int64],
+    query_scene: int,
+    count: int,
+) -> tuple[int, ...]:
+    """The most similar photos of other scenes, one a scene at most; fewer than ``count`` where scenes run out."""
+    chosen: list[int] = []
+    seen = {query_scene}
+    for i in pool[np.argsort(-similarity, kind="stable")].tolist():
+        if len(chosen) == count:
+            break
+        if int(scenes[i]) not in seen:
+            seen.add(int(scenes[i]))
+            chosen.append(i)
+    return tuple(chosen)

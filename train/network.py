@@ -1,0 +1,95 @@
+"""The network: HOW (Tolias, Jenicek, Chum, ECCV 2020) with the deck's two refinements."""
+
+from dataclasses import asdict, dataclass
+from typing import Any, NamedTuple
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from train.attention import attention
+from train.graph import GraphRefinement
+from train.smoothing import build_smoothing
+from train.trunk import build_trunk
+from train.whitening import Whitening
+
+
+@dataclass(frozen=True)
+class NetworkConfig:
+    """What a network is made of: with its weights, all that is needed to build it again.
+
+    Attributes:
+        trunk: a name in ``train.trunk.BUILDERS``.
+        smoothing: ``average`` (HOW), ``learned`` (the deck's filter) or ``none``.
+        kernel: side of the smoothing window: 3, 5 or 7.
+        bandwidth: of learned smoothing: ``per-position``, or ``shared`` by the whole map.
+        graph: whether the graph refines the strongest positions.
+        graph_nodes: N, the positions that it refines; it covers the whole map at training size.
+        graph_neighbours: k, the edges of a node.
+        graph_blocks: stacked graph convolutions.
+        graph_width: channels of their hidden states.
+        dimensions: D of a descriptor.
+    """
+
+    trunk: str = "efficientnet_lite0"
+    smoothing: str = "average"
+    kernel: int = 3
+    bandwidth: str = "per-position"
+    graph: bool = False
+    graph_nodes: int = 1024
+    graph_neighbours: int = 8
+    graph_blocks: int = 2
+    graph_width: int = 128
+    dimensions: int = 128
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+class LocalFeatures(NamedTuple):
+    """A map of local descriptors [B, D, h, w] and of their attention [B, h, w]."""
+
+    descriptors: Tensor
+    strengths: Tensor
+
+
+class Network(nn.Module):
+    """One image at one scale → its map of local descriptors."""
+
+    def __init__(self, config: NetworkConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.trunk = build_trunk(config.trunk)
+        channels = self.trunk.channels
+        self.smoothing = build_smoothing(config.smoothing, channels, config.kernel, config.bandwidth)
+        self.graph = (
+            GraphRefinement(
+                channels, config.graph_nodes, config.graph_neighbours, config.graph_blocks, config.graph_width
+            )
+            if config.graph
+            else None
+        )
+        self.whitening = Whitening(channels, config.dimensions)
+
+    def forward(self, image: Tensor) -> LocalFeatures:
+        """RGB image [B, 3, H, W], float in 0…255 → local features."""
+        features, strengths = self.refined_features(image)
+        return LocalFeatures(self.whitening(features), strengths)
+
+    def refined_features(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """What whitening is given: features [B, C, h, w], and attention [B, h, w] of the raw trunk features."""
+        features = self.trunk(image)
+        strengths = attention(features)
+        features = self.smoothing(features)
+        if self.graph is not None:
+            features = self.graph(features, strengths)
+        return features, strengths
+
+    def new_modules(self) -> list[nn.Module]:
+        """The modules that start untrained and so learn faster than the trunk."""
+        return [module for module in (self.smoothing, self.graph) if module is not None]
+
+
+def global_descriptor(local: LocalFeatures) -> Tensor:
+    """HOW's training descriptor (eq. 7): Σ attention × descriptor over the map, L2-normalised: [B, D]."""
+    total = (local.strengths.unsqueeze(1) * local.descriptors).sum(dim=(2, 3))
+    return F.normalize(total, dim=1, eps=1e-6)

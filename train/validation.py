@@ -1,0 +1,94 @@
+"""Validation as the product is used: codebook, ASMK, and the mean average precision of leave-one-out queries."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from runtime.asmk import AsmkParameters, aggregate, code_length, selectivity
+from runtime.codebook import Codebook, learn_codebook
+from runtime.errors import HowlError
+from runtime.evaluation import average_precision, positive_ranks
+from runtime.inverted_file import InvertedFile
+from train.data.photos import PhotoSet
+from train.extraction import ExtractionConfig, Extractor
+from train.network import Network
+from train.preparation import sample
+from train.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class Validation:
+    """The codebook learned for a network, and what it reaches.
+
+    Attributes:
+        codebook: visual words.
+        mean_average_precision: over all queries, in [0, 1].
+    """
+
+    codebook: Codebook
+    mean_average_precision: float
+
+
+def validate(
+    network: Network,
+    training: PhotoSet,
+    validation: PhotoSet,
+    recipe: Recipe,
+    extraction: ExtractionConfig,
+    asmk: AsmkParameters,
+) -> Validation:
+    """Learns the codebook on training photos at scale 1, then lets every validation query search all the others."""
+    network.eval()
+    codebook = codebook_of(network, training, recipe, extraction)
+    extractor = Extractor(network, extraction.scales, extraction.features)
+    described = dict(extract_descriptors(extractor, validation, np.flatnonzero(validation.usable), "validation"))
+    return Validation(codebook, mean_average_precision(validation, described, codebook, asmk))
+
+
+def codebook_of(network: Network, photos: PhotoSet, recipe: Recipe, extraction: ExtractionConfig) -> Codebook:
+    """Visual words for a network: k-means on the descriptors of training photos at scale 1."""
+    extractor = Extractor(network, (1.0,), extraction.features)
+    chosen = sample(photos, recipe.codebook_photos, recipe.seed)
+    parts = [descriptors for _, descriptors in extract_descriptors(extractor, photos, chosen, "codebook")]
+    if not parts:
+        raise HowlError("no readable training photo to learn a codebook from")
+    return learn_codebook(np.concatenate(parts), recipe.words, seed=recipe.seed)
+
+
+@torch.no_grad()
+def extract_descriptors(
+    extractor: Extractor, photos: PhotoSet, indices: NDArray[np.int64], label: str
+) -> Iterator[tuple[int, NDArray[np.float32]]]:
+    """Pairs of photo number and its descriptors [n, D]; unreadable photos are left out."""
+    device = next(extractor.parameters()).device
+    images: Iterable = photos.read_all(indices.tolist())
+    for index, image in tqdm(images, total=len(indices), desc=label, unit="photo", leave=False, disable=None):
+        if image is not None:
+            descriptors, _, _, count = extractor(torch.from_numpy(image).to(device))
+            yield index, descriptors[: int(count)].cpu().numpy()
+
+
+def mean_average_precision(
+    photos: PhotoSet, described: dict[int, NDArray[np.float32]], codebook: Codebook, asmk: AsmkParameters
+) -> float:
+    """Every query against all other described photos, itself left out."""
+    indices = np.array(sorted(described), np.int64)
+    database = InvertedFile.build(
+        [aggregate(described[i], codebook.assign(described[i], 1), codebook.centroids) for i in indices.tolist()],
+        code_length(codebook.dimensions),
+    )
+    worth = selectivity(codebook.dimensions, asmk)
+    precisions = []
+    for query in photos.queries().tolist():
+        words = codebook.assign(described[query], asmk.query_assignments)
+        scores = database.scores(aggregate(described[query], words, codebook.centroids), worth)
+        ranking = indices[np.argsort(-scores, kind="stable")]
+        positives = photos.positives(query)
+        precisions.append(average_precision(positive_ranks(ranking, positives, junk=[query]), len(positives)))
+    if not precisions:
+        raise HowlError("no validation query: no scene has two readable photos")
+    return float(np.mean(precisions))
