@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from types import TracebackType
@@ -10,12 +10,12 @@ from types import TracebackType
 from tqdm import tqdm
 
 from runtime.ahead import map_ahead
-from runtime.asmk import Aggregated, AsmkParameters, aggregate, selectivity
-from runtime.engine import Features, open_engine
+from runtime.asmk import Aggregated, selectivity
+from runtime.encoder import Encoder
 from runtime.errors import HowlError, ImageError
-from runtime.image import Image, PhotoInput, describe, load_rgb, shrink
+from runtime.image import Image, PhotoInput, describe
 from runtime.index import Hit, Index
-from runtime.manifest import index_path, load_checked, manifest_path
+from runtime.manifest import index_path, manifest_path
 
 PHOTOS_A_COMMIT = 1000  # of `add`: what a kill can cost is bounded
 
@@ -62,16 +62,9 @@ class Retriever:
         Raises:
             HowlError: a file is missing or damaged, two of them do not belong together, or the device cannot be used.
         """
-        self.engine_path = Path(engine)
-        self.index_path = Path(index) if index is not None else index_path(self.engine_path)
-        self.manifest, self.codebook = load_checked(self.engine_path)
-        self.asmk: AsmkParameters = replace(
-            self.manifest.asmk,
-            threshold=self.manifest.asmk.threshold if threshold is None else threshold,
-            alpha=self.manifest.asmk.alpha if alpha is None else alpha,
-        )
+        self.encoder = Encoder(Path(engine), device=device, threshold=threshold, alpha=alpha)
+        self.index_path = Path(index) if index is not None else index_path(self.encoder.path)
         self.index: Index | None = self._open_index() if Index.exists(self.index_path) else None
-        self.engine = open_engine(self.engine_path, device)
 
     def __enter__(self) -> "Retriever":
         return self
@@ -131,35 +124,12 @@ class Retriever:
         """
         if self.index is None:
             raise HowlError(f"{self.index_path}: no index here; add photos first (python tools/index.py)")
-        query = self.aggregate(self.extract(photo), self.asmk.query_assignments)
-        return self.index.search(query, selectivity(self.codebook.dimensions, self.asmk), top)
+        query = self.encoder.for_query(self.encoder.engine.extract(self.encoder.load(photo)))
+        return self.index.search(query, selectivity(self.encoder.codebook.dimensions, self.encoder.asmk), top)
 
     def search_many(self, photos: Sequence[PhotoInput], top: int = 10) -> list[list[Hit]]:
         """``search`` for each of the photos."""
         return [self.search(photo, top) for photo in photos]
-
-    def extract(self, photo: PhotoInput) -> Features:
-        """The local descriptors of a photo. Positions are in pixels of the photo as it was given."""
-        image, shrunk_by = self._load(photo)
-        features = self.engine.extract(image)
-        if shrunk_by != (1.0, 1.0):
-            # A pixel's centre lies half a pixel from its edge, at both sizes.
-            positions = features.positions.copy()
-            for axis, factor in enumerate(shrunk_by):
-                positions[:, axis] = (positions[:, axis] + 0.5) * factor - 0.5
-            features = replace(features, positions=positions)
-        return features
-
-    def aggregate(self, features: Features, assignments: int = 1) -> Aggregated:
-        """Descriptors → visual words and binary codes; database images are assigned to 1 word."""
-        words = self.codebook.assign(features.descriptors, assignments)
-        return aggregate(features.descriptors, words, self.codebook.centroids)
-
-    def _load(self, photo: PhotoInput) -> tuple[Image, tuple[float, float]]:
-        """The photo as the engine takes it, and by what factors (x, y) it was shrunk."""
-        full = load_rgb(photo)
-        image = shrink(full, self.manifest.image_size)
-        return image, (full.shape[1] / image.shape[1], full.shape[0] / image.shape[0])
 
     def _prepare(
         self, photos: Sequence[PhotoInput], names: Sequence[str], report: AddReport
@@ -168,13 +138,16 @@ class Retriever:
 
         def read(number: int) -> Image | None:
             try:
-                return load_rgb(photos[number], self.manifest.image_size)
+                return self.encoder.load(photos[number])
             except ImageError as error:
                 report.skipped[names[number]] = str(error)
                 return None
 
         for number, image in map_ahead(read, range(len(photos))):
-            yield names[number], None if image is None else self.aggregate(self.engine.extract(image))
+            yield (
+                names[number],
+                None if image is None else self.encoder.for_database(self.encoder.engine.extract(image)),
+            )
 
     def _ids(self, photos: Sequence[PhotoInput], ids: Sequence[str] | None) -> list[str]:
         """The id of every photo: the ones given, or the paths."""
@@ -191,13 +164,15 @@ class Retriever:
 
     def _open_index(self) -> Index:
         index = Index(self.index_path)
-        if index.identity != self.manifest.identity:
+        if index.identity != self.encoder.manifest.identity:
             index.close()
             raise HowlError(
-                f"{self.index_path} was made with another engine than {manifest_path(self.engine_path)} describes: "
+                f"{self.index_path} was made with another engine than {manifest_path(self.encoder.path)} describes: "
                 f"use that engine, or index the photos anew"
             )
         return index
 
     def _create_index(self) -> Index:
-        return Index.create(self.index_path, identity=self.manifest.identity, dimensions=self.manifest.dimensions)
+        return Index.create(
+            self.index_path, identity=self.encoder.manifest.identity, dimensions=self.encoder.manifest.dimensions
+        )

@@ -1,4 +1,4 @@
-"""Measures an engine on labelled photos: ``python tools/evaluate.py engine.onnx DATA [--distractors DIR] [--json]``."""
+"""Measures an engine on labelled photos: ``python tools/evaluate.py engine.onnx DATA... [--distractors DIR]``."""
 
 import argparse
 import json
@@ -11,16 +11,18 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from runtime.ahead import map_ahead
 from runtime.asmk import Aggregated, code_length, selectivity
 from runtime.command import run_command
+from runtime.encoder import Encoder
 from runtime.errors import HowlError, ImageError
 from runtime.evaluation import average_precision, positive_ranks, precision_at
-from runtime.image import find_photos, is_photo
+from runtime.image import Image, find_photos, is_photo
 from runtime.inverted_file import LARGEST, InvertedFile
-from runtime.retriever import Retriever
 
 PRECISION_DEPTHS = (1, 5, 10)
 WORST_SHOWN = 5
+DISTRACTOR = -1
 
 
 @dataclass(frozen=True)
@@ -39,8 +41,25 @@ class QueryResult:
 
 
 @dataclass(frozen=True)
+class Summary:
+    """The queries of one data set, each searched among ``photos`` photos, itself included."""
+
+    data: str
+    photos: int
+    results: Sequence[QueryResult]
+
+    def means(self) -> dict[str, float]:
+        """mAP and mP@k."""
+        precisions = np.mean([result.precisions for result in self.results], axis=0)
+        return {
+            "mAP": float(np.mean([result.average_precision for result in self.results])),
+            **{f"mP@{k}": float(value) for k, value in zip(PRECISION_DEPTHS, precisions, strict=True)},
+        }
+
+
+@dataclass(frozen=True)
 class Photo:
-    """A photo as both sides of a search see it; ``scene`` is -1 for a distractor."""
+    """A photo as both sides of a search see it; ``scene`` is DISTRACTOR for one of none."""
 
     path: Path
     scene: int
@@ -50,15 +69,16 @@ class Photo:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     options = parse(arguments)
-    labelled = labelled_photos(Path(options.data))
-    distractors = [(path, -1) for path in find_photos([options.distractors])] if options.distractors else []
-    retriever = Retriever(
-        options.engine, Path(), device=options.device, threshold=options.threshold, alpha=options.alpha
-    )
+    sets = {data: labelled_photos(Path(data)) for data in options.data}
+    others = [(path, DISTRACTOR) for path in find_photos([options.distractors])] if options.distractors else []
+    encoder = Encoder(Path(options.engine), device=options.device, threshold=options.threshold, alpha=options.alpha)
     skipped: dict[str, str] = {}
-    photos = list(extract_all(retriever, labelled + distractors, skipped))
-    results = leave_one_out(retriever, photos)
-    report(options, retriever, photos, results, skipped)
+    distractors = list(encode_all(encoder, others, "distractors", skipped))
+    summaries = []
+    for data, labelled in sets.items():
+        photos = [*encode_all(encoder, labelled, data, skipped), *distractors]
+        summaries.append(Summary(data, len(photos), leave_one_out(encoder, photos)))
+    print_json(options, encoder, summaries, skipped) if options.json else print_text(encoder, summaries, skipped)
 
 
 def labelled_photos(root: Path) -> list[tuple[Path, int]]:
@@ -74,31 +94,39 @@ def labelled_photos(root: Path) -> list[tuple[Path, int]]:
     return photos
 
 
-def extract_all(retriever: Retriever, photos: Sequence[tuple[Path, int]], skipped: dict[str, str]) -> Iterator[Photo]:
+def encode_all(
+    encoder: Encoder, photos: Sequence[tuple[Path, int]], label: str, skipped: dict[str, str]
+) -> Iterator[Photo]:
     """Every readable photo, aggregated for both sides; the others' reasons go into ``skipped``."""
-    for path, scene in tqdm(photos, desc="extracting", unit="photo", disable=None):
+
+    def load(photo: tuple[Path, int]) -> Image | None:
         try:
-            features = retriever.extract(path)
+            return encoder.load(photo[0])
         except ImageError as error:
-            skipped[str(path)] = str(error)
-            continue
-        query = retriever.aggregate(features, retriever.asmk.query_assignments)
-        yield Photo(path, scene, retriever.aggregate(features), query)
+            skipped[str(photo[0])] = str(error)
+            return None
+
+    for (path, scene), image in tqdm(
+        map_ahead(load, photos), total=len(photos), desc=label, unit="photo", disable=None
+    ):
+        if image is not None:
+            features = encoder.engine.extract(image)
+            yield Photo(path, scene, encoder.for_database(features), encoder.for_query(features))
 
 
-def leave_one_out(retriever: Retriever, photos: Sequence[Photo]) -> list[QueryResult]:
+def leave_one_out(encoder: Encoder, photos: Sequence[Photo]) -> list[QueryResult]:
     """Every labelled photo with a positive against all others; a photo never finds itself."""
-    length = code_length(retriever.codebook.dimensions)
+    length = code_length(encoder.codebook.dimensions)
     databases = [
         InvertedFile.build([photo.database for photo in photos[start : start + LARGEST]], length)
         for start in range(0, len(photos), LARGEST)
     ]
-    worth = selectivity(retriever.codebook.dimensions, retriever.asmk)
+    worth = selectivity(encoder.codebook.dimensions, encoder.asmk)
     scenes = np.array([photo.scene for photo in photos])
     results = []
     for number, photo in enumerate(tqdm(photos, desc="searching", unit="query", disable=None)):
         positives = np.flatnonzero((scenes == photo.scene) & (np.arange(len(photos)) != number))
-        if photo.scene < 0 or len(positives) == 0:
+        if photo.scene == DISTRACTOR or len(positives) == 0:
             continue
         scores = np.concatenate([database.scores(photo.query, worth) for database in databases])
         ranking = np.argsort(-scores, kind="stable")
@@ -114,33 +142,38 @@ def judge(photo: Photo, ranks: NDArray[np.intp], positives: int) -> QueryResult:
     return QueryResult(str(photo.path), average_precision(ranks, positives), precisions)
 
 
-def report(
-    options: argparse.Namespace,
-    retriever: Retriever,
-    photos: Sequence[Photo],
-    results: Sequence[QueryResult],
-    skipped: dict[str, str],
-) -> None:
-    """Prints the means, and the worst queries by name."""
-    mean = float(np.mean([result.average_precision for result in results]))
-    precisions = np.mean([result.precisions for result in results], axis=0)
-    at = {f"mP@{k}": float(value) for k, value in zip(PRECISION_DEPTHS, precisions, strict=True)}
-    if options.json:
-        summary = {"engine": options.engine, "data": options.data, "distractors": options.distractors, "mAP": mean}
-        counts = {"queries": len(results), "photos": len(photos), "skipped": skipped}
-        details = {"provider": retriever.engine.provider, "asmk": asdict(retriever.asmk)}
-        per_query = {result.query: result.average_precision for result in results}
-        print(json.dumps({**summary, **at, **counts, **details, "average_precisions": per_query}, indent=2))
-        return
-    print(f"{len(results)} queries, each against {len(photos) - 1} photos, {retriever.engine.provider}")
-    print(f"mAP {mean:.4f}  " + "  ".join(f"{name} {value:.4f}" for name, value in at.items()))
-    print("worst queries:")
-    for result in sorted(results, key=lambda result: result.average_precision)[:WORST_SHOWN]:
-        print(f"  {result.average_precision:.4f}  {result.query}")
+def print_text(encoder: Encoder, summaries: Sequence[Summary], skipped: dict[str, str]) -> None:
+    """The means of every set, and its worst queries by name."""
+    print(f"{encoder.path}, {encoder.engine.provider}, τ = {encoder.asmk.threshold:g}, α = {encoder.asmk.alpha:g}")
+    for summary in summaries:
+        means = "  ".join(f"{name} {value:.4f}" for name, value in summary.means().items())
+        print(f"{summary.data}: {len(summary.results)} queries, each against {summary.photos - 1} photos")
+        print(f"  {means}")
+        print("  worst queries:")
+        for result in sorted(summary.results, key=lambda result: result.average_precision)[:WORST_SHOWN]:
+            print(f"    {result.average_precision:.4f}  {result.query}")
     if skipped:
         print(f"skipped {len(skipped)} unreadable photos:")
         for reason in skipped.values():
             print(f"  {reason}")
+
+
+def print_json(
+    options: argparse.Namespace, encoder: Encoder, summaries: Sequence[Summary], skipped: dict[str, str]
+) -> None:
+    """All of it, with every query's average precision."""
+    sets = [
+        {
+            "data": summary.data,
+            "photos": summary.photos,
+            "queries": len(summary.results),
+            **summary.means(),
+            "average_precisions": {result.query: result.average_precision for result in summary.results},
+        }
+        for summary in summaries
+    ]
+    about = {"engine": options.engine, "provider": encoder.engine.provider, "asmk": asdict(encoder.asmk)}
+    print(json.dumps({**about, "distractors": options.distractors, "skipped": skipped, "sets": sets}, indent=2))
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -149,7 +182,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         description="Mean average precision on a folder of folders: every photo is a query against all others.",
     )
     parser.add_argument("engine", metavar="ENGINE", help="engine.onnx or engine.plan")
-    parser.add_argument("data", metavar="DATA", help="a folder with one folder a scene")
+    parser.add_argument("data", metavar="DATA", nargs="+", help="a folder with one folder a scene")
     parser.add_argument("--distractors", metavar="DIR", help="photos of none of the scenes, to search among")
     parser.add_argument("--json", action="store_true", help="for machines; with every query's average precision")
     parser.add_argument("--threshold", type=float, metavar="TAU", help="τ; default: the engine's")

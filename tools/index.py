@@ -1,4 +1,4 @@
-"""Adds photos to an index, removes them, or counts them: ``python tools/index.py engine.onnx PHOTOS... --index DIR``."""
+"""Adds photos to an index, removes or counts them: ``python tools/index.py engine.onnx PHOTOS... --index DIR``."""
 
 import argparse
 import sys
@@ -50,7 +50,7 @@ def print_stats(retriever: Retriever) -> None:
     print(f"{retriever.index_path}")
     print(f"  images          {stats.images}  ({stats.removed} removed, still on disk)")
     print(f"  entries         {stats.entries}  ({per_image:.0f} visual words an image)")
-    print(f"  visual words    {len(retriever.codebook)}")
+    print(f"  visual words    {len(retriever.encoder.codebook)}")
     print(f"  segments        {stats.segments}")
     print(f"  bytes on disk   {stats.bytes}")
 

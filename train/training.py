@@ -120,7 +120,7 @@ class Training:
             loss = contrastive_loss(query, positive, torch.stack(negatives), self.recipe.margin)
             # HOW sums gradients over the tuples of a step; DDP divides by the number of processes.
             (loss * self.processes.world).backward()
-        return float(loss)
+        return float(loss.detach())
 
     def _tuple_images(self, tuples: list[TrainingTuple]) -> Iterator[list[Image]]:
         """The photos of each tuple: query, positive, negatives; read ahead."""

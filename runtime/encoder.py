@@ -1,0 +1,71 @@
+"""The encoder: a photo → its local descriptors → its visual words and codes."""
+
+from dataclasses import replace
+from pathlib import Path
+
+from runtime.asmk import Aggregated, AsmkParameters, aggregate
+from runtime.engine import Features, open_engine
+from runtime.image import Image, PhotoInput, load_rgb, shrink
+from runtime.manifest import load_checked
+
+
+class Encoder:
+    """An engine, with the manifest and the codebook that export left beside it."""
+
+    def __init__(
+        self,
+        engine: Path,
+        *,
+        device: str | None = None,
+        threshold: float | None = None,
+        alpha: float | None = None,
+    ) -> None:
+        """Opens an engine.
+
+        Args:
+            engine: ``engine.onnx`` or ``engine.plan``.
+            device: ``cpu``, ``cuda``, or None for a GPU where there is one.
+            threshold: τ of the search, where it should differ from the manifest's.
+            alpha: α of the search, likewise.
+
+        Raises:
+            HowlError: a file is missing or damaged, two of them do not belong together, or the device cannot be used.
+        """
+        self.path = engine
+        self.manifest, self.codebook = load_checked(engine)
+        defaults = self.manifest.asmk
+        self.asmk: AsmkParameters = replace(
+            defaults,
+            threshold=defaults.threshold if threshold is None else threshold,
+            alpha=defaults.alpha if alpha is None else alpha,
+        )
+        self.engine = open_engine(engine, device)
+
+    def load(self, photo: PhotoInput) -> Image:
+        """The photo as the engine takes it: RGB, shrunk to the engine's image size. Raises ImageError."""
+        return load_rgb(photo, self.manifest.image_size)
+
+    def extract(self, photo: PhotoInput) -> Features:
+        """The local descriptors of a photo; positions are in pixels of the photo as it was given."""
+        full = load_rgb(photo)
+        image = shrink(full, self.manifest.image_size)
+        features = self.engine.extract(image)
+        if image is full:
+            return features
+        positions = features.positions.copy()
+        for axis, (before, after) in enumerate(((full.shape[1], image.shape[1]), (full.shape[0], image.shape[0]))):
+            # A pixel's centre lies half a pixel from its edge, at both sizes.
+            positions[:, axis] = (positions[:, axis] + 0.5) * (before / after) - 0.5
+        return replace(features, positions=positions)
+
+    def for_database(self, features: Features) -> Aggregated:
+        """Words and codes as the index keeps them: every descriptor belongs to its nearest word."""
+        return self._aggregate(features, 1)
+
+    def for_query(self, features: Features) -> Aggregated:
+        """Words and codes of a query, whose descriptors belong to several words each (multiple assignment)."""
+        return self._aggregate(features, self.asmk.query_assignments)
+
+    def _aggregate(self, features: Features, assignments: int) -> Aggregated:
+        words = self.codebook.assign(features.descriptors, assignments)
+        return aggregate(features.descriptors, words, self.codebook.centroids)
