@@ -61,11 +61,17 @@ def describe_photos(
                 described.update(zip([index for index, _ in readable], vectors, strict=True))
             bar.update(len(batch))
     everyone: dict[int, NDArray[np.float32]] = {}
-    for part, unreadable in processes.gather((described, photos.unreadable)):
+    for part in processes.gather(described):
         everyone.update(part)
+    agree_on_unreadable(photos, processes)
+    return everyone
+
+
+def agree_on_unreadable(photos: PhotoSet, processes: Processes) -> None:
+    """Drops in every process what any has found unreadable: they must draw the same tuples."""
+    for unreadable in processes.gather(dict(photos.unreadable)):
         for name, reason in unreadable.items():
             photos.drop(photos.names.index(name), reason)
-    return everyone
 
 
 def quiet(processes: Processes) -> bool | None:

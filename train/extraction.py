@@ -50,7 +50,7 @@ class Extractor(nn.Module):
             positions: float32 [K, 3]: x, y in input pixels (the centre of the first is 0, 0) and scale.
             count: int32 [1], the number of valid rows: less than K where the pyramid has fewer positions.
         """
-        pixels = image.permute(2, 0, 1).unsqueeze(0).float()
+        pixels = image.float().permute(2, 0, 1).unsqueeze(0)  # TensorRT can do nothing with uint8 but cast it
         levels = [self._level(pixels, scale) for scale in self.scales]
         descriptors, strengths, positions = (torch.cat(parts) for parts in zip(*levels, strict=True))
         return self._strongest(descriptors, strengths, positions)

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from runtime.errors import HowlError
 from train.data.photos import PhotoSet
-from train.describing import Describer, describe_photos
+from train.describing import Describer, agree_on_unreadable, describe_photos
 from train.parallel import Processes
 from train.recipe import Recipe
 
@@ -28,6 +28,7 @@ def mine_tuples(
     Raises:
         HowlError: no tuple can be made: no two scenes with readable photos.
     """
+    agree_on_unreadable(photos, processes)
     random = np.random.default_rng([recipe.seed, epoch])
     everything = photos.queries()
     queries = random.permutation(everything)[: recipe.tuples]

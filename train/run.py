@@ -30,7 +30,7 @@ DEFAULT_TRUNK = "efficientnet_lite0"
 
 def main(arguments: Sequence[str] | None = None) -> None:
     options = parse(arguments)
-    out = Path(options.out)
+    out = Path(options.out or options.resume or "ckpt.pt")
     with join_processes() as processes:
         training = resumed(options, processes) if options.resume else begun(options, processes)
         if processes.is_first:
@@ -105,8 +105,11 @@ def extraction_of(options: argparse.Namespace) -> ExtractionConfig:
 def network_of(options: argparse.Namespace, image_size: int) -> NetworkConfig:
     """The network that the options name; its graph covers the whole map at training size."""
     config = with_options(NetworkConfig(trunk=DEFAULT_TRUNK), options)
+    trunk = build_trunk(config.trunk)
+    if config.dimensions > trunk.channels:
+        raise HowlError(f"--dimensions {config.dimensions}: {config.trunk} has {trunk.channels} channels, no more")
     if options.graph_nodes is None:
-        side = image_size // build_trunk(config.trunk).stride
+        side = image_size // trunk.stride
         config = replace(config, graph_nodes=min(side * side, MOST_GRAPH_NODES))
     if config.graph and config.graph_neighbours >= config.graph_nodes:
         raise HowlError(
@@ -148,7 +151,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--data-root", metavar="DIR", default="data", help="where published data sets lie (%(default)s)"
     )
-    parser.add_argument("--out", metavar="CKPT", default="ckpt.pt", help="the checkpoint to write (%(default)s)")
+    parser.add_argument("--out", metavar="CKPT", help="the checkpoint to write; default: ckpt.pt, or the one resumed")
     parser.add_argument("--resume", metavar="CKPT", help="go on where this checkpoint's run stopped")
     parser.add_argument("--seed", type=whole_number)
 

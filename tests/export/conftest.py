@@ -1,0 +1,88 @@
+"""A checkpoint that exports in seconds: a two-layer trunk under the real smoothing, graph, whitening and selection."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from runtime.asmk import AsmkParameters
+from runtime.codebook import Codebook
+from train.checkpoint import Checkpoint
+from train.extraction import ExtractionConfig
+from train.network import Network, NetworkConfig
+from train.trunk import BUILDERS, Trunk
+
+
+class SmallTrunk(Trunk):
+    """Stride 4, 24 channels."""
+
+    channels, stride = 24, 4
+
+    def __init__(self) -> None:
+        super().__init__((127.0,) * 3, (64.0,) * 3)
+        self.conv1 = nn.Conv2d(3, 16, 5, stride=2, padding=2, bias=False)
+        self.bn1 = nn.BatchNorm2d(16)
+        self.conv2 = nn.Conv2d(16, 24, 3, stride=2, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(24)
+
+    def features(self, image: Tensor) -> Tensor:
+        return F.relu(self.bn2(self.conv2(F.relu(self.bn1(self.conv1(image))))))
+
+
+CONFIG = NetworkConfig(
+    trunk="small",
+    smoothing="learned",
+    graph=True,
+    graph_nodes=64,
+    graph_neighbours=4,
+    graph_width=16,
+    dimensions=16,
+)
+
+
+def random_network(config: NetworkConfig, seed: int) -> Network:
+    """Weights away from their initial values, so that no module is the identity and statistics are not 0 and 1."""
+    torch.manual_seed(seed)
+    network = Network(config)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.add_(0.3 * torch.randn_like(parameter))
+        for module in network.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.running_mean.normal_()
+                module.running_var.uniform_(0.5, 2)
+    return network.eval()
+
+
+@pytest.fixture(scope="session")
+def network() -> Iterator[Callable[..., Network]]:
+    """Builds a small network with random weights; keywords change its configuration."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(BUILDERS, "small", SmallTrunk)
+        yield lambda seed=0, **changes: random_network(replace(CONFIG, **changes), seed)
+
+
+@pytest.fixture
+def checkpoint(network: Callable[..., Network], tmp_path: Path) -> Callable[..., Path]:
+    """Writes the checkpoint of a small network and gives its path."""
+
+    def write(**changes: object) -> Path:
+        made = network(**changes)
+        centroids = np.random.default_rng(0).normal(size=(32, 16)).astype(np.float32)
+        path = tmp_path / "ckpt.pt"
+        Checkpoint(
+            network=made.config,
+            weights=made.state_dict(),
+            extraction=ExtractionConfig(image_size=128, scales=(1.414, 1.0, 0.5), features=200),
+            asmk=AsmkParameters(),
+            codebook=Codebook(centroids),
+            training={"recipe": {"data": "scenes"}},
+        ).save(path)
+        return path
+
+    return write

@@ -1,0 +1,118 @@
+"""The export command: what it writes, and what it leaves alone when it fails."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from export import to_trt
+from runtime.command import run_command
+from runtime.errors import HowlError
+from runtime.manifest import load_checked
+from runtime.retriever import Retriever
+from train.checkpoint import Checkpoint
+from train.data.rendering import render_view
+
+Write = Callable[..., Path]
+
+
+@pytest.fixture(autouse=True)
+def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(to_trt, "find_gpus", list)
+
+
+def test_the_engine_is_proven_written_and_searches(
+    checkpoint: Write, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = checkpoint()
+    plan = tmp_path / "out" / "engine.plan"
+    to_trt.main([str(source), "--out", str(plan)])
+    printed = capsys.readouterr().out
+    assert printed.count("relative error") == 6
+    assert f"python export/to_trt.py {source} --out {plan}" in printed
+    assert sorted(file.name for file in plan.parent.iterdir()) == [
+        "engine.codebook.npy",
+        "engine.json",
+        "engine.onnx",
+    ]
+
+    manifest, codebook = load_checked(plan.with_suffix(".onnx"))
+    assert (manifest.features, manifest.image_size, len(codebook)) == (200, 128, 32)
+    assert manifest.network["smoothing"] == "learned"
+    photos = []
+    for scene in range(4):
+        photos.append(str(tmp_path / f"{scene}.jpg"))
+        cv2.imwrite(photos[-1], render_view(5, scene, 0, width=128, height=96)[:, :, ::-1])
+    with Retriever(plan.with_suffix(".onnx"), device="cpu") as retriever:
+        retriever.add(photos)
+        assert all(photo in [hit.id for hit in retriever.search(photo)] for photo in photos)
+
+
+def test_options_replace_the_checkpoint_s_settings_and_the_photos(
+    checkpoint: Write, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plan, photos = tmp_path / "e.plan", tmp_path / "photos"
+    photos.mkdir()
+    cv2.imwrite(str(photos / "a.png"), np.random.default_rng(0).integers(0, 255, (70, 91, 3), np.uint8))
+    options = ["--features", "50", "--scales", "1,0.5", "--image-size", "96", "--precision", "fp16"]
+    to_trt.main([str(checkpoint()), "--out", str(plan), "--photos", str(photos), *options])
+    assert "91×70" in capsys.readouterr().out
+    manifest, _ = load_checked(plan.with_suffix(".onnx"))
+    assert (manifest.features, manifest.scales, manifest.image_size) == (50, (1.0, 0.5), 96)
+    assert manifest.precision == "fp16"
+
+
+def test_a_precision_keeps_the_identity_and_other_weights_change_it(checkpoint: Write) -> None:
+    first = Checkpoint.load(checkpoint())
+    assert to_trt.identity_of(first) == to_trt.identity_of(Checkpoint.load(checkpoint()))
+    assert to_trt.identity_of(first) != to_trt.identity_of(Checkpoint.load(checkpoint(seed=1)))
+
+
+def test_a_graph_that_differs_is_not_kept(checkpoint: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source, plan = checkpoint(), tmp_path / "e.plan"
+    plan.with_suffix(".onnx").write_text("an earlier engine")
+    before = {file: file.read_bytes() for file in tmp_path.iterdir()}
+
+    bake = to_trt.bake
+
+    def spoiled(network, precision):  # a fault such as a wrong fold would be
+        baked = bake(network, precision)
+        baked.whitening.projection.weight.data *= 1.01
+        return baked
+
+    monkeypatch.setattr(to_trt, "bake", spoiled)
+    with pytest.raises(HowlError, match="differs from the PyTorch network beyond the tolerance"):
+        to_trt.main([str(source), "--out", str(plan)])
+    assert {file: file.read_bytes() for file in tmp_path.iterdir()} == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (["missing.pt"], "missing.pt: no such checkpoint"),
+        (["text.pt"], "text.pt: "),
+        (["good.pt", "--precision", "int8"], "int8 is not there yet"),
+        (["good.pt", "--out", "engine.onnx"], "--out engine.onnx: name the plan"),
+        (["good.pt", "--photos", "nowhere"], "nowhere: no such file or folder"),
+    ],
+)
+def test_wrong_input_is_one_line_and_leaves_nothing(
+    arguments: list[str],
+    line: str,
+    checkpoint: Write,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    checkpoint().rename("good.pt")
+    Path("text.pt").write_text("not a checkpoint")
+    before = sorted(tmp_path.rglob("*"))
+    assert run_command(lambda _: to_trt.main(arguments)) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert line in error
+    assert error.count("\n") == 1
+    assert sorted(tmp_path.rglob("*")) == before
