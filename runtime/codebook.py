@@ -10,7 +10,8 @@ from runtime.files import replacing
 
 ROWS_AT_ONCE = 1024  # descriptors whose distances to all words are held in memory together
 GROUPS = 1024  # of words, for the top-k of a long row
-KMEANS_ITERATIONS = 20
+KMEANS_ITERATIONS = 10  # its objective hardly falls after
+KMEANS_SAMPLE = 64  # descriptors a word that it looks at, at most
 DESCRIPTORS_PER_WORD = 32  # the fewest that make a word worth having
 
 
@@ -67,10 +68,11 @@ class Codebook:
     def load(cls, path: Path) -> "Codebook":
         """Reads what ``save`` wrote. Raises HowlError where the file is missing or no codebook."""
         try:
-            centroids = np.load(path, allow_pickle=False)
+            with path.open("rb") as file:
+                centroids = np.lib.format.read_array(file, allow_pickle=False)
         except FileNotFoundError:
             raise HowlError(f"{path}: the codebook is missing; export the checkpoint again") from None
-        except (ValueError, OSError, EOFError):
+        except (ValueError, OSError):
             raise HowlError(f"{path}: not a codebook (.npy); export the checkpoint again") from None
         if centroids.ndim != 2 or centroids.dtype != np.float32:
             raise HowlError(f"{path}: a codebook is float32 [words, dimensions], this is {centroids.shape}")
@@ -84,7 +86,7 @@ def smallest_in_rows(values: NDArray[np.float32], m: int) -> NDArray[np.int64]:
     minima and a partition of GROUPS values, not of C.
     """
     n, columns = values.shape
-    if columns % GROUPS or columns <= 2 * GROUPS:
+    if columns % GROUPS or columns <= 2 * GROUPS or m > GROUPS:
         candidates = np.argpartition(values, m - 1, axis=1)[:, :m] if m < columns else None
     else:
         minima = values.reshape(n, columns // GROUPS, GROUPS).min(axis=1)
@@ -112,7 +114,9 @@ def learn_codebook(descriptors: NDArray[np.float32], words: int, *, seed: int) -
         raise HowlError("no descriptors to learn a codebook from: are there readable photos?")
     affordable = max(1, len(descriptors) // DESCRIPTORS_PER_WORD)
     words = min(words, 2 ** (affordable.bit_length() - 1))
-    kmeans = faiss.Kmeans(descriptors.shape[1], words, niter=KMEANS_ITERATIONS, seed=seed, max_points_per_centroid=128)
+    kmeans = faiss.Kmeans(
+        descriptors.shape[1], words, niter=KMEANS_ITERATIONS, seed=seed, max_points_per_centroid=KMEANS_SAMPLE
+    )
     kmeans.cp.min_points_per_centroid = 1  # DESCRIPTORS_PER_WORD has seen to it
     kmeans.train(np.ascontiguousarray(descriptors, np.float32))
     return Codebook(np.asarray(kmeans.centroids, np.float32))

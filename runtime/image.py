@@ -1,5 +1,6 @@
 """Photos: finding, decoding and shrinking them."""
 
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TypeAlias
@@ -14,6 +15,9 @@ Image: TypeAlias = NDArray[np.uint8]  # H × W × 3
 PhotoInput: TypeAlias = str | Path | bytes | Image
 
 PHOTO_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm"})
+PNG_END = b"IEND\xae\x42\x60\x82"
+JPEG_END = b"\xff\xd9"
+JPEG_MARKER = re.compile(rb"\xff[^\x00\x01\xd0-\xd8\xff]")  # the end, or a segment that begins with its length
 SMALLEST_SIDE = 32  # pixels; below it the coarse levels of a pyramid are empty
 
 
@@ -59,7 +63,7 @@ def find_photos(paths: Iterable[str | Path]) -> list[Path]:
     found: dict[Path, None] = {}
     for path in roots:
         if path.is_dir():
-            found.update(dict.fromkeys(sorted(p for p in path.rglob("*") if is_photo(p))))
+            found.update(dict.fromkeys(sorted(p for p in path.rglob("*") if is_photo(p) and p.is_file())))
         elif path.exists():
             found[path] = None
         else:
@@ -110,9 +114,23 @@ def _read(path: Path) -> bytes:
 
 
 def _is_truncated(data: bytes) -> bool:
-    """Whether a JPEG or PNG stops before its end marker. OpenCV would fill the rest with grey and say nothing."""
+    """Whether a JPEG or PNG stops before its end marker. OpenCV would fill the rest with grey and say nothing.
+
+    What follows the end marker is no part of the image: phones append films to JPEGs.
+    """
     if data.startswith(b"\xff\xd8"):
-        return b"\xff\xd9" not in data[data.rfind(b"\xff\xda") :]
+        return not _jpeg_ends(data)
     if data.startswith(b"\x89PNG"):
-        return b"IEND" not in data[-64:]
+        return PNG_END not in data
+    return False
+
+
+def _jpeg_ends(data: bytes) -> bool:
+    """Whether a walk from marker to marker, over the thumbnails inside segments, reaches the end of the image."""
+    at = 2
+    while marker := JPEG_MARKER.search(data, at):
+        if marker[0] == JPEG_END:
+            return True
+        length = data[marker.end() : marker.end() + 2]
+        at = marker.end() + int.from_bytes(length)
     return False

@@ -66,9 +66,9 @@ class Manifest:
             raise HowlError(f"{path}: not readable as JSON; export the checkpoint again") from None
         if not isinstance(content, dict) or content.pop("format", None) != FORMAT:
             raise HowlError(f"{path}: not the manifest of a howl engine; export the checkpoint again")
-        if content.pop("version") > VERSION:
-            raise HowlError(f"{path}: written by a newer howl; update howl")
         try:
+            if content.pop("version") > VERSION:
+                raise HowlError(f"{path}: written by a newer howl; update howl")
             content["asmk"] = AsmkParameters(**content["asmk"])
             content["scales"] = tuple(content["scales"])
             return cls(**content)

@@ -96,7 +96,9 @@ class Retriever:
                 made before stay.
         """
         names = self._ids(photos, ids)
-        index = self.index = self.index or self._create_index()
+        if self.index is None:
+            self.index = self._open_index() if Index.exists(self.index_path) else self._create_index()
+        index = self.index
         if known := index.known(names):
             raise HowlError(f"{self.index_path}: {known[0]} is in the index already; remove it first")
         report = AddReport()
@@ -136,18 +138,18 @@ class Retriever:
     ) -> Iterator[tuple[str, Aggregated | None]]:
         """Every photo aggregated, in order; None, and a line in the report, where one cannot be read."""
 
-        def read(number: int) -> Image | None:
+        def read(photo: PhotoInput) -> Image | ImageError:
             try:
-                return self.encoder.load(photos[number])
+                return self.encoder.load(photo)
             except ImageError as error:
-                report.skipped[names[number]] = str(error)
-                return None
+                return error
 
-        for number, image in map_ahead(read, range(len(photos))):
-            yield (
-                names[number],
-                None if image is None else self.encoder.for_database(self.encoder.engine.extract(image)),
-            )
+        for name, (_, image) in zip(names, map_ahead(read, photos), strict=True):
+            if isinstance(image, ImageError):
+                report.skipped[name] = str(image)
+                yield name, None
+            else:
+                yield name, self.encoder.for_database(self.encoder.engine.extract(image))
 
     def _ids(self, photos: Sequence[PhotoInput], ids: Sequence[str] | None) -> list[str]:
         """The id of every photo: the ones given, or the paths."""

@@ -4,6 +4,8 @@ import pickle
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from runtime.errors import HowlError
 
 # What a pickle of NumPy arrays and plain containers names, under NumPy 1's and 2's module paths.
@@ -21,14 +23,27 @@ ALLOWED = frozenset(
         ("collections", "OrderedDict"),
         ("builtins", "set"),
         ("__builtin__", "set"),
+        ("builtins", "bytes"),  # empty ones, before protocol 3
+        ("__builtin__", "bytes"),
     }
 )
+PLAIN_KINDS = "biufcSU"  # of NumPy's types
+
+
+def _plain_dtype(*arguments: Any) -> np.dtype:
+    """``np.dtype``, for numbers and text only: a pickle can crash NumPy with arrays of objects or dates."""
+    dtype = np.dtype(*arguments)
+    if dtype.kind not in PLAIN_KINDS:
+        raise pickle.UnpicklingError(f"it holds an array of {dtype}")
+    return dtype
 
 
 class _PlainUnpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in ALLOWED:
             raise pickle.UnpicklingError(f"it asks for {module}.{name}")
+        if (module, name) == ("numpy", "dtype"):
+            return _plain_dtype
         return super().find_class(module, name)
 
 
@@ -44,15 +59,10 @@ def load_plain_pickle(path: Path) -> Any:
     except FileNotFoundError:
         raise HowlError(f"{path}: no such file") from None
     except pickle.UnpicklingError as error:
-        raise HowlError(f"{path}: refused: {error}; only arrays and plain containers are read") from None
-    except (
-        EOFError,
-        ValueError,
-        TypeError,
-        AttributeError,
-        IndexError,
-        KeyError,
-        ImportError,
-        OSError,
-    ) as error:
-        raise HowlError(f"{path}: not a readable pickle: {error}") from None
+        raise HowlError(f"{path}: refused: {_one_line(error)}; only plain arrays and containers are read") from None
+    except Exception as error:  # a damaged pickle can raise any
+        raise HowlError(f"{path}: not a readable pickle: {_one_line(error)}") from None
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())

@@ -51,7 +51,7 @@ class Index:
         self.path = path
         self._catalogue = Catalogue(path / CATALOGUE)
         self.identity = self._catalogue.about("identity")
-        self.dimensions = int(self._catalogue.about("dimensions"))
+        self.dimensions = self._catalogue.number("dimensions")
         self._segments: dict[str, Segment] = {}
         self._live: dict[str, NDArray[np.bool_]] = {}
         self.refresh()
@@ -198,7 +198,7 @@ class Index:
 
 def strongest(scores: NDArray[np.float64], top: int) -> NDArray[np.intp]:
     """The positions of the ``top`` largest positive scores, largest first; ties in the order of position."""
-    if top < len(scores):
+    if 0 < top < len(scores):
         # All that tie with the last place compete for it, and the earliest win.
         least = np.partition(scores, len(scores) - top)[len(scores) - top]
         candidates = np.flatnonzero(scores >= max(least, np.nextafter(0, 1)))

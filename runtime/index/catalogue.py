@@ -47,10 +47,10 @@ class Catalogue:
         if not path.exists():
             raise HowlError(f"{path.parent}: no index here; python tools/index.py ENGINE PHOTOS --index DIR makes one")
         # Transactions are begun and ended here, not by the module.
-        self._connection = sqlite3.connect(path, timeout=PATIENCE, isolation_level=None)
-        self._connection.execute("PRAGMA synchronous = FULL")
         with self._errors():
-            version = int(self.about("version"))
+            self._connection = sqlite3.connect(path, timeout=PATIENCE, isolation_level=None)
+            self._connection.execute("PRAGMA synchronous = FULL")
+        version = self.number("version")
         if version > VERSION:
             raise HowlError(f"{path}: index format {version} is newer than this howl reads ({VERSION}); update howl")
 
@@ -61,6 +61,7 @@ class Catalogue:
         temporary.unlink(missing_ok=True)
         connection = sqlite3.connect(temporary)
         try:
+            connection.execute("PRAGMA journal_mode = MEMORY")  # a kill leaves one file behind, not two
             connection.executescript(SCHEMA)
             rows = {**about, "version": str(VERSION)}
             connection.executemany("INSERT INTO about VALUES (?, ?)", rows.items())
@@ -75,10 +76,16 @@ class Catalogue:
 
     def about(self, key: str) -> str:
         """A value written when the index was made."""
-        row = self._connection.execute("SELECT value FROM about WHERE key = ?", (key,)).fetchone()
+        with self._errors():
+            row = self._connection.execute("SELECT value FROM about WHERE key = ?", (key,)).fetchone()
         if row is None:
             raise HowlError(f"{self.path}: damaged: it does not say its {key}")
         return row[0]
+
+    def number(self, key: str) -> int:
+        """A whole number written when the index was made."""
+        with self._errors():
+            return int(self.about(key))
 
     def segments(self) -> list[SegmentRow]:
         """The live segments as of one commit, in the order of their addition."""
@@ -89,16 +96,16 @@ class Catalogue:
             rows = self._connection.execute(
                 "SELECT name, images, entries, sums FROM segments ORDER BY position"
             ).fetchall()
-        return [
-            SegmentRow(
-                name,
-                images,
-                entries,
-                {file: FileSum(*values) for file, values in json.loads(sums).items()},
-                tuple(removed.get(name, ())),
-            )
-            for name, images, entries, sums in rows
-        ]
+            return [
+                SegmentRow(
+                    name,
+                    images,
+                    entries,
+                    {file: FileSum(*values) for file, values in json.loads(sums).items()},
+                    tuple(removed.get(name, ())),
+                )
+                for name, images, entries, sums in rows
+            ]
 
     def segment_names(self) -> set[str]:
         """The names of the live segments."""
@@ -106,7 +113,10 @@ class Catalogue:
             return {name for (name,) in self._connection.execute("SELECT name FROM segments")}
 
     def known(self, ids: Sequence[str]) -> list[str]:
-        """Those of the ids that are in the index."""
+        """Those of the ids that are in the index. Raises HowlError where one is no Unicode text."""
+        for id_ in ids:
+            if not is_unicode(id_):
+                raise HowlError(f"{self.path.parent}: {id_!r} is no Unicode text; rename the file, or give it an id")
         with self._errors():
             find = "SELECT 1 FROM images WHERE id = ?"
             return [i for i in ids if self._connection.execute(find, (i,)).fetchone()]
@@ -167,5 +177,15 @@ class Catalogue:
     def _errors(self) -> Iterator[None]:
         try:
             yield
-        except sqlite3.Error as error:
-            raise HowlError(f"{self.path}: the catalogue cannot be used: {error}") from None
+        except (sqlite3.Error, ValueError, TypeError) as error:  # the last two: values that make no sense
+            line = " ".join(str(error).split())
+            raise HowlError(f"{self.path}: the catalogue cannot be used: {line}") from None
+
+
+def is_unicode(text: str) -> bool:
+    """Whether a text can be written as UTF-8: the name of a file may hold bytes that cannot."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

@@ -1,0 +1,150 @@
+"""What the tests of `runtime` share: a small real engine made without PyTorch, photos, and new Python processes."""
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import numpy as np
+import onnx
+import pytest
+from numpy.typing import NDArray
+from onnx import numpy_helper
+
+from runtime.asmk import AsmkParameters
+from runtime.codebook import Codebook
+from runtime.engine.onnxruntime_engine import OnnxRuntimeEngine
+from runtime.manifest import Manifest, codebook_path, digest, manifest_path
+
+PHOTOS = 6
+IMAGE_SIZE = 128  # longest side that the engine is given
+FEATURES, DIMENSIONS, CELL = 50, 16, 8
+
+# One convolution over cells of 8×8 pixels; the cells of the largest norm, padded to K = 50 rows.
+GRAPH = """
+<ir_version: 10, opset_import: ["" : 18]> howl (uint8[h, w, 3] image)
+=> (float[50, 16] descriptors, float[50] strengths, float[50, 3] positions, int32[1] count)
+<float[16, 3, 8, 8] filters> {
+    first = Constant <value_ints = [0]> ()
+    second = Constant <value_ints = [1]> ()
+    zero = Constant <value_int = 0> ()
+    one = Constant <value_int = 1> ()
+    K = Constant <value_ints = [50]> ()
+
+    pixels = Cast <to = 1> (image)
+    planes = Transpose <perm = [2, 0, 1]> (pixels)
+    full = Unsqueeze (planes, first)
+    map = Conv <kernel_shape = [8, 8], strides = [8, 8]> (full, filters)
+    rows = Constant <value_ints = [16, -1]> ()
+    flat = Reshape (map, rows)
+    features = Transpose <perm = [1, 0]> (flat)
+    attention = ReduceL2 <keepdims = 0> (features, second)
+
+    padding = Constant <value_ints = [0, 50]> ()
+    minus_one = Constant <value_float = -1.0> ()
+    padded_attention = Pad (attention, padding, minus_one)
+    best, index = TopK <axis = 0> (padded_attention, K)
+    padding_rows = Constant <value_ints = [0, 0, 50, 0]> ()
+    padded_features = Pad (features, padding_rows)
+    descriptors = Gather <axis = 0> (padded_features, index)
+    no_strength = Constant <value_float = 0.0> ()
+    clipped = Max (best, no_strength)
+    strongest = Gather <axis = 0> (clipped, first)
+    strengths = Div (clipped, strongest)
+
+    map_size = Shape <start = 3, end = 4> (map)
+    row = Div (index, map_size)
+    column = Mod (index, map_size)
+    x = Unsqueeze (column, second)
+    y = Unsqueeze (row, second)
+    cells = Concat <axis = 1> (x, y)
+    cells_float = Cast <to = 1> (cells)
+    side = Constant <value_float = 8.0> ()
+    middle = Constant <value_float = 3.5> ()
+    corners = Mul (cells_float, side)
+    centres = Add (corners, middle)
+    ones = Constant <value_floats = [1.0]> ()
+    column_of_scales = Constant <value_ints = [50, 1]> ()
+    scales = Expand (ones, column_of_scales)
+    positions = Concat <axis = 1> (centres, scales)
+
+    is_valid = GreaterOrEqual (best, no_strength)
+    valid = Cast <to = 6> (is_valid)
+    count = ReduceSum <keepdims = 1> (valid, first)
+}"""
+
+
+@pytest.fixture(scope="session")
+def filters() -> NDArray[np.float32]:
+    """float32 [16, 3, 8, 8], the weights of the engine; each sums to 0, so that a flat cell has no strength."""
+    weights = np.random.default_rng(0).normal(0, 0.01, (DIMENSIONS, 3, CELL, CELL))
+    return (weights - weights.mean(axis=(1, 2, 3), keepdims=True)).astype(np.float32)
+
+
+def draw_photo(seed: int, height: int = 96, width: int = 128) -> NDArray[np.uint8]:
+    """A texture, BGR."""
+    coarse = np.random.default_rng(seed).integers(0, 256, (height // 8, width // 8, 3), dtype=np.uint8)
+    return cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC)
+
+
+@pytest.fixture
+def make_photo() -> Callable[..., NDArray[np.uint8]]:
+    """Draws the texture of a seed, 96×128 pixels where nothing else is asked for, in BGR order."""
+    return draw_photo
+
+
+@pytest.fixture(scope="session")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """Paths of six different photos, 96×128 pixels, stored without loss; `make_photo(i)` draws the i-th."""
+    folder = tmp_path_factory.mktemp("photos")
+    paths = [str(folder / f"photo{i}.png") for i in range(PHOTOS)]
+    for i, path in enumerate(paths):
+        assert cv2.imwrite(path, draw_photo(i))
+    return paths
+
+
+@pytest.fixture(scope="session")
+def exported(tmp_path_factory: pytest.TempPathFactory, filters: NDArray[np.float32]) -> Path:
+    """The folder of an engine as export leaves it: engine.onnx, engine.json and engine.codebook.npy."""
+    engine = tmp_path_factory.mktemp("exported") / "engine.onnx"
+    model = onnx.parser.parse_model(GRAPH)
+    del model.graph.initializer[:]
+    model.graph.initializer.append(numpy_helper.from_array(filters, "filters"))
+    onnx.checker.check_model(model, full_check=True)
+    onnx.save(model, engine)
+    session = OnnxRuntimeEngine(engine, "cpu")
+    words = [session.extract(draw_photo(i)).descriptors[:20] for i in range(PHOTOS)]
+    Codebook(np.concatenate(words)).save(codebook_path(engine))
+    Manifest(
+        identity="the engine of the tests",
+        image_size=IMAGE_SIZE,
+        scales=(1.0,),
+        features=FEATURES,
+        dimensions=DIMENSIONS,
+        asmk=AsmkParameters(),
+        network={},
+        precision="fp32",
+        digests={file.name: digest(file) for file in (engine, codebook_path(engine))},
+    ).save(manifest_path(engine))
+    return engine.parent
+
+
+@pytest.fixture
+def engine(exported: Path, tmp_path: Path) -> Path:
+    """engine.onnx in a folder of the test's own, which it may damage."""
+    return Path(shutil.copytree(exported, tmp_path / "engines")) / "engine.onnx"
+
+
+@pytest.fixture
+def run_python() -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Runs code in a new Python process that finds what this one finds, and waits for its end."""
+
+    def run(code: str, *arguments: object) -> subprocess.CompletedProcess[str]:
+        environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "PYTHONIOENCODING": "utf-8"}
+        command = [sys.executable, "-c", code, *map(str, arguments)]
+        return subprocess.run(command, env=environment, capture_output=True, encoding="utf-8", timeout=60)
+
+    return run

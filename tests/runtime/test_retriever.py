@@ -1,0 +1,348 @@
+"""The retriever and its encoder, on a small real engine: from photos to a ranked list."""
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+import runtime.retriever
+from runtime import HowlError, ImageError, Retriever
+from runtime.encoder import Encoder
+from runtime.image import load_rgb
+from runtime.index import Hit, Index
+from runtime.manifest import Manifest, codebook_path, digest, index_path, manifest_path
+
+MakePhoto = Callable[..., NDArray[np.uint8]]
+
+
+@pytest.fixture
+def index(tmp_path: Path) -> Path:
+    return tmp_path / "landmarks.index"
+
+
+@pytest.fixture
+def retriever(exported: Path, index: Path) -> Iterator[Retriever]:
+    """With an index that does not exist yet."""
+    with Retriever(exported / "engine.onnx", index, device="cpu") as retriever:
+        yield retriever
+
+
+def refusal(action: Callable[[], object]) -> str:
+    with pytest.raises(HowlError) as caught:
+        action()
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def ids(hits: list[Hit]) -> list[str]:
+    return [hit.id for hit in hits]
+
+
+# ---------------------------------------------------------------------------------------- adding, searching
+
+
+def test_every_photo_finds_itself_first(retriever: Retriever, photos: list[str]) -> None:
+    report = retriever.add(photos)
+    assert (report.added, report.skipped) == (photos, {})
+    assert len(retriever) == len(photos)
+    for photo in photos:
+        hits = retriever.search(photo)
+        assert hits[0].id == photo
+        assert all(hits[0].score > hit.score for hit in hits[1:])
+        assert [hit.score for hit in hits] == sorted((hit.score for hit in hits), reverse=True)
+
+
+def test_a_photo_that_was_changed_a_little_finds_the_original(
+    retriever: Retriever, photos: list[str], make_photo: MakePhoto
+) -> None:
+    retriever.add(photos)
+    for number, original in enumerate(photos):
+        noise = np.random.default_rng(number).integers(-8, 9, (96, 128, 3))
+        changed = np.clip(make_photo(number) * 0.9 + 10 + noise, 0, 255).astype(np.uint8)
+        assert ids(retriever.search(changed, top=1)) == [original]
+
+
+def test_paths_bytes_and_arrays_are_the_same_photo(
+    retriever: Retriever, photos: list[str], make_photo: MakePhoto
+) -> None:
+    data = Path(photos[0]).read_bytes()
+    same = [photos[0], Path(photos[0]), data, make_photo(0)]
+    retriever.add(photos[1:])
+    report = retriever.add(same, ids=["path", "Path", "bytes", "array"])
+    assert report.added == ["path", "Path", "bytes", "array"]
+    answers = [retriever.search(photo) for photo in same]
+    assert answers == [answers[0]] * 4
+    assert ids(answers[0])[:4] == ["path", "Path", "bytes", "array"]  # a tie: in the order of addition
+    assert len({hit.score for hit in answers[0][:4]}) == 1
+
+
+def test_many_searches_are_as_many_single_ones(retriever: Retriever, photos: list[str]) -> None:
+    retriever.add(photos)
+    assert retriever.search_many(photos, top=2) == [retriever.search(photo, top=2) for photo in photos]
+    assert retriever.search_many([]) == []
+
+
+def test_top_limits_the_answers(retriever: Retriever, photos: list[str]) -> None:
+    retriever.add(photos)
+    whole = retriever.search(photos[0], top=100)
+    assert len(whole) == len(photos)
+    assert retriever.search(photos[0], top=2) == whole[:2]
+
+
+def test_the_index_is_there_when_opened_again(exported: Path, index: Path, photos: list[str]) -> None:
+    with Retriever(exported / "engine.onnx", index, device="cpu") as first:
+        first.add(photos[:3])
+        first.add(photos[3:])
+        answers = first.search_many(photos)
+    with Retriever(str(exported / "engine.onnx"), str(index), device="cpu") as second:
+        assert second.search_many(photos) == answers
+
+
+def test_without_a_name_the_index_lies_beside_the_engine(engine: Path, photos: list[str]) -> None:
+    with Retriever(engine, device="cpu") as retriever:
+        assert not index_path(engine).exists()
+        retriever.add(photos)
+    assert Index.exists(engine.parent / "engine.index")
+    with Retriever(engine, device="cpu") as retriever:
+        assert ids(retriever.search(photos[2], top=1)) == [photos[2]]
+
+
+def test_removed_photos_are_not_found_and_can_be_added_again(retriever: Retriever, photos: list[str]) -> None:
+    retriever.add(photos)
+    retriever.remove([photos[0], photos[3]])
+    assert len(retriever) == len(photos) - 2
+    for hits in retriever.search_many(photos, top=100):
+        assert not {photos[0], photos[3]} & set(ids(hits))
+    retriever.add([photos[0]])
+    assert ids(retriever.search(photos[0], top=1)) == [photos[0]]
+    assert "nowhere.jpg is not in the index" in refusal(lambda: retriever.remove(["nowhere.jpg"]))
+
+
+def test_an_index_that_became_empty_can_be_filled_again(retriever: Retriever, photos: list[str]) -> None:
+    retriever.add(photos)
+    retriever.remove(photos)
+    assert retriever.search(photos[0]) == []
+    retriever.add(photos[:1])
+    assert ids(retriever.search(photos[0])) == photos[:1]
+
+
+@pytest.mark.parametrize("meanwhile", ["closed", "made by another"])
+def test_adding_takes_up_an_index_that_is_there_by_now(
+    exported: Path, index: Path, photos: list[str], meanwhile: str
+) -> None:
+    retriever = Retriever(exported / "engine.onnx", index, device="cpu")
+    with Retriever(exported / "engine.onnx", index, device="cpu") as other:
+        (retriever if meanwhile == "closed" else other).add(photos[:1])
+    retriever.close()
+    retriever.add(photos[1:])
+    assert len(retriever) == len(photos)
+    retriever.close()
+
+
+def test_without_an_index_there_is_nothing_to_search_or_remove(
+    retriever: Retriever, index: Path, photos: list[str]
+) -> None:
+    assert len(retriever) == 0
+    assert refusal(lambda: retriever.search(photos[0])).startswith(f"{index}: no index here; add photos first")
+    assert refusal(lambda: retriever.remove(photos)).startswith(f"{index}: no index here")
+    assert not index.exists()
+
+
+def test_commits_are_bounded(retriever: Retriever, photos: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runtime.retriever, "PHOTOS_A_COMMIT", 2)
+    sizes = []
+    add = Index.add
+    monkeypatch.setattr(Index, "add", lambda self, ids, images: (sizes.append(len(ids)), add(self, ids, images))[1])
+    assert retriever.add(photos[:5]).added == photos[:5]
+    assert sizes == [2, 2, 1]
+
+
+def test_what_was_committed_before_a_failure_stays(
+    retriever: Retriever, index: Path, photos: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runtime.retriever, "PHOTOS_A_COMMIT", 2)
+    add = Index.add
+
+    def fail_at_the_third(self: Index, ids: list[str], images: list) -> None:
+        if photos[4] in ids:
+            raise HowlError("the disk is full")
+        add(self, ids, images)
+
+    monkeypatch.setattr(Index, "add", fail_at_the_third)
+    assert refusal(lambda: retriever.add(photos)) == "the disk is full"
+    assert Index(index).ids() == photos[:4]
+
+
+# ----------------------------------------------------------------------------------------------- refusing
+
+
+def test_photos_that_cannot_be_read_are_skipped_with_the_reason(
+    retriever: Retriever, photos: list[str], tmp_path: Path
+) -> None:
+    missing, text = str(tmp_path / "missing.jpg"), tmp_path / "text.jpg"
+    text.write_bytes(b"hello")
+    report = retriever.add([missing, photos[0], str(text), b"", photos[1]], ids=["m", "0", "t", "b", "1"])
+    assert report.added == ["0", "1"]
+    assert list(report.skipped) == ["m", "t", "b"]
+    assert report.skipped["m"] == f"{missing}: No such file or directory"
+    assert report.skipped["t"] == f"{text}: not an image that OpenCV can decode"
+    assert "empty file" in report.skipped["b"]
+    assert len(retriever) == 2
+
+
+def test_a_search_with_nothing_but_skipped_photos_before_it_finds_nothing(
+    retriever: Retriever, photos: list[str]
+) -> None:
+    assert retriever.add([b"no photo"], ids=["a"]).added == []
+    assert retriever.search(photos[0]) == []
+    assert retriever.add(photos).added == photos
+
+
+def test_a_query_that_cannot_be_read_is_an_error(retriever: Retriever, photos: list[str], tmp_path: Path) -> None:
+    retriever.add(photos)
+    with pytest.raises(ImageError, match=r"nothing\.jpg: No such file"):
+        retriever.search(tmp_path / "nothing.jpg")
+
+
+def test_photos_without_a_path_need_ids(retriever: Retriever, photos: list[str], make_photo: MakePhoto) -> None:
+    for nameless, name in ((make_photo(0), "image array (96, 128, 3) uint8"), (b"12345", "image of 5 bytes")):
+        line = refusal(lambda photo=nameless: retriever.add([photos[0], photo]))
+        assert line.startswith(f"{name}: has no path to be its id")
+    assert refusal(lambda: retriever.add(photos[:3], ids=["a", "b"])) == "2 ids were given for 3 photos"
+    for single in (photos[0], Path(photos[0]), b"12345"):
+        assert "takes a list of photos" in refusal(lambda photo=single: retriever.add(photo))
+    assert len(retriever) == 0
+
+
+def test_a_photo_is_not_added_twice(retriever: Retriever, photos: list[str]) -> None:
+    retriever.add(photos[:2])
+    assert f"{photos[1]} is in the index already" in refusal(lambda: retriever.add(photos[1:]))
+    assert f"{photos[3]} is named twice" in refusal(lambda: retriever.add([photos[3], photos[3]]))
+    assert len(retriever) == 2
+
+
+# ------------------------------------------------------------------------------------------- mismatches
+
+
+def change_manifest(engine: Path, **changes: object) -> None:
+    path = manifest_path(engine)
+    replace(Manifest.load(path), **changes).save(path)
+
+
+def test_an_index_of_another_engine_is_refused(engine: Path, index: Path, photos: list[str]) -> None:
+    with Retriever(engine, index, device="cpu") as retriever:
+        retriever.add(photos)
+    change_manifest(engine, identity="trained anew")
+    line = refusal(lambda: Retriever(engine, index, device="cpu"))
+    assert str(index) in line
+    assert str(manifest_path(engine)) in line
+    assert "index the photos anew" in line
+
+
+@pytest.mark.parametrize("which", [lambda engine: engine, codebook_path], ids=["engine", "codebook"])
+def test_files_that_do_not_belong_together_are_named(engine: Path, which: Callable[[Path], Path]) -> None:
+    file = which(engine)
+    file.write_bytes(file.read_bytes() + b"\0")
+    line = refusal(lambda: Retriever(engine, device="cpu"))
+    assert str(file) in line
+    assert str(manifest_path(engine)) in line
+
+
+def test_a_damaged_index_is_named(engine: Path, index: Path, photos: list[str]) -> None:
+    with Retriever(engine, index, device="cpu") as retriever:
+        retriever.add(photos)
+    (codes,) = index.glob("*/codes.npy")
+    codes.write_bytes(codes.read_bytes()[:-1])
+    assert refusal(lambda: Retriever(engine, index, device="cpu")).startswith(f"{codes}: damaged")
+
+
+@pytest.mark.parametrize(
+    ("name", "device", "words"),
+    [
+        ("nothing.onnx", None, "no such engine"),
+        ("engine.plan", "cpu", "a plan runs on a GPU only"),
+        ("engine.onnx", "tpu", "device 'tpu'"),
+    ],
+)
+def test_an_engine_that_cannot_be_opened_is_one_line(engine: Path, name: str, device: str, words: str) -> None:
+    plan = engine.with_suffix(".plan")
+    plan.write_bytes(b"a plan")
+    change_manifest(engine, digests={**Manifest.load(manifest_path(engine)).digests, plan.name: digest(plan)})
+    assert words in refusal(lambda: Retriever(engine.with_name(name), device=device))
+
+
+# ------------------------------------------------------------------------------------------- the encoder
+
+
+def test_the_manifests_parameters_are_the_defaults_of_the_search(engine: Path) -> None:
+    path = manifest_path(engine)
+    content = json.loads(path.read_text())
+    content["asmk"] = {"alpha": 2.0, "threshold": 0.1, "query_assignments": 3}
+    path.write_text(json.dumps(content))
+    parameters = Encoder(engine, device="cpu").asmk
+    assert (parameters.alpha, parameters.threshold, parameters.query_assignments) == (2.0, 0.1, 3)
+    parameters = Encoder(engine, device="cpu", threshold=0.0, alpha=4.0).asmk
+    assert (parameters.alpha, parameters.threshold, parameters.query_assignments) == (4.0, 0.0, 3)
+    assert "threshold is 2" in refusal(lambda: Encoder(engine, device="cpu", threshold=2))
+
+
+def test_a_higher_threshold_and_exponent_lower_every_score(exported: Path, index: Path, photos: list[str]) -> None:
+    engine = exported / "engine.onnx"
+    with Retriever(engine, index, device="cpu") as retriever:
+        retriever.add(photos)
+        usual = {hit.id: hit.score for hit in retriever.search(photos[0])}
+    for stricter in ({"threshold": 0.6}, {"alpha": 6.0}):
+        with Retriever(engine, index, device="cpu", **stricter) as retriever:
+            scores = {hit.id: hit.score for hit in retriever.search(photos[0])}
+        assert 0 < sum(scores.values()) < sum(usual.values())
+        assert all(score <= usual[id_] for id_, score in scores.items())
+
+
+def test_a_query_has_several_words_a_descriptor_and_an_image_of_the_index_one(
+    exported: Path, make_photo: MakePhoto
+) -> None:
+    encoder = Encoder(exported / "engine.onnx", device="cpu")
+    features = encoder.extract(make_photo(0))
+    for aggregated, m in ((encoder.for_database(features), 1), (encoder.for_query(features), 5)):
+        words = encoder.codebook.assign(features.descriptors, m)
+        assert aggregated.words.tolist() == sorted(set(words.ravel().tolist()))
+
+
+def test_descriptors_and_search_see_the_same_pixels(exported: Path, make_photo: MakePhoto) -> None:
+    encoder = Encoder(exported / "engine.onnx", device="cpu")
+    large = make_photo(3, 400, 304)
+    assert encoder.load(large).shape == (128, 97, 3)
+    np.testing.assert_array_equal(
+        encoder.extract(large).descriptors, encoder.engine.extract(encoder.load(large)).descriptors
+    )
+
+
+def test_positions_of_a_photo_that_fits_are_the_engines_own(exported: Path, make_photo: MakePhoto) -> None:
+    encoder = Encoder(exported / "engine.onnx", device="cpu")
+    photo = make_photo(0)
+    np.testing.assert_array_equal(encoder.extract(photo).positions, encoder.engine.extract(load_rgb(photo)).positions)
+
+
+@pytest.mark.parametrize("size", [(512, 384), (400, 301), (100, 900)], ids=lambda size: f"{size[0]}×{size[1]}")
+def test_positions_are_pixels_of_the_photo_before_it_was_shrunk(exported: Path, size: tuple[int, int]) -> None:
+    """A cell of noise on an even ground lies where it was painted, to a pixel of the original."""
+    encoder = Encoder(exported / "engine.onnx", device="cpu")
+    height, width = size
+    small = encoder.load(np.zeros((*size, 3), np.uint8)).shape
+    cell_y, cell_x = 8 * height / small[0], 8 * width / small[1]  # the size of a cell in the original
+    row, column = 2, 5
+    left, right = round(column * cell_x), round((column + 1) * cell_x)
+    above, below = round(row * cell_y), round((row + 1) * cell_y)
+    photo = np.full((*size, 3), 128, np.uint8)
+    photo[above:below, left:right] = cv2.resize(
+        np.random.default_rng(0).integers(0, 256, (4, 4, 3), dtype=np.uint8), (right - left, below - above)
+    )
+    x, y, scale = encoder.extract(photo).positions[0]
+    assert abs(x - (left + right - 1) / 2) <= 1
+    assert abs(y - (above + below - 1) / 2) <= 1
+    assert scale == 1

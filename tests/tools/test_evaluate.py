@@ -1,0 +1,100 @@
+"""Evaluation: leave one out, distractors, names of the worst, and the arithmetic against a plain count."""
+
+import json
+import shutil
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from runtime.errors import HowlError
+from tools import evaluate
+
+
+@pytest.fixture
+def labelled(tmp_path: Path, photos: list[str]) -> Path:
+    """Three scenes: two with a photo and a slightly noisy copy of it, one with a single photo."""
+    root = tmp_path / "labelled"
+    for scene in range(3):
+        folder = root / f"scene{scene}"
+        folder.mkdir(parents=True)
+        shutil.copy(photos[scene], folder / "a.png")
+        if scene < 2:
+            noise = np.random.default_rng(scene).integers(-3, 4, cv2.imread(photos[scene]).shape)
+            cv2.imwrite(str(folder / "b.png"), np.clip(cv2.imread(photos[scene]) + noise, 0, 255).astype(np.uint8))
+    return root
+
+
+def run(capsys: pytest.CaptureFixture[str], *arguments: object) -> dict:
+    evaluate.main([*map(str, arguments), "--json"])
+    return json.loads(capsys.readouterr().out)
+
+
+def test_a_near_copy_is_found_and_a_lone_photo_is_no_query(
+    engine: Path, labelled: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    result = run(capsys, engine, labelled)["sets"][0]
+    assert (result["photos"], result["queries"]) == (5, 4)
+    assert result["mAP"] == 1
+    assert result["mP@1"] == 1
+    assert set(result["average_precisions"]) == {str(labelled / f"scene{s}" / f"{n}.png") for s in (0, 1) for n in "ab"}
+
+
+def test_distractors_are_searched_and_never_query(
+    engine: Path, labelled: Path, photos: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    others = tmp_path / "others"
+    others.mkdir()
+    for photo in photos[3:]:
+        shutil.copy(photo, others)
+    (others / "broken.jpg").write_bytes(b"")
+    again = shutil.copytree(labelled, tmp_path / "again")
+    answer = run(capsys, engine, labelled, again, "--distractors", others)
+    assert [(s["photos"], s["queries"]) for s in answer["sets"]] == [(8, 4), (8, 4)]
+    assert list(answer["skipped"]) == [str(others / "broken.jpg")]
+
+
+def test_wrong_labels_lower_the_mean_to_what_a_plain_count_gives(
+    engine: Path, labelled: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # Swapped copies: every query's own copy, which comes first, now counts as wrong.
+    a, b = labelled / "scene0" / "b.png", labelled / "scene1" / "b.png"
+    a.rename(labelled / "swap.png")
+    b.rename(a)
+    (labelled / "swap.png").rename(b)
+    result = run(capsys, engine, labelled)["sets"][0]
+    assert result["mP@1"] == 0
+    for precision in result["average_precisions"].values():
+        # One positive at 0-based rank r ≥ 1: (0/r + 1/(r + 1)) / 2.
+        assert any(precision == pytest.approx(1 / (r + 1) / 2) for r in (1, 2, 3))
+
+
+def test_the_table_names_the_worst(engine: Path, labelled: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    evaluate.main([str(engine), str(labelled)])
+    printed = capsys.readouterr().out
+    assert "4 queries, each against 4 photos" in printed
+    assert "mAP 1.0000" in printed
+    assert str(labelled / "scene1" / "b.png") in printed
+
+
+@pytest.mark.parametrize(
+    ("make", "line"),
+    [
+        (lambda root: None, "no such folder"),
+        (lambda root: root.mkdir(), "no photos in its folders"),
+        (lambda root: (root / "a").mkdir(parents=True), "no photos in its folders"),
+    ],
+)
+def test_data_without_labels_is_refused(make, line: str, engine: Path, tmp_path: Path) -> None:
+    make(tmp_path / "data")
+    with pytest.raises(HowlError, match=f"data: {line}"):
+        evaluate.main([str(engine), str(tmp_path / "data")])
+
+
+def test_scenes_of_single_photos_have_no_query(engine: Path, photos: list[str], tmp_path: Path) -> None:
+    for number, photo in enumerate(photos):
+        (tmp_path / "data" / str(number)).mkdir(parents=True)
+        shutil.copy(photo, tmp_path / "data" / str(number))
+    with pytest.raises(HowlError, match="no scene has two readable photos"):
+        evaluate.main([str(engine), str(tmp_path / "data")])

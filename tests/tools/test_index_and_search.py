@@ -1,0 +1,116 @@
+"""The commands that index and search: what they print, and what they do with wrong input."""
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+
+from runtime.command import run_command
+from tools import index, search
+
+Main = Callable[[Sequence[str] | None], None]
+
+
+def status(main: Main, *arguments: object) -> int:
+    """The exit status of a command run with these arguments."""
+    try:
+        return run_command(lambda _: main([str(argument) for argument in arguments]))
+    except SystemExit as usage:
+        return int(usage.code or 0)
+
+
+def test_photos_are_indexed_found_and_removed(
+    engine: Path, photos: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    where = ["--index", tmp_path / "idx"]
+    assert status(index.main, engine, *photos[:4], *where, "--stats") == 0
+    printed = capsys.readouterr().out
+    assert "added 4 photos" in printed
+    assert "images          4" in printed
+
+    assert status(search.main, engine, photos[2], *where, "--top", "2") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 2
+    assert lines[0].endswith(photos[2])
+
+    assert status(search.main, engine, photos[2], *where, "--json") == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert answer["query"] == photos[2]
+    assert answer["hits"][0]["id"] == photos[2]
+
+    assert status(index.main, engine, *where, "--remove", photos[2], photos[3]) == 0
+    capsys.readouterr()
+    assert status(search.main, engine, photos[2], *where, "--json") == 0
+    assert {hit["id"] for hit in json.loads(capsys.readouterr().out)["hits"]} <= set(photos[:2])
+
+
+def test_a_second_run_adds_what_is_new(engine: Path, photos: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert status(index.main, engine, *photos[:2]) == 0
+    assert status(index.main, engine, Path(photos[0]).parent) == 0
+    printed = capsys.readouterr().out
+    assert f"added {len(photos) - 2} photos" in printed
+    assert "2 were there already" in printed
+    assert engine.with_suffix(".index").is_dir()
+
+
+def test_unreadable_photos_are_named_and_the_rest_is_added(
+    engine: Path, photos: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    empty = tmp_path / "empty.jpg"
+    empty.touch()
+    assert status(index.main, engine, photos[0], empty) == 0
+    printed = capsys.readouterr().out
+    assert "added 1 photos" in printed
+    assert "skipped 1 unreadable" in printed
+    assert f"{empty}: empty file" in printed
+    assert status(index.main, engine, empty, "--index", tmp_path / "other") == 1
+
+
+@pytest.mark.parametrize(
+    ("main", "arguments", "line"),
+    [
+        (index.main, ["{engine}", "nowhere.jpg"], "nowhere.jpg: no such file"),
+        (index.main, ["{engine}", "--stats"], "no index here"),
+        (index.main, ["{engine}", "--remove", "x.jpg"], "no index here"),
+        (index.main, ["missing.onnx", "{photo}"], "missing.onnx: no such engine"),
+        (search.main, ["{engine}", "{photo}"], "no index here"),
+        (search.main, ["{engine}", "{photo}", "--threshold", "3"], "threshold is 3.0"),
+    ],
+)
+def test_wrong_input_is_one_line(
+    main: Main,
+    arguments: list[str],
+    line: str,
+    engine: Path,
+    photos: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    before = sorted(tmp_path.rglob("*"))
+    assert status(main, *(a.format(engine=engine, photo=photos[0]) for a in arguments)) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert line in error
+    assert error.count("\n") == 1
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("main", "arguments"),
+    [(index.main, ["e.onnx"]), (search.main, ["e.onnx"]), (search.main, ["e.onnx", "q.jpg", "--top", "0"])],
+)
+def test_wrong_usage_exits_with_2(main: Main, arguments: list[str]) -> None:
+    assert status(main, *arguments) == 2
+
+
+def test_removing_an_unknown_photo_removes_none(
+    engine: Path, photos: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert status(index.main, engine, *photos[:2]) == 0
+    assert status(index.main, engine, "--remove", photos[0], "never.jpg") == 1
+    assert "never.jpg is not in the index; nothing was removed" in capsys.readouterr().err
+    assert status(index.main, engine, "--stats") == 0
+    assert "images          2" in capsys.readouterr().out
