@@ -4,6 +4,7 @@ A file of tensors and plain values, loaded with ``weights_only=True``: opening a
 """
 
 import pickle
+import warnings
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -75,9 +76,9 @@ class Checkpoint:
         content = _read(path)
         if not isinstance(content, dict) or content.get("format") != FORMAT:
             raise HowlError(f"{path}: not a howl checkpoint; python train/run.py --out {path.name} writes one")
-        if content["version"] > VERSION:
-            raise HowlError(f"{path}: written by a newer howl (format {content['version']}); update howl")
         try:
+            if content["version"] > VERSION:
+                raise HowlError(f"{path}: written by a newer howl (format {content['version']}); update howl")
             extraction = content["extraction"]
             return cls(
                 network=NetworkConfig(**content["network"]),
@@ -93,12 +94,13 @@ class Checkpoint:
 
 def _read(path: Path) -> Any:
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings(action="ignore"):  # PyTorch has its doubts about odd files: so have we, below
+            return torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise HowlError(f"{path}: no such checkpoint") from None
     except pickle.UnpicklingError:
         raise HowlError(
             f"{path}: refused: a checkpoint holds tensors and plain values only; nothing in it was run"
         ) from None
-    except (RuntimeError, EOFError, ValueError, OSError, KeyError, AttributeError):
+    except Exception:  # a damaged file can raise any
         raise HowlError(f"{path}: damaged, or not a checkpoint") from None

@@ -70,8 +70,7 @@ def describe_photos(
 def agree_on_unreadable(photos: PhotoSet, processes: Processes) -> None:
     """Drops in every process what any has found unreadable: they must draw the same tuples."""
     for unreadable in processes.gather(dict(photos.unreadable)):
-        for name, reason in unreadable.items():
-            photos.drop(photos.names.index(name), reason)
+        photos.leave_out(unreadable)
 
 
 def quiet(processes: Processes) -> bool | None:

@@ -8,7 +8,7 @@ from tqdm import tqdm
 
 from runtime.errors import HowlError
 from train.data.photos import PhotoSet
-from train.describing import as_batch, quiet
+from train.describing import agree_on_unreadable, as_batch, quiet
 from train.network import Network
 from train.parallel import Processes
 from train.recipe import Recipe
@@ -28,7 +28,7 @@ def calibrate_batch_norm(trunk: Trunk, photos: PhotoSet, seed: int) -> None:
         layer.momentum = None  # a plain average over the calibration photos
         layer.train()
     for _, image in photos.read_all(sample(photos, CALIBRATION_PHOTOS, seed).tolist()):
-        if image is not None:
+        if image is not None and max(image.shape[:2]) > trunk.stride:  # one position alone has no statistics
             trunk(as_batch([image], device))
     for layer in layers:
         layer.eval()
@@ -47,6 +47,7 @@ def learn_whitening(network: Network, photos: PhotoSet, recipe: Recipe, processe
         if image is not None:
             features, strengths = network.refined_features(as_batch([image], processes.device))
             moments.add(strongest(features[0], strengths[0], recipe.whitening_features).cpu().numpy())
+    agree_on_unreadable(photos, processes)
     moments = Moments.total(processes.gather(moments))
     if moments.count == 0:
         raise HowlError("no readable training photo to learn whitening from")

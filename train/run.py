@@ -36,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if processes.is_first:
             print(f"training on {training.photos.describe()}; validation on {training.validation.describe()}")
         checkpoint = training.run(out)
-        if processes.is_first:
+        if checkpoint is not None:
             report(training, checkpoint, out)
 
 
@@ -58,10 +58,11 @@ def resumed(options: argparse.Namespace, processes: Processes) -> Training:
     """The run of a checkpoint, taken up where it stopped; only more epochs may be asked of it."""
     given = {name for name, value in vars(options).items() if value is not None} - KEPT_ON_RESUME
     if given:
-        raise HowlError(
-            f"--resume keeps the checkpoint's own settings: leave out {', '.join('--' + n for n in sorted(given))}"
-        )
+        flags = ", ".join("--" + name.replace("_", "-") for name in sorted(given))
+        raise HowlError(f"--resume keeps the checkpoint's own settings: leave out {flags}")
     checkpoint = Checkpoint.load(Path(options.resume))
+    if "recipe" not in checkpoint.training:
+        raise HowlError(f"{options.resume}: holds no training run to resume")
     recipe = Recipe(**checkpoint.training["recipe"])
     if options.epochs is not None:
         recipe = replace(recipe, epochs=options.epochs)
@@ -109,7 +110,7 @@ def network_of(options: argparse.Namespace, image_size: int) -> NetworkConfig:
     if config.dimensions > trunk.channels:
         raise HowlError(f"--dimensions {config.dimensions}: {config.trunk} has {trunk.channels} channels, no more")
     if options.graph_nodes is None:
-        side = image_size // trunk.stride
+        side = -(-image_size // trunk.stride)
         config = replace(config, graph_nodes=min(side * side, MOST_GRAPH_NODES))
     if config.graph and config.graph_neighbours >= config.graph_nodes:
         raise HowlError(

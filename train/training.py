@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
@@ -15,7 +16,7 @@ from tqdm import tqdm
 
 from runtime.asmk import AsmkParameters
 from runtime.errors import HowlError
-from runtime.image import Image
+from runtime.image import SMALLEST_SIDE, Image
 from train.checkpoint import Checkpoint
 from train.data.photos import PhotoSet
 from train.describing import Describer, quiet
@@ -71,18 +72,19 @@ class Training:
         self.network.load_state_dict(progress["weights"])
         self.optimiser.load_state_dict(progress["optimiser"])
         self.records = [EpochRecord(**record) for record in progress["records"]]
-        for photos, unreadable in ((self.photos, "unreadable"), (self.validation, "unreadable_validation")):
-            for name, reason in progress[unreadable].items():
-                photos.drop(photos.names.index(name), reason)
+        self.photos.leave_out(progress["unreadable"])
+        self.validation.leave_out(progress["unreadable_validation"])
 
-    def run(self, out: Path) -> Checkpoint:
+    def run(self, out: Path) -> Checkpoint | None:
         """Trains the epochs that are left and writes the checkpoint, log and curve after each.
 
         Returns:
-            the checkpoint of the best epoch, as it lies in ``out``.
+            the checkpoint of the best epoch, as it lies in ``out``; None in all processes but the first.
         """
         if not self.records:
             self._finish_epoch(EpochRecord(0, None, None, 0.0, 0, 0.0), time.perf_counter(), out)
+        elif self.processes.is_first:
+            self._write(out)  # where no epoch is left, nothing else would
         model = self._distributed()
         for epoch in range(self.records[-1].epoch, self.recipe.epochs):
             begin = time.perf_counter()
@@ -92,16 +94,12 @@ class Training:
             self.network.train()
             loss = self._train_on(model, tuples, f"epoch {epoch + 1}: training")
             self._finish_epoch(EpochRecord(epoch + 1, loss, None, rate, len(tuples), 0.0), begin, out)
-        if self.best is None:
-            raise HowlError(f"{out}: nothing to write: no epoch was validated")
-        return self.best
+        return self.best if self.processes.is_first else None
 
     def _train_on(self, model: nn.Module, tuples: list[TrainingTuple], label: str) -> float:
         """One pass over the tuples; the mean loss of a tuple."""
         per_step = self.recipe.tuples_per_step
         steps = [tuples[i : i + per_step] for i in range(0, len(tuples), per_step)]
-        # A last, short step that leaves a process without a tuple would leave it without a gradient to share.
-        steps = [step for step in steps if len(step) >= self.processes.world]
         mine = [self.processes.share(step) for step in steps]
         images = self._tuple_images([t for step in mine for t in step])
         total = 0.0
@@ -109,8 +107,10 @@ class Training:
             self.optimiser.zero_grad()
             for position, _ in enumerate(step):
                 total += self._learn_tuple(model, next(images), last_of_step=position == len(step) - 1)
+            if not step:
+                self._learn_nothing(model)
             self.optimiser.step()
-        return sum(self.processes.gather(total)) / max(1, sum(len(step) for step in steps))
+        return sum(self.processes.gather(total)) / len(tuples)
 
     def _learn_tuple(self, model: nn.Module, images: list[Image], *, last_of_step: bool) -> float:
         """Adds one tuple's gradient; the processes exchange gradients with the last of a step."""
@@ -121,6 +121,11 @@ class Training:
             # HOW sums gradients over the tuples of a step; DDP divides by the number of processes.
             (loss * self.processes.world).backward()
         return float(loss.detach())
+
+    def _learn_nothing(self, model: nn.Module) -> None:
+        """The turn of a process that a short last step leaves no tuple: the others wait for its gradient, 0."""
+        black = np.zeros((SMALLEST_SIDE, SMALLEST_SIDE, 3), np.uint8)
+        (0 * model([black]).sum()).backward()
 
     def _tuple_images(self, tuples: list[TrainingTuple]) -> Iterator[list[Image]]:
         """The photos of each tuple: query, positive, negatives; read ahead."""

@@ -52,6 +52,12 @@ class PhotoSet:
         self.usable[index] = False
         self.unreadable[self.names[index]] = reason
 
+    def leave_out(self, unreadable: Mapping[str, str]) -> None:
+        """Drops photos by their names, for the reasons given; names that are not in the set are passed over."""
+        for index, name in enumerate(self.names):
+            if name in unreadable:
+                self.drop(index, unreadable[name])
+
     def read_all(self, indices: Iterable[int]) -> Iterator[tuple[int, Image | None]]:
         """Pairs of index and photo, in order, read ahead."""
         return map_ahead(self.read, indices)

@@ -5,6 +5,7 @@ ROOT/train/retrieval-SfM-120k/retrieval-SfM-120k-val-eccv2020.pkl    HOW's valid
 ROOT/train/retrieval-SfM-120k/ims/ef/cd/ab/…abcdef                   the photos, by the end of their cid
 """
 
+from collections.abc import Sized
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ def sfm120k(root: Path, split: str, image_size: int) -> PhotoSet:
         part = lists[split]
         cids, clusters = list(part["cids"]), np.asarray(part["cluster"], np.int64)
         pairs = np.stack([np.asarray(part["qidxs"], np.int64), np.asarray(part["pidxs"], np.int64)], axis=1)
+        _check(cids, clusters, pairs)
     except (KeyError, TypeError, ValueError) as error:
         raise HowlError(f"{folder / 'retrieval-SfM-120k.pkl'}: not in the published layout: {error}") from None
     return _photo_set(folder, cids, clusters, _positives_by_query(pairs), image_size)
@@ -46,9 +48,20 @@ def sfm120k_validation(root: Path, image_size: int) -> PhotoSet:
         positives = {
             int(q): np.asarray(truth["ok"], np.int64) for q, truth in zip(lists["qidx"], lists["gnd"], strict=True)
         }
+        _check(cids, cids, np.array([*positives, *np.concatenate(list(positives.values()))]))
     except (KeyError, TypeError, ValueError) as error:
         raise HowlError(f"{path}: not in the published layout: {error}") from None
     return _photo_set(folder, cids, np.arange(len(cids)), positives, image_size)
+
+
+def _check(cids: list[str], scenes: Sized, pairs: NDArray[np.int64]) -> None:
+    """Raises ValueError where the parts of a list do not go together."""
+    if not all(isinstance(cid, str) for cid in cids):
+        raise ValueError("cids must be names")
+    if len(scenes) != len(cids):
+        raise ValueError(f"{len(cids)} photos, but {len(scenes)} clusters")
+    if pairs.size and not 0 <= pairs.min() <= pairs.max() < len(cids):
+        raise ValueError(f"there are {len(cids)} photos, but pairs number {pairs.min()} to {pairs.max()}")
 
 
 def _positives_by_query(pairs: NDArray[np.int64]) -> dict[int, NDArray[np.int64]]:
@@ -71,9 +84,9 @@ def photo_path(folder: Path, cid: str) -> Path:
 
 def _dataset(root: Path) -> Path:
     folder = root / FOLDER
-    if not (folder / "retrieval-SfM-120k.pkl").exists():
+    if not ((folder / "retrieval-SfM-120k.pkl").exists() and (folder / "ims").is_dir()):
         raise HowlError(
-            f"{folder}: retrieval-SfM-120k is not here: unpack {LISTS_URL} into it and {PHOTOS_URL} into its "
-            f"ims/, or name the folder that holds train/ with --data-root"
+            f"{folder}: retrieval-SfM-120k is not here, or not whole: unpack {LISTS_URL} into it and {PHOTOS_URL} "
+            f"into its ims/, or name the folder that holds train/ with --data-root"
         )
     return folder

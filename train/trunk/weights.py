@@ -1,6 +1,6 @@
 """Where a trunk's initial weights come from: ImageNet, a file, or chance."""
 
-import pickle
+import warnings
 from pathlib import Path
 
 import torch
@@ -32,7 +32,8 @@ def initialise_trunk(trunk: Trunk, name: str, init: str) -> None:
 def load_trunk_weights(trunk: Trunk, path: Path) -> None:
     """Loads a published state dict; layers beyond the trunk's end (the classifier, a last stage) are left out."""
     state = read_state_dict(path)
-    wanted = trunk.state_dict()
+    # BatchNorm's counters of batches are younger than some published weights, and frozen statistics need none.
+    wanted = {key: value for key, value in trunk.state_dict().items() if not key.endswith("num_batches_tracked")}
     missing = [key for key in wanted if key not in state]
     if missing:
         raise HowlError(f"{path}: no weights for this trunk: {missing[0]} and {len(missing) - 1} more are missing")
@@ -42,16 +43,17 @@ def load_trunk_weights(trunk: Trunk, path: Path) -> None:
                 f"{path}: {key} is {tuple(state[key].shape)}, this trunk needs {tuple(value.shape)}: weights of "
                 f"another network"
             )
-    trunk.load_state_dict({key: state[key] for key in wanted})
+    trunk.load_state_dict({key: state[key] for key in wanted}, strict=False)
 
 
 def read_state_dict(path: Path) -> dict[str, Tensor]:
     """A file of named tensors and nothing else. Raises HowlError where it is anything more: no code is run."""
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings(action="ignore"):  # PyTorch has its doubts about odd files: so have we, below
+            state = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise HowlError(f"{path}: no such file of trunk weights") from None
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, OSError, KeyError, AttributeError):
+    except Exception:  # a damaged file can raise any
         raise HowlError(f"{path}: not a plain file of PyTorch weights; refused, nothing in it was run") from None
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise HowlError(f"{path}: not a state dict: it must map names to tensors")

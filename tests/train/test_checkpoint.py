@@ -1,0 +1,137 @@
+"""Checkpoints: what goes in comes out, whole or not at all, and nobody's code is run."""
+
+import pickle
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from runtime.asmk import AsmkParameters
+from runtime.codebook import Codebook
+from runtime.errors import HowlError
+from train.checkpoint import Checkpoint
+from train.extraction import ExtractionConfig
+from train.network import Network, NetworkConfig
+
+
+@pytest.fixture
+def checkpoint(tiny_config: NetworkConfig) -> Checkpoint:
+    config = replace(tiny_config, smoothing="learned", bandwidth="shared", kernel=5, graph=True)
+    return Checkpoint(
+        network=config,
+        weights=Network(config).state_dict(),
+        extraction=ExtractionConfig(image_size=96, scales=(1.0, 0.707), features=50),
+        asmk=AsmkParameters(alpha=2.0, threshold=0.25, query_assignments=3),
+        codebook=Codebook(np.random.default_rng(0).normal(size=(4, 8)).astype(np.float32)),
+        training={"records": [{"epoch": 0, "loss": None}], "moments": torch.ones(2)},
+    )
+
+
+@pytest.fixture
+def path(checkpoint: Checkpoint, tmp_path: Path) -> Path:
+    checkpoint.save(tmp_path / "ckpt.pt")
+    return tmp_path / "ckpt.pt"
+
+
+def change(path: Path, alter: Callable[[dict[str, Any]], object]) -> None:
+    """Writes the file anew with its content altered."""
+    content = torch.load(path, weights_only=True)
+    alter(content)
+    torch.save(content, path)
+
+
+def test_what_is_saved_is_loaded(checkpoint: Checkpoint, path: Path) -> None:
+    loaded = Checkpoint.load(path)
+    for name in ("network", "extraction", "asmk"):
+        assert getattr(loaded, name) == getattr(checkpoint, name)
+    assert loaded.weights.keys() == checkpoint.weights.keys()
+    assert all(torch.equal(value, checkpoint.weights[key]) for key, value in loaded.weights.items())
+    np.testing.assert_array_equal(loaded.codebook.centroids, checkpoint.codebook.centroids)
+    assert loaded.training["records"] == checkpoint.training["records"]
+    assert torch.equal(loaded.training["moments"], checkpoint.training["moments"])
+
+
+@torch.no_grad()
+def test_the_network_that_comes_out_computes_what_went_in(checkpoint: Checkpoint, path: Path) -> None:
+    image = 255 * torch.rand(1, 3, 40, 56)
+    network = Checkpoint.load(path).build_network()
+    assert not network.training
+    assert torch.equal(network(image).descriptors, checkpoint.build_network()(image).descriptors)
+
+
+class RunsCode:
+    """Unpickled by a careless reader, it leaves a file behind."""
+
+    def __init__(self, trace: Path) -> None:
+        self.trace = trace
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return open, (str(self.trace), "w")
+
+
+@pytest.mark.filterwarnings("error")  # a warning would be a second line
+@pytest.mark.parametrize("place", ["inside", "whole", "plain pickle"])
+def test_a_file_that_would_run_code_is_refused_and_runs_nothing(path: Path, place: str, tmp_path: Path) -> None:
+    trace = tmp_path / "trace"
+    if place == "inside":
+        change(path, lambda content: content["training"].update(records=RunsCode(trace)))
+    elif place == "whole":
+        torch.save(RunsCode(trace), path)
+    else:
+        path.write_bytes(pickle.dumps(RunsCode(trace)))
+    with pytest.raises(HowlError, match=r"ckpt\.pt: refused: [^\n]*nothing in it was run$"):
+        Checkpoint.load(path)
+    assert not trace.exists()
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda path: path.unlink(), "no such checkpoint"),
+        (lambda path: path.write_bytes(b""), "damaged, or not a checkpoint"),
+        (lambda path: path.write_bytes(path.read_bytes()[:3000]), "damaged, or not a checkpoint"),
+        (lambda path: path.write_bytes(path.read_bytes()[:-200]), "damaged, or not a checkpoint"),
+        (lambda path: (path.unlink(), path.mkdir()), "damaged, or not a checkpoint"),
+        (lambda path: torch.save({"weights": {}}, path), "not a howl checkpoint"),
+        (lambda path: torch.save([1, 2], path), "not a howl checkpoint"),
+        (lambda path: change(path, lambda content: content.update(version=99)), "newer howl"),
+        (lambda path: change(path, lambda content: content.pop("version")), "damaged checkpoint"),
+        (lambda path: change(path, lambda content: content.pop("codebook")), "damaged checkpoint"),
+        (lambda path: change(path, lambda content: content.update(network=7)), "damaged checkpoint"),
+        (lambda path: change(path, lambda content: content["network"].update(colour="red")), "damaged checkpoint"),
+    ],
+    ids=[
+        *("missing", "empty", "truncated", "without its end", "a folder", "another file", "a list", "newer"),
+        *("without version", "without codebook", "no configuration", "unknown setting"),
+    ],
+)
+def test_other_files_are_one_clear_error(path: Path, spoil: Callable[[Path], object], message: str) -> None:
+    spoil(path)
+    with pytest.raises(HowlError, match=rf"ckpt\.pt: [^\n]*{message}[^\n]*$"):
+        Checkpoint.load(path)
+
+
+def test_text_is_refused(path: Path) -> None:
+    path.write_text("these are not the weights\n")
+    with pytest.raises(HowlError, match=r"ckpt\.pt: [^\n]+$"):
+        Checkpoint.load(path)
+
+
+def test_a_checkpoint_is_saved_whole_or_not_at_all(
+    checkpoint: Checkpoint, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = path.read_bytes()
+
+    def full_disk(content: Any, file: Any) -> None:
+        file.write(b"half of it")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(torch, "save", full_disk)
+    with pytest.raises(HowlError, match=r"ckpt\.pt: cannot be written: No space left"):
+        checkpoint.save(path)
+    assert path.read_bytes() == before
+    assert list(path.parent.iterdir()) == [path]

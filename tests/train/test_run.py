@@ -1,0 +1,234 @@
+"""The command: what it writes, and what it says when it cannot."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import cv2
+import pytest
+import torch
+
+import train
+from runtime.command import run_command
+from runtime.errors import HowlError
+from train.checkpoint import Checkpoint
+from train.run import main, network_of, parse, recipe_of
+
+SMALL = ["--image-size", "64", "--scales", "1", "--features", "20", "--tuples", "4", "--dimensions", "16"]
+
+
+def run(*arguments: object) -> None:
+    main([str(argument) for argument in arguments])
+
+
+@pytest.fixture
+def photos(tmp_path: Path, write_photos: Callable) -> Path:
+    """Four places, two photos each."""
+    write_photos(tmp_path / "photos", scenes=4, views=2)
+    return tmp_path / "photos"
+
+
+@pytest.fixture
+def fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """``fails(*arguments)``: the one line of a command that exits with 1 and leaves all files as they were."""
+
+    def run_and_fail(*arguments: object) -> str:
+        before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr(sys, "argv", ["train/run.py", *map(str, arguments)])
+        assert run_command(main) == 1
+        printed = capsys.readouterr()
+        assert printed.err.startswith("error: ")
+        assert printed.err.endswith("\n")
+        assert printed.err.count("\n") == 1
+        assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
+        return printed.err
+
+    return run_and_fail
+
+
+def log_of(checkpoint: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in checkpoint.with_suffix(".jsonl").read_text().splitlines()]
+
+
+def test_training_writes_checkpoint_log_and_curve(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "new" / "ckpt.pt"
+    run("--data", photos, "--out", out, "--epochs", 2, "--smoothing", "learned", "--graph", *SMALL)
+    assert sorted(path.name for path in out.parent.iterdir()) == ["ckpt.jsonl", "ckpt.png", "ckpt.pt"]
+    log = log_of(out)
+    assert [line["epoch"] for line in log] == [0, 1, 2]
+    assert [line["tuples"] for line in log] == [0, 4, 4]
+    assert log[0]["loss"] is None
+    assert all(line["loss"] > 0 for line in log[1:])
+    assert all(0 <= line["mean_average_precision"] <= 1 for line in log)
+    assert cv2.imread(str(out.with_suffix(".png"))) is not None
+    checkpoint = Checkpoint.load(out)
+    assert (checkpoint.network.smoothing, checkpoint.network.graph) == ("learned", True)
+    assert (checkpoint.network.graph_nodes, checkpoint.network.dimensions) == (16, 16)
+    assert (checkpoint.extraction.image_size, checkpoint.extraction.scales) == (64, (1.0,))
+    assert checkpoint.extraction.features == 20
+    printed = capsys.readouterr()
+    assert str(out) in printed.out
+    assert printed.err == ""
+
+
+def test_resume_goes_on_in_the_same_file(photos: Path, tmp_path: Path) -> None:
+    out = tmp_path / "ckpt.pt"
+    run("--data", photos, "--out", out, "--epochs", 1, *SMALL)
+    first = log_of(out)
+    run("--resume", out, "--epochs", 2)
+    assert log_of(out)[:2] == first
+    assert [line["epoch"] for line in log_of(out)] == [0, 1, 2]
+    assert Checkpoint.load(out).training["recipe"]["epochs"] == 2
+
+
+def test_a_random_trunk_with_broken_photos_trains_to_the_end(
+    photos: Path, tmp_path: Path, break_photo: Callable, capsys: pytest.CaptureFixture[str]
+) -> None:
+    broken = {"place0/0.jpg": "empty", "place3/1.jpg": "truncated", "place1/0.jpg": "no image"}
+    for name, how in broken.items():
+        break_photo(photos / name, how)
+    run("--data", photos, "--out", tmp_path / "ckpt.pt", "--epochs", 1, "--init", "random", *SMALL)
+    said = capsys.readouterr().out
+    assert "left out 3 unreadable photos" in said
+    assert all(name in said for name in broken)
+    assert log_of(tmp_path / "ckpt.pt")[1]["tuples"] == 2  # the two photos of the one place that is whole
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["--no-such-flag"],
+        ["--trunk", "vgg16"],
+        ["--smoothing", "median"],
+        ["--kernel", "4"],
+        ["--epochs", "-1"],
+        ["--epochs", "many"],
+        ["--tuples", "0"],
+        ["--learning-rate", "0"],
+        ["--learning-rate", "nan"],
+        ["--image-size", "16"],
+        ["--scales", "1,x"],
+        ["--scales", ""],
+        ["--features", "1.5"],
+    ],
+    ids=" ".join,
+)
+def test_wrong_usage_exits_with_2(flags: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as exit_:
+        run(*flags)
+    assert exit_.value.code == 2
+    assert flags[0] in capsys.readouterr().err
+
+
+def test_a_missing_folder_of_photos_is_one_line(fails: Callable[..., str], tmp_path: Path) -> None:
+    assert str(tmp_path / "nowhere") in fails("--data", tmp_path / "nowhere", "--out", tmp_path / "ckpt.pt")
+
+
+def test_missing_sfm120k_is_one_line(fails: Callable[..., str], tmp_path: Path) -> None:
+    assert "retrieval-SfM-120k" in fails("--data", "sfm120k", "--data-root", tmp_path, "--out", tmp_path / "ckpt.pt")
+
+
+def test_missing_trunk_weights_are_one_line(
+    fails: Callable[..., str], photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
+    line = fails("--data", photos, "--trunk", "resnet18", *SMALL)
+    assert str(tmp_path / "hub") in line
+    assert str(tmp_path / "mine.pth") in fails("--data", photos, "--init", tmp_path / "mine.pth", *SMALL)
+
+
+@pytest.mark.parametrize(
+    ("flags", "named"),
+    [
+        (["--graph", "--graph-nodes", "8", "--graph-neighbours", "8"], "--graph-neighbours 8"),
+        (["--dimensions", "225"], "--dimensions 225"),
+    ],
+    ids=["more neighbours than nodes", "more dimensions than channels"],
+)
+def test_flags_that_do_not_go_together_are_one_line(
+    fails: Callable[..., str], photos: Path, flags: list[str], named: str
+) -> None:
+    assert named in fails("--data", photos, "--image-size", 64, *flags)
+
+
+@pytest.mark.parametrize("content", [None, b"", b"no checkpoint\n"], ids=["missing", "empty", "text"])
+def test_a_bad_checkpoint_is_one_line(fails: Callable[..., str], tmp_path: Path, content: bytes | None) -> None:
+    path = tmp_path / "ckpt.pt"
+    if content is not None:
+        path.write_bytes(content)
+    assert str(path) in fails("--resume", path, "--out", tmp_path / "other.pt")
+
+
+def test_a_checkpoint_without_a_run_is_one_line(fails: Callable[..., str], photos: Path, tmp_path: Path) -> None:
+    path = tmp_path / "ckpt.pt"
+    run("--data", photos, "--out", path, "--epochs", 0, *SMALL)
+    content = torch.load(path, weights_only=True)
+    torch.save(content | {"training": {}}, path)
+    assert str(path) in fails("--resume", path)
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["--tuples-per-step", "3"],
+        ["--no-graph"],
+        ["--graph"],
+        ["--data", "scenes"],
+        ["--init", "imagenet"],
+        ["--seed", "0"],
+    ],
+    ids=" ".join,
+)
+def test_settings_given_with_resume_are_one_line(fails: Callable[..., str], tmp_path: Path, flags: list[str]) -> None:
+    line = fails("--resume", tmp_path / "ckpt.pt", *flags)
+    assert flags[0].replace("--no-", "--") in line
+
+
+def test_the_graph_covers_the_map_at_training_size() -> None:
+    for image_size in (64, 72, 320, 1000):
+        rows = columns = -(-image_size // 16)
+        assert network_of(parse([]), image_size).graph_nodes == min(rows * columns, 3840)
+    assert network_of(parse(["--graph-nodes", "50"]), 320).graph_nodes == 50
+
+
+def test_options_overrule_what_the_data_and_the_trunk_suggest() -> None:
+    assert recipe_of(parse(["--trunk", "resnet50"])).learning_rate == 1e-6
+    recipe = recipe_of(parse(["--data", "sfm120k", "--trunk", "resnet18", "--epochs", "0", "--seed", "7"]))
+    assert (recipe.learning_rate, recipe.tuples, recipe.epochs, recipe.seed) == (5e-6, 2000, 0, 7)
+    with pytest.raises(HowlError):
+        network_of(parse(["--graph", "--graph-nodes", "2", "--graph-neighbours", "3"]), 320)
+
+
+def test_the_file_runs_as_a_command(tmp_path: Path) -> None:
+    root = Path(train.__file__).parents[1]
+
+    def result(*arguments: str) -> tuple[int, str, str]:
+        command = [sys.executable, str(root / "train" / "run.py"), *arguments]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path, env=environment)
+        return done.returncode, done.stdout, done.stderr
+
+    environment = {"PYTHONPATH": str(root), "PATH": ""}
+    code, _, errors = result("--data", "nowhere")
+    assert (code, errors.count("\n")) == (1, 1)
+    assert errors.startswith("error: nowhere: ")
+    code, usage, _ = result("--help")
+    assert code == 0
+    for flag in (
+        "--data",
+        "--smoothing",
+        "--graph",
+        "--no-graph",
+        "--trunk",
+        "--init",
+        "--epochs",
+        "--out",
+        "--resume",
+    ):
+        assert flag in usage
+    assert not list(tmp_path.iterdir())
