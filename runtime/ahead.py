@@ -8,13 +8,13 @@ from typing import TypeVar
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-THREADS = 4
+THREADS = 2  # more take cores from whoever waits for the results
 
 
 def map_ahead(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[tuple[Item, Result]]:
     """Pairs of item and ``function(item)``, in order, worked out ahead by threads.
 
-    At most eight results wait in memory, however many items there are.
+    At most four results wait in memory, however many items there are.
     """
     items = iter(items)
     with ThreadPoolExecutor(THREADS) as pool:

@@ -21,7 +21,7 @@ from train.data.scenes import write_scenes
 
 SEED = 1000  # of a town that no training sees
 BUILDINGS, VIEWS, SIDE = 24, 6, 320
-BUDGET = "--epochs 1 --tuples 60 --words 1024".split()
+BUDGET = ["--epochs", "1", "--tuples", "60", "--words", "1024"]
 NETWORKS = {
     "HOW": ["--smoothing", "average"],
     "howl": ["--smoothing", "learned", "--graph"],

@@ -10,8 +10,8 @@ from train.data.sfm120k import sfm120k, sfm120k_validation
 
 HELD_OUT = 5  # every fifth scene of a folder is kept for validation
 MADE_VIEWS = 8
-MADE_TRAINING_SCENES = 60
-MADE_VALIDATION_SCENES = 20
+MADE_TRAINING_SCENES = 40
+MADE_VALIDATION_SCENES = 16
 
 
 def open_data(data: str, *, image_size: int, seed: int, root: Path) -> tuple[PhotoSet, PhotoSet]:
