@@ -63,7 +63,7 @@ def find_photos(paths: Iterable[str | Path]) -> list[Path]:
     found: dict[Path, None] = {}
     for path in roots:
         if path.is_dir():
-            found.update(dict.fromkeys(sorted(p for p in path.rglob("*") if is_photo(p) and p.is_file())))
+            found.update(dict.fromkeys(photos_below(path)))
         elif path.exists():
             found[path] = None
         else:
@@ -71,6 +71,32 @@ def find_photos(paths: Iterable[str | Path]) -> list[Path]:
     if not found:
         raise HowlError(f"{', '.join(map(str, roots))}: no photos ({' '.join(sorted(PHOTO_SUFFIXES))}) found here")
     return list(found)
+
+
+def scenes_below(root: Path) -> dict[str, list[Path]]:
+    """A folder of folders: the photos of every scene, by its name, which is that of the folder right below ``root``.
+
+    Raises:
+        HowlError: the folder is missing, or none of its folders holds a photo.
+    """
+    if not root.is_dir():
+        raise HowlError(f"{root}: no such folder; name one that holds a folder for each scene")
+    folders = (entry for entry in sorted(root.iterdir()) if entry.is_dir() and not entry.name.startswith("."))
+    scenes = {folder.name: photos for folder in folders if (photos := photos_below(folder))}
+    if not scenes:
+        raise HowlError(f"{root}: no photos in its folders; put the photos of each scene into a folder of its own")
+    return scenes
+
+
+def photos_below(folder: Path) -> list[Path]:
+    """The photos of a folder and its folders, sorted; hidden ones, such as .thumbnails, are passed over."""
+    return sorted(
+        path
+        for path in folder.rglob("*")
+        if is_photo(path)
+        and path.is_file()
+        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
+    )
 
 
 def is_photo(path: Path) -> bool:

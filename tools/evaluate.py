@@ -17,7 +17,7 @@ from runtime.command import run_command
 from runtime.encoder import Encoder
 from runtime.errors import HowlError, ImageError
 from runtime.evaluation import average_precision, positive_ranks, precision_at
-from runtime.image import Image, find_photos, is_photo
+from runtime.image import Image, find_photos, scenes_below
 from runtime.inverted_file import LARGEST, InvertedFile
 
 PRECISION_DEPTHS = (1, 5, 10)
@@ -82,16 +82,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def labelled_photos(root: Path) -> list[tuple[Path, int]]:
-    """The photos of a folder of folders, each with the number of its scene: the folder right below ``root``."""
-    if not root.is_dir():
-        raise HowlError(f"{root}: no such folder; evaluation takes a folder with one folder a scene")
-    scenes = [folder for folder in sorted(root.iterdir()) if folder.is_dir()]
-    photos = [
-        (path, number) for number, scene in enumerate(scenes) for path in sorted(scene.rglob("*")) if is_photo(path)
-    ]
-    if not photos:
-        raise HowlError(f"{root}: no photos in its folders; put the photos of each scene into a folder of its own")
-    return photos
+    """The photos of a folder of folders, each with the number of its scene."""
+    scenes = scenes_below(root).values()
+    return [(path, number) for number, photos in enumerate(scenes) for path in photos]
 
 
 def encode_all(

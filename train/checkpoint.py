@@ -3,8 +3,6 @@
 A file of tensors and plain values, loaded with ``weights_only=True``: opening a stranger's file never runs its code.
 """
 
-import pickle
-import warnings
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +17,7 @@ from runtime.errors import HowlError
 from runtime.files import replacing
 from train.extraction import ExtractionConfig
 from train.network import Network, NetworkConfig
+from train.tensor_file import load_tensors
 
 FORMAT = "howl checkpoint"
 VERSION = 1
@@ -73,7 +72,7 @@ class Checkpoint:
             HowlError: the file is missing, damaged, newer than this program, or holds more than tensors and plain
                 values; nothing in it has been run.
         """
-        content = _read(path)
+        content = load_tensors(path)
         if not isinstance(content, dict) or content.get("format") != FORMAT:
             raise HowlError(f"{path}: not a howl checkpoint; python train/run.py --out {path.name} writes one")
         try:
@@ -90,17 +89,3 @@ class Checkpoint:
             )
         except (KeyError, TypeError, AttributeError) as error:
             raise HowlError(f"{path}: a damaged checkpoint: {error}") from None
-
-
-def _read(path: Path) -> Any:
-    try:
-        with warnings.catch_warnings(action="ignore"):  # PyTorch has its doubts about odd files: so have we, below
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise HowlError(f"{path}: no such checkpoint") from None
-    except pickle.UnpicklingError:
-        raise HowlError(
-            f"{path}: refused: a checkpoint holds tensors and plain values only; nothing in it was run"
-        ) from None
-    except Exception:  # a damaged file can raise any
-        raise HowlError(f"{path}: damaged, or not a checkpoint") from None

@@ -7,6 +7,8 @@ from typing import Any
 
 from runtime.files import replacing
 
+LOG_SUFFIX, CURVE_SUFFIX = ".jsonl", ".png"  # of the files beside the checkpoint
+
 
 @dataclass(frozen=True)
 class EpochRecord:
@@ -40,9 +42,9 @@ class EpochRecord:
 def write_history(records: list[EpochRecord], checkpoint: Path) -> None:
     """Writes ``ckpt.jsonl`` and ``ckpt.png`` beside ``ckpt.pt``."""
     lines = "".join(json.dumps(record.as_dict()) + "\n" for record in records)
-    with replacing(checkpoint.with_suffix(".jsonl")) as file:
+    with replacing(checkpoint.with_suffix(LOG_SUFFIX)) as file:
         file.write(lines.encode())
-    plot_curve(records, checkpoint.with_suffix(".png"))
+    plot_curve(records, checkpoint.with_suffix(CURVE_SUFFIX))
 
 
 def plot_curve(records: list[EpochRecord], path: Path) -> None:

@@ -1,6 +1,7 @@
 """Trains a network: ``python train/run.py [--data scenes|DIR|sfm120k] [--smoothing ...] [--graph] [--out ckpt.pt]``."""
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import fields, replace
@@ -15,6 +16,7 @@ from runtime.errors import HowlError
 from train.checkpoint import Checkpoint
 from train.data import open_data
 from train.extraction import ExtractionConfig
+from train.history import CURVE_SUFFIX, LOG_SUFFIX
 from train.network import Network, NetworkConfig
 from train.parallel import Processes, join_processes
 from train.recipe import TRUNK_LEARNING_RATES, Recipe, scale_for
@@ -30,7 +32,7 @@ DEFAULT_TRUNK = "efficientnet_lite0"
 
 def main(arguments: Sequence[str] | None = None) -> None:
     options = parse(arguments)
-    out = Path(options.out or options.resume or "ckpt.pt")
+    out = checkpoint_path(options)
     with join_processes() as processes:
         training = resumed(options, processes) if options.resume else begun(options, processes)
         if processes.is_first:
@@ -38,6 +40,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
         checkpoint = training.run(out)
         if checkpoint is not None:
             report(training, checkpoint, out)
+
+
+def checkpoint_path(options: argparse.Namespace) -> Path:
+    """Where the checkpoint goes; found out before any work whether it can go there."""
+    out = Path(options.out or options.resume or "ckpt.pt")
+    if out.suffix in (LOG_SUFFIX, CURVE_SUFFIX):
+        raise HowlError(f"--out {out}: the log or the curve beside the checkpoint gets that name; use .pt")
+    existing = next(folder for folder in (out.parent, *out.parent.absolute().parents) if folder.exists())
+    if out.is_dir() or not existing.is_dir() or not os.access(existing, os.W_OK):
+        raise HowlError(f"--out {out}: cannot be written there")
+    return out
 
 
 def begun(options: argparse.Namespace, processes: Processes) -> Training:
@@ -133,7 +146,8 @@ def report(training: Training, checkpoint: Checkpoint, out: Path) -> None:
     best = max(scored, key=lambda record: (record.mean_average_precision, -record.epoch))
     print(
         f"{out}: epoch {best.epoch} is the best, validation mAP {best.mean_average_precision:.4f}, "
-        f"{len(checkpoint.codebook)} visual words; log {out.with_suffix('.jsonl')}, curve {out.with_suffix('.png')}"
+        f"{len(checkpoint.codebook)} visual words; log {out.with_suffix(LOG_SUFFIX)}, "
+        f"curve {out.with_suffix(CURVE_SUFFIX)}"
     )
     unreadable = training.photos.unreadable | training.validation.unreadable
     if unreadable:

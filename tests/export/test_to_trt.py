@@ -91,7 +91,7 @@ def test_a_graph_that_differs_is_not_kept(checkpoint: Write, tmp_path: Path, mon
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
-        (["missing.pt"], "missing.pt: no such checkpoint"),
+        (["missing.pt"], "missing.pt: no such file"),
         (["text.pt"], "text.pt: "),
         (["good.pt", "--precision", "int8"], "int8 is not there yet"),
         (["good.pt", "--out", "engine.onnx"], "--out engine.onnx: name the plan"),

@@ -9,7 +9,7 @@ import pytest
 
 from runtime.ahead import map_ahead
 
-AHEAD = 8
+AHEAD = 4
 
 
 def test_results_come_in_order_however_long_each_takes() -> None:
@@ -30,7 +30,7 @@ def test_items_are_worked_on_at_the_same_time() -> None:
     assert len(list(map_ahead(lambda _: meeting.wait(), range(2)))) == 2
 
 
-def test_at_most_eight_results_wait() -> None:
+def test_at_most_four_results_wait() -> None:
     taken: list[int] = []
 
     def endless() -> Iterator[int]:

@@ -91,11 +91,11 @@ def test_a_file_that_would_run_code_is_refused_and_runs_nothing(path: Path, plac
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (lambda path: path.unlink(), "no such checkpoint"),
-        (lambda path: path.write_bytes(b""), "damaged, or not a checkpoint"),
-        (lambda path: path.write_bytes(path.read_bytes()[:3000]), "damaged, or not a checkpoint"),
-        (lambda path: path.write_bytes(path.read_bytes()[:-200]), "damaged, or not a checkpoint"),
-        (lambda path: (path.unlink(), path.mkdir()), "damaged, or not a checkpoint"),
+        (lambda path: path.unlink(), "no such file"),
+        (lambda path: path.write_bytes(b""), "damaged, or not a file of tensors"),
+        (lambda path: path.write_bytes(path.read_bytes()[:3000]), "damaged, or not a file of tensors"),
+        (lambda path: path.write_bytes(path.read_bytes()[:-200]), "damaged, or not a file of tensors"),
+        (lambda path: (path.unlink(), path.mkdir()), "damaged, or not a file of tensors"),
         (lambda path: torch.save({"weights": {}}, path), "not a howl checkpoint"),
         (lambda path: torch.save([1, 2], path), "not a howl checkpoint"),
         (lambda path: change(path, lambda content: content.update(version=99)), "newer howl"),

@@ -167,7 +167,7 @@ def test_photos_are_rgb_and_shrunk_to_the_image_size(tmp_path: Path, write_photo
     [
         (lambda folder, write: None, "no such folder"),
         (lambda folder, write: folder.write_text("a file"), "no such folder"),
-        (lambda folder, write: folder.mkdir(), "no folder with photos"),
+        (lambda folder, write: folder.mkdir(), "no photos in its folders"),
         (lambda folder, write: write(folder / "place0", 3, 3), "two scenes"),
         (lambda folder, write: write(folder, 3, 1), "two photos"),
     ],

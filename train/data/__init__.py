@@ -3,7 +3,8 @@
 from pathlib import Path
 
 from runtime.errors import HowlError
-from train.data.folder import folder_photos, scene_folders
+from runtime.image import scenes_below
+from train.data.folder import folder_photos
 from train.data.photos import PhotoSet
 from train.data.scenes import made_scenes
 from train.data.sfm120k import sfm120k, sfm120k_validation
@@ -39,7 +40,7 @@ def open_data(data: str, *, image_size: int, seed: int, root: Path) -> tuple[Pho
 
 def _split_folder(root: Path, image_size: int) -> tuple[PhotoSet, PhotoSet]:
     """Every fifth scene with at least two photos validates; with fewer than five such scenes, all serve as both."""
-    scenes = scene_folders(root)
+    scenes = scenes_below(root)
     pairable = [name for name, photos in scenes.items() if len(photos) > 1]
     if not pairable or len(scenes) < 2:
         raise HowlError(f"{root}: training needs two scenes at least, and two photos in one of them")

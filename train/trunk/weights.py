@@ -1,12 +1,12 @@
 """Where a trunk's initial weights come from: ImageNet, a file, or chance."""
 
-import warnings
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from runtime.errors import HowlError
+from train.tensor_file import load_tensors
 from train.trunk.base import Trunk
 
 TORCHVISION_FILES = {
@@ -48,13 +48,7 @@ def load_trunk_weights(trunk: Trunk, path: Path) -> None:
 
 def read_state_dict(path: Path) -> dict[str, Tensor]:
     """A file of named tensors and nothing else. Raises HowlError where it is anything more: no code is run."""
-    try:
-        with warnings.catch_warnings(action="ignore"):  # PyTorch has its doubts about odd files: so have we, below
-            state = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise HowlError(f"{path}: no such file of trunk weights") from None
-    except Exception:  # a damaged file can raise any
-        raise HowlError(f"{path}: not a plain file of PyTorch weights; refused, nothing in it was run") from None
+    state = load_tensors(path)
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise HowlError(f"{path}: not a state dict: it must map names to tensors")
     return state
