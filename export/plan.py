@@ -89,6 +89,7 @@ def _build(trt: TensorRT, onnx_path: Path, shapes: tuple[_Shape, _Shape, _Shape]
     profile = builder.create_optimization_profile()
     profile.set_shape(_INPUT, *shapes)
     config = builder.create_builder_config()
+    config.clear_flag(trt.module.BuilderFlag.TF32)  # its 10 bits would not pass for float32 after whitening
     if config.add_optimization_profile(profile) < 0:
         raise HowlError(f"{onnx_path}: does not take images of these sizes: {messages.reason()}")
     plan = builder.build_serialized_network(network, config)
