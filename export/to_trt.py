@@ -18,7 +18,7 @@ from runtime.engine import open_engine
 from runtime.errors import HowlError
 from runtime.gpu import find_gpus
 from runtime.image import SMALLEST_SIDE, Image, find_photos, load_rgb
-from runtime.manifest import Manifest, codebook_path, digest, manifest_path
+from runtime.manifest import ENGINE_SUFFIXES, Manifest, codebook_path, digest, manifest_path
 from train.checkpoint import Checkpoint
 from train.data.rendering import render_view
 from train.extraction import ExtractionConfig, Extractor
@@ -30,9 +30,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parse(arguments)
     if options.precision == "int8":
         raise HowlError("--precision int8 is not there yet; fp16 halves the trunk, fp32 is exact")
-    source, plan = Path(options.checkpoint), Path(options.out)
-    if plan.suffix != ".plan":
-        raise HowlError(f"--out {plan}: name the plan, as engine.plan; engine.onnx and the rest get the same name")
+    source, plan = Path(options.checkpoint), Path(options.out).with_suffix(".plan")
+    if Path(options.out).suffix not in ENGINE_SUFFIXES:
+        raise HowlError(
+            f"--out {options.out}: name an engine.plan, or an engine.onnx; its other files get the same name"
+        )
     checkpoint = Checkpoint.load(source)
     checkpoint.extraction = with_options(checkpoint.extraction, options)
     photos = photos_to_check(checkpoint, options.photos)

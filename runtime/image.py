@@ -118,6 +118,10 @@ def _as_bgr(photo: PhotoInput) -> Image:
         if photo.dtype != np.uint8 or photo.ndim != 3 or photo.shape[2] != 3:
             raise ImageError(f"{describe(photo)}: needs H×W×3 uint8 in BGR order, as cv2.imread gives")
         return photo
+    if not isinstance(photo, str | bytes | Path):
+        raise ImageError(
+            f"{describe(photo)}: a photo is a path, encoded bytes or an array; cv2.imread gives None for a bad path"
+        )
     data = photo if isinstance(photo, bytes) else _read(Path(photo))
     if not data:
         raise ImageError(f"{describe(photo)}: empty file")

@@ -18,6 +18,7 @@ from runtime.files import replacing
 
 FORMAT = "howl engine"
 VERSION = 1
+ENGINE_SUFFIXES = (".onnx", ".plan")
 
 
 @dataclass(frozen=True)
@@ -109,6 +110,8 @@ def load_checked(engine: Path) -> tuple[Manifest, Codebook]:
     Raises:
         HowlError: a file is missing, or two do not belong together; the line names both.
     """
+    if engine.suffix not in ENGINE_SUFFIXES:
+        raise HowlError(f"{engine}: an engine is an .onnx or a .plan file; python export/to_trt.py ckpt.pt writes one")
     if not engine.exists():
         raise HowlError(f"{engine}: no such engine; python export/to_trt.py ckpt.pt writes one")
     path = manifest_path(engine)

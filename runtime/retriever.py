@@ -96,17 +96,19 @@ class Retriever:
                 made before stay.
         """
         names = self._ids(photos, ids)
-        if self.index is None:
-            self.index = self._open_index() if Index.exists(self.index_path) else self._create_index()
-        index = self.index
-        if known := index.known(names):
+        if self.index is None and Index.exists(self.index_path):
+            self.index = self._open_index()
+        if self.index is not None and (known := self.index.known(names)):
             raise HowlError(f"{self.index_path}: {known[0]} is in the index already; remove it first")
         report = AddReport()
         prepared = self._prepare(photos, names, report)
         with tqdm(total=len(names), desc="indexing", unit="photo", disable=None) as bar:
             while batch := list(islice(prepared, PHOTOS_A_COMMIT)):
                 readable = [(name, image) for name, image in batch if image is not None]
-                index.add([name for name, _ in readable], [image for _, image in readable])
+                if readable and self.index is None:
+                    self.index = self._create_index()
+                if readable and self.index is not None:
+                    self.index.add([name for name, _ in readable], [image for _, image in readable])
                 report.added.extend(name for name, _ in readable)
                 bar.update(len(batch))
         return report

@@ -23,6 +23,7 @@ from runtime.inverted_file import LARGEST, InvertedFile
 PRECISION_DEPTHS = (1, 5, 10)
 WORST_SHOWN = 5
 DISTRACTOR = -1
+STANDARD_SETS = ("roxford5k", "rparis6k")
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parse(arguments)
     sets = {data: labelled_photos(Path(data)) for data in options.data}
     others = [(path, DISTRACTOR) for path in find_photos([options.distractors])] if options.distractors else []
+    refuse_overlap([path for labelled in sets.values() for path, _ in labelled], [path for path, _ in others])
     encoder = Encoder(Path(options.engine), device=options.device, threshold=options.threshold, alpha=options.alpha)
     skipped: dict[str, str] = {}
     distractors = list(encode_all(encoder, others, "distractors", skipped))
@@ -81,8 +83,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print_json(options, encoder, summaries, skipped) if options.json else print_text(encoder, summaries, skipped)
 
 
+def refuse_overlap(labelled: Sequence[Path], distractors: Sequence[Path]) -> None:
+    """Raises HowlError where a photo of a scene is among the photos that are said to show none."""
+    resolved = {path.resolve() for path in labelled}
+    if both := [path for path in distractors if path.resolve() in resolved]:
+        raise HowlError(f"{both[0]}: is a distractor and a labelled photo too; name a folder of other photos")
+
+
 def labelled_photos(root: Path) -> list[tuple[Path, int]]:
     """The photos of a folder of folders, each with the number of its scene."""
+    if str(root) in STANDARD_SETS and not root.exists():
+        raise HowlError(f"{root}: the revisited Oxford and Paris sets are not supported yet; name a folder of folders")
     scenes = scenes_below(root).values()
     return [(path, number) for number, photos in enumerate(scenes) for path in photos]
 

@@ -35,6 +35,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     out = checkpoint_path(options)
     with join_processes() as processes:
         training = resumed(options, processes) if options.resume else begun(options, processes)
+        if processes.is_first and training.validation is training.photos:
+            print("too few scenes to keep any for validation: the training photos serve for both (10 scenes would do)")
         if processes.is_first:
             print(f"training on {training.photos.describe()}; validation on {training.validation.describe()}")
         checkpoint = training.run(out)
@@ -50,6 +52,8 @@ def checkpoint_path(options: argparse.Namespace) -> Path:
     existing = next(folder for folder in (out.parent, *out.parent.absolute().parents) if folder.exists())
     if out.is_dir() or not existing.is_dir() or not os.access(existing, os.W_OK):
         raise HowlError(f"--out {out}: cannot be written there")
+    if out.exists() and not options.resume:
+        raise HowlError(f"{out}: exists already; go on with --resume {out}, name another --out, or delete it")
     return out
 
 
@@ -149,6 +153,8 @@ def report(training: Training, checkpoint: Checkpoint, out: Path) -> None:
         f"{len(checkpoint.codebook)} visual words; log {out.with_suffix(LOG_SUFFIX)}, "
         f"curve {out.with_suffix(CURVE_SUFFIX)}"
     )
+    if best.epoch == 0 and training.records[-1].epoch > 0:
+        print("no epoch was better than the network before its first step, which is what the checkpoint holds")
     unreadable = training.photos.unreadable | training.validation.unreadable
     if unreadable:
         print(f"left out {len(unreadable)} unreadable photos:")

@@ -40,7 +40,7 @@ class OnnxRuntimeEngine:
         if self.provider != wanted:
             raise HowlError(
                 f"{path}: {wanted} was asked for, ONNX Runtime fell back to {self.provider}: install "
-                f"'howl[gpu]' with CUDA and cuDNN, or ask for the CPU"
+                f"'onnxruntime-gpu[cuda,cudnn]', or ask for the CPU"
             )
 
     def extract(self, image: NDArray[np.uint8]) -> Features:
@@ -68,7 +68,7 @@ def import_onnxruntime() -> Any:
     try:
         import onnxruntime
     except ImportError:
-        raise HowlError("ONNX Runtime is not installed: pip install 'howl[cpu]' or 'howl[gpu]'") from None
+        raise HowlError("ONNX Runtime is not installed: pip install onnxruntime, or onnxruntime-gpu on a GPU") from None
     return onnxruntime
 
 
@@ -79,7 +79,7 @@ def choose_provider(device: str | None, available: list[str]) -> str:
         return CPU
     if device == "cuda":
         if CUDA not in available:
-            raise HowlError("the installed ONNX Runtime has no CUDA: pip install 'howl[gpu]' in place of 'howl[cpu]'")
+            raise HowlError("the installed ONNX Runtime has no CUDA: put onnxruntime-gpu in its place")
         if not find_gpus():
             raise HowlError("no NVIDIA GPU was found on this machine; leave the device out, or ask for cpu")
         return CUDA

@@ -80,9 +80,7 @@ def load_tensorrt() -> TensorRT:
             reasons.append(" ".join(str(error).split()))
         else:
             return TensorRT(flavour, module.__version__, module, _create_logger(module))
-    raise HowlError(
-        f"TensorRT cannot be loaded ({'; '.join(reasons)}): pip install 'howl[trt]', or 'howl[rtx]' for TensorRT-RTX"
-    )
+    raise HowlError(f"TensorRT cannot be loaded ({'; '.join(reasons)}): pip install tensorrt, or tensorrt-rtx-cu13")
 
 
 def _create_logger(module: Any) -> Any:

@@ -215,7 +215,7 @@ def _import_cuda(path: Path) -> Any:
     try:
         from cuda.bindings import runtime as cudart
     except ImportError as error:
-        raise HowlError(f"{path}: needs cuda-bindings: pip install 'howl[trt]' or 'howl[rtx]'") from error
+        raise HowlError(f"{path}: needs cuda-bindings: pip install cuda-bindings") from error
     return cudart
 
 

@@ -119,7 +119,7 @@ def test_the_provider_follows_from_device_package_and_machine(
 @pytest.mark.parametrize(
     ("device", "available", "gpus", "words"),
     [
-        ("cuda", [CPU], 1, "has no CUDA: pip install 'howl[gpu]'"),
+        ("cuda", [CPU], 1, "has no CUDA: put onnxruntime-gpu"),
         ("cuda", [CUDA, CPU], 0, "no NVIDIA GPU was found"),
         ("gpu", [CUDA, CPU], 1, "device 'gpu': needs to be cpu or cuda"),
         ("", [CPU], 0, "needs to be cpu or cuda"),
@@ -206,4 +206,4 @@ def test_one_package_of_onnx_runtime_is_enough(monkeypatch: pytest.MonkeyPatch, 
 def test_without_onnx_runtime_it_says_what_to_install(exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     line = refusal(OnnxRuntimeEngine, exported / "engine.onnx", "cpu")
-    assert line == "ONNX Runtime is not installed: pip install 'howl[cpu]' or 'howl[gpu]'"
+    assert line == "ONNX Runtime is not installed: pip install onnxruntime, or onnxruntime-gpu on a GPU"

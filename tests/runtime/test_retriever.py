@@ -195,12 +195,22 @@ def test_photos_that_cannot_be_read_are_skipped_with_the_reason(
     assert len(retriever) == 2
 
 
-def test_a_search_with_nothing_but_skipped_photos_before_it_finds_nothing(
-    retriever: Retriever, photos: list[str]
-) -> None:
+def test_photos_that_are_all_skipped_make_no_index(retriever: Retriever, photos: list[str]) -> None:
     assert retriever.add([b"no photo"], ids=["a"]).added == []
-    assert retriever.search(photos[0]) == []
+    assert not retriever.index_path.exists()
     assert retriever.add(photos).added == photos
+
+
+def test_a_search_in_an_index_that_was_emptied_finds_nothing(retriever: Retriever, photos: list[str]) -> None:
+    retriever.add(photos)
+    retriever.remove(photos)
+    assert retriever.search(photos[0]) == []
+
+
+def test_what_imread_gives_for_a_bad_path_is_an_error(retriever: Retriever, photos: list[str]) -> None:
+    retriever.add(photos)
+    with pytest.raises(ImageError, match="imread gives None for a bad path"):
+        retriever.search(cv2.imread("nowhere.jpg"))
 
 
 def test_a_query_that_cannot_be_read_is_an_error(retriever: Retriever, photos: list[str], tmp_path: Path) -> None:

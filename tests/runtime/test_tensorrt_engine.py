@@ -123,8 +123,7 @@ except HowlError as error:
 """
     )
     assert len(said.splitlines()) == 1
-    assert "pip install 'howl[trt]'" in said
-    assert "howl[rtx]" in said
+    assert "pip install tensorrt, or tensorrt-rtx-cu13" in said
 
 
 def test_the_reason_is_one_line_of_the_first_errors() -> None:

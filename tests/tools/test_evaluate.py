@@ -55,6 +55,11 @@ def test_distractors_are_searched_and_never_query(
     assert list(answer["skipped"]) == [str(others / "broken.jpg")]
 
 
+def test_distractors_that_are_labelled_too_are_refused(engine: Path, labelled: Path) -> None:
+    with pytest.raises(HowlError, match=r"scene0/a\.png: is a distractor and a labelled photo too"):
+        evaluate.main([str(engine), str(labelled), "--distractors", str(labelled / "scene0")])
+
+
 def test_wrong_labels_lower_the_mean_to_what_a_plain_count_gives(
     engine: Path, labelled: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -124,17 +124,21 @@ def test_every_fifth_scene_of_a_folder_validates(tmp_path: Path, write_photos: C
 
 
 def test_scenes_that_cannot_be_queried_are_not_held_out(tmp_path: Path, write_photos: Callable) -> None:
-    write_photos(tmp_path, scenes=6, views=2)
-    (tmp_path / "place4" / "1.jpg").unlink()  # the fifth scene now has one photo
+    write_photos(tmp_path, scenes=11, views=2)
+    (tmp_path / "place4" / "1.jpg").unlink()  # a scene with one photo is not counted
     _, validation = open_folder(tmp_path)
-    assert validation.names == ["place5/0.jpg", "place5/1.jpg"]
+    assert len(validation) == 4
+    assert not [name for name in validation.names if name.startswith("place4/")]
 
 
-def test_a_small_folder_serves_as_both(tmp_path: Path, write_photos: Callable) -> None:
-    write_photos(tmp_path, scenes=3, views=2)
+@pytest.mark.parametrize("scenes", [3, 9])
+def test_a_folder_with_too_few_scenes_to_judge_by_serves_as_both(
+    scenes: int, tmp_path: Path, write_photos: Callable
+) -> None:
+    write_photos(tmp_path, scenes=scenes, views=2)
     training, validation = open_folder(tmp_path)
-    assert training.names == validation.names
-    assert len(training) == 6
+    assert training is validation
+    assert len(training) == 2 * scenes
 
 
 def test_photos_are_found_recursively_and_other_files_are_not(tmp_path: Path, write_photos: Callable) -> None:
@@ -264,7 +268,7 @@ def test_missing_sfm120k_says_what_to_fetch_and_where(sfm120k: Path, missing: st
         open_sfm120k(sfm120k)
     line = str(error.value)
     assert "\n" not in line
-    for part in (str(folder), "dbs/retrieval-SfM-120k.tar.gz", "ims/ims.tar.gz", "--data-root"):
+    for part in (str(folder), "dbs/retrieval-SfM-120k.pkl", "ims/ims.tar.gz", "--data-root"):
         assert part in line
 
 

@@ -39,13 +39,16 @@ def open_data(data: str, *, image_size: int, seed: int, root: Path) -> tuple[Pho
 
 
 def _split_folder(root: Path, image_size: int) -> tuple[PhotoSet, PhotoSet]:
-    """Every fifth scene with at least two photos validates; with fewer than five such scenes, all serve as both."""
+    """Every fifth scene with at least two photos validates; where that is no two scenes, all serve as both.
+
+    Among the photos of one scene every answer would be right.
+    """
     scenes = scenes_below(root)
     pairable = [name for name, photos in scenes.items() if len(photos) > 1]
     if not pairable or len(scenes) < 2:
         raise HowlError(f"{root}: training needs two scenes at least, and two photos in one of them")
     held_out = set(pairable[HELD_OUT - 1 :: HELD_OUT])
-    if not held_out:
+    if len(held_out) < 2:
         everything = folder_photos(root, scenes, image_size)
         return everything, everything
     return (

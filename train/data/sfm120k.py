@@ -19,7 +19,7 @@ from train.data.photos import PhotoSet
 
 FOLDER = Path("train/retrieval-SfM-120k")
 PHOTOS_URL = "http://cmp.felk.cvut.cz/cnnimageretrieval/data/train/ims/ims.tar.gz"
-LISTS_URL = "http://cmp.felk.cvut.cz/cnnimageretrieval/data/train/dbs/retrieval-SfM-120k.tar.gz"
+LISTS_URL = "http://cmp.felk.cvut.cz/cnnimageretrieval/data/train/dbs/retrieval-SfM-120k.pkl"
 
 
 def sfm120k(root: Path, split: str, image_size: int) -> PhotoSet:
@@ -86,7 +86,7 @@ def _dataset(root: Path) -> Path:
     folder = root / FOLDER
     if not ((folder / "retrieval-SfM-120k.pkl").exists() and (folder / "ims").is_dir()):
         raise HowlError(
-            f"{folder}: retrieval-SfM-120k is not here, or not whole: unpack {LISTS_URL} into it and {PHOTOS_URL} "
-            f"into its ims/, or name the folder that holds train/ with --data-root"
+            f"{folder}: retrieval-SfM-120k is not here, or not whole: put {LISTS_URL} into it, and unpack "
+            f"{PHOTOS_URL} into its ims/, or name the folder that holds train/ with --data-root"
         )
     return folder
