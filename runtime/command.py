@@ -26,6 +26,15 @@ def run_command(main: Callable[[Sequence[str] | None], None]) -> int:
     return 0
 
 
+def add_engine_arguments(parser: argparse.ArgumentParser, *, searches: bool) -> None:
+    """The engine that a command runs, on what, and, where it searches, how."""
+    parser.add_argument("engine", metavar="ENGINE", help="engine.onnx or engine.plan")
+    parser.add_argument("--device", choices=("cpu", "cuda"), help="default: a GPU where there is one")
+    if searches:
+        parser.add_argument("--threshold", type=float, metavar="TAU", help="τ; default: the engine's")
+        parser.add_argument("--alpha", type=float, metavar="ALPHA", help="α; default: the engine's")
+
+
 def positive_int(text: str) -> int:
     """An argparse type: a whole number of at least 1."""
     value = int(text)

@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from runtime.ahead import map_ahead
 from runtime.asmk import Aggregated, code_length, selectivity
-from runtime.command import run_command
+from runtime.command import add_engine_arguments, run_command
 from runtime.encoder import Encoder
 from runtime.errors import HowlError, ImageError
 from runtime.evaluation import average_precision, positive_ranks, precision_at
@@ -185,13 +185,10 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         prog="tools/evaluate.py",
         description="Mean average precision on a folder of folders: every photo is a query against all others.",
     )
-    parser.add_argument("engine", metavar="ENGINE", help="engine.onnx or engine.plan")
+    add_engine_arguments(parser, searches=True)
     parser.add_argument("data", metavar="DATA", nargs="+", help="a folder with one folder a scene")
     parser.add_argument("--distractors", metavar="DIR", help="photos of none of the scenes, to search among")
     parser.add_argument("--json", action="store_true", help="for machines; with every query's average precision")
-    parser.add_argument("--threshold", type=float, metavar="TAU", help="τ; default: the engine's")
-    parser.add_argument("--alpha", type=float, metavar="ALPHA", help="α; default: the engine's")
-    parser.add_argument("--device", choices=("cpu", "cuda"), help="default: a GPU where there is one")
     return parser.parse_args(arguments)
 
 

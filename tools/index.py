@@ -5,7 +5,7 @@ import sys
 import time
 from collections.abc import Sequence
 
-from runtime.command import run_command
+from runtime.command import add_engine_arguments, run_command
 from runtime.errors import HowlError
 from runtime.image import find_photos
 from runtime.retriever import Retriever
@@ -59,12 +59,11 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="tools/index.py", description="Adds photos to an index (the default), removes them, or counts them."
     )
-    parser.add_argument("engine", metavar="ENGINE", help="engine.onnx or engine.plan")
+    add_engine_arguments(parser, searches=False)
     parser.add_argument("photos", metavar="PHOTOS", nargs="*", help="files, or folders that are searched through")
     parser.add_argument("--index", metavar="DIR", help="default: engine.index beside the engine")
     parser.add_argument("--remove", metavar="ID", nargs="+", help="photos to remove, by the path they were added under")
     parser.add_argument("--stats", action="store_true", help="say what the index holds")
-    parser.add_argument("--device", choices=("cpu", "cuda"), help="default: a GPU where there is one")
     options = parser.parse_args(arguments)
     if not (options.photos or options.remove or options.stats):
         parser.error("nothing to do: name photos, --remove or --stats")

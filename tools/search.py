@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 
-from runtime.command import positive_int, run_command
+from runtime.command import add_engine_arguments, positive_int, run_command
 from runtime.retriever import Retriever
 
 
@@ -29,14 +29,11 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="tools/search.py", description="Ranks the photos of an index by their likeness to a query photo."
     )
-    parser.add_argument("engine", metavar="ENGINE", help="engine.onnx or engine.plan")
+    add_engine_arguments(parser, searches=True)
     parser.add_argument("query", metavar="QUERY", help="a photo")
     parser.add_argument("--index", metavar="DIR", help="default: engine.index beside the engine")
     parser.add_argument("--top", type=positive_int, default=10, metavar="N", help="answers at most (%(default)s)")
     parser.add_argument("--json", action="store_true", help="for machines")
-    parser.add_argument("--threshold", type=float, metavar="TAU", help="τ; default: the engine's")
-    parser.add_argument("--alpha", type=float, metavar="ALPHA", help="α; default: the engine's")
-    parser.add_argument("--device", choices=("cpu", "cuda"), help="default: a GPU where there is one")
     return parser.parse_args(arguments)
 
 
