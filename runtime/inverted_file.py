@@ -47,6 +47,33 @@ class InvertedFile:
             word_counts=counts,
         )
 
+    @classmethod
+    def merge(cls, parts: Sequence["InvertedFile"], kept: Sequence[NDArray[np.bool_]]) -> "InvertedFile":
+        """One inverted file of the images of several, in their order, without those that are not kept.
+
+        Args:
+            parts: at most 65,536 kept images in all; codes of one length.
+            kept: bool [n] for every part, the images to take over.
+        """
+        if sum(int(keep.sum()) for keep in kept) > LARGEST:
+            raise ValueError(f"an inverted file holds {LARGEST} images at most")
+        words, images, codes, first = [], [], [], 0
+        for part, keep in zip(parts, kept, strict=True):
+            taken = keep[part.images]
+            words.append(np.repeat(part.words, np.diff(part.offsets))[taken])
+            images.append((first + np.cumsum(keep) - 1)[part.images[taken]].astype(np.uint16))
+            codes.append(part.codes[taken])
+            first += int(keep.sum())
+        order = np.argsort(np.concatenate(words), kind="stable")
+        distinct, lengths = np.unique(np.concatenate(words), return_counts=True)
+        return cls(
+            words=distinct,
+            offsets=np.append(0, np.cumsum(lengths)).astype(np.int64),
+            images=np.concatenate(images)[order],
+            codes=np.concatenate(codes)[order],
+            word_counts=np.concatenate([part.word_counts[keep] for part, keep in zip(parts, kept, strict=True)]),
+        )
+
     def __len__(self) -> int:
         return len(self.word_counts)
 

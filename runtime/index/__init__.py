@@ -179,6 +179,13 @@ class Index:
             hits.append(Hit(self._segments[names[segment]].ids[local], float(every[best])))
         return hits
 
+    def scores(self, query: Aggregated, worth: NDArray[np.float64]) -> NDArray[np.float64]:
+        """ASMK scores of all images, float64 [n], in the order of ``ids``; arguments as of ``search``."""
+        parts = [
+            segment.inverted_file.scores(query, worth)[self._live[name]] for name, segment in self._segments.items()
+        ]
+        return np.concatenate(parts) if parts else np.empty(0)
+
     @property
     def code_length(self) -> int:
         """uint64 words of a code."""

@@ -63,3 +63,14 @@ def test_the_last_image_of_a_full_file_keeps_its_number() -> None:
 def test_more_images_than_fit_are_refused() -> None:
     with pytest.raises(ValueError, match="65537 images: an inverted file holds 65536 at most"):
         InvertedFile.build([image()] * (LARGEST + 1), 1)
+
+
+def test_merged_files_are_the_file_of_the_images_that_are_kept() -> None:
+    images = [image(*range(i % 3, 20, 1 + i % 4), seed=i) for i in range(9)] + [image()]
+    parts = [InvertedFile.build(images[:4], 1), InvertedFile.build([], 1), InvertedFile.build(images[4:], 1)]
+    kept = [np.array([True, False, True, True]), np.empty(0, bool), np.array([False, True, True, True, False, True])]
+    expected = InvertedFile.build([images[i] for i in (0, 2, 3, 5, 6, 7, 9)], 1)
+    merged = InvertedFile.merge(parts, kept)
+    for name in ("words", "offsets", "images", "codes", "word_counts"):
+        np.testing.assert_array_equal(getattr(merged, name), getattr(expected, name))
+        assert getattr(merged, name).dtype == getattr(expected, name).dtype
