@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from runtime import native
 from runtime.errors import HowlError
 
 CODE_BITS = 64  # bits of one machine word of a code
@@ -62,14 +63,8 @@ def aggregate(
         words: integer [n, m], the m words that each descriptor is assigned to.
         centroids: float32 [C, D], the codebook.
     """
-    n, assignments = words.shape
-    if n == 0:
-        return Aggregated(np.empty(0, np.uint32), np.empty((0, code_length(descriptors.shape[1])), np.uint64))
-    flat = words.ravel()
-    order = np.argsort(flat, kind="stable")
-    distinct, starts = np.unique(flat[order], return_index=True)
-    residuals = descriptors[order // assignments] - centroids[flat[order]]
-    return Aggregated(distinct.astype(np.uint32), pack_signs(np.add.reduceat(residuals, starts, axis=0)))
+    arrays = np.ascontiguousarray(descriptors, np.float32), np.ascontiguousarray(words, np.int64)
+    return Aggregated(*native.aggregate(*arrays, centroids))
 
 
 def pack_signs(vectors: NDArray[np.float32]) -> NDArray[np.uint64]:
@@ -83,11 +78,6 @@ def pack_signs(vectors: NDArray[np.float32]) -> NDArray[np.uint64]:
 def code_length(dimensions: int) -> int:
     """uint64 words of a code of D bits."""
     return -(-dimensions // CODE_BITS)
-
-
-def hamming(a: NDArray[np.uint64], b: NDArray[np.uint64]) -> NDArray[np.intp]:
-    """Differing bits of codes [n, L] and [n, L] → [n]."""
-    return np.bitwise_count(a ^ b).sum(axis=1, dtype=np.intp)
 
 
 def selectivity(dimensions: int, parameters: AsmkParameters) -> NDArray[np.float64]:

@@ -1,17 +1,22 @@
 """The codebook: visual words, learned by k-means, and the assignment of descriptors to them."""
 
+import os
+from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from runtime import native
 from runtime.errors import HowlError
 from runtime.files import replacing
+from runtime.nearest import ROWS_AT_ONCE, ExactSearch, RoundedSearch
 
-ROWS_AT_ONCE = 1024  # descriptors whose distances to all words are held in memory together
-GROUPS = 1024  # of words, for the top-k of a long row
 KMEANS_ITERATIONS = 10  # its objective hardly falls after
 KMEANS_SAMPLE = 64  # descriptors a word that it looks at, at most
+SUMMED_AT_ONCE = 65_536  # descriptors, in k-means
+NUDGE = 1 / 1024  # of its length, by which the halves of a divided word move apart
 DESCRIPTORS_PER_WORD = 32  # the fewest that make a word worth having
 
 
@@ -21,7 +26,6 @@ class Codebook:
     def __init__(self, centroids: NDArray[np.float32]) -> None:
         """``centroids``: float32 [C, D]."""
         self.centroids = np.ascontiguousarray(centroids, np.float32)
-        self._half_squared_norms = 0.5 * np.square(self.centroids).sum(axis=1)
 
     def __len__(self) -> int:
         return len(self.centroids)
@@ -31,12 +35,14 @@ class Codebook:
         """D, of a descriptor."""
         return self.centroids.shape[1]
 
-    def assign(self, descriptors: NDArray[np.float32], assignments: int) -> NDArray[np.int64]:
+    def assign(self, descriptors: NDArray[np.float32], assignments: int, *, threads: int = 1) -> NDArray[np.int64]:
         """The nearest words (L2) of every descriptor, nearest first, exactly.
 
         Args:
             descriptors: float32 [n, D].
             assignments: m, words a descriptor (multiple assignment); no more than there are words are given.
+            threads: that share blocks of 768 descriptors, where the processor has 8-bit products (AVX-512 VNNI);
+                elsewhere NumPy's matrix product has threads of its own.
 
         Returns:
             int64 [n, min(m, C)].
@@ -47,17 +53,31 @@ class Codebook:
         if descriptors.ndim != 2 or descriptors.shape[1] != self.dimensions:
             raise HowlError(f"descriptors {descriptors.shape} do not fit a codebook of {self.dimensions} dimensions")
         m = min(assignments, len(self))
-        parts = [
-            self._assign_block(descriptors[start : start + ROWS_AT_ONCE], m)
-            for start in range(0, len(descriptors), ROWS_AT_ONCE)
-        ]
-        return np.concatenate(parts) if parts else np.empty((0, m), np.int64)
+        blocks = [descriptors[start : start + ROWS_AT_ONCE] for start in range(0, len(descriptors), ROWS_AT_ONCE)]
+        if not blocks:
+            return np.empty((0, m), np.int64)
+        if threads == 1 or len(blocks) == 1 or not native.CAN_ASSIGN:
+            return np.concatenate([self._assign_block(block, m) for block in blocks])
+        with ThreadPoolExecutor(threads) as pool:
+            return np.concatenate(list(pool.map(lambda block: self._assign_block(block, m), blocks)))
 
     def _assign_block(self, descriptors: NDArray[np.float32], m: int) -> NDArray[np.int64]:
-        # ‖x − c‖² orders words as ½‖c‖² − x·c does.
-        distances = descriptors @ self.centroids.T
-        np.subtract(self._half_squared_norms, distances, out=distances)
-        return smallest_in_rows(distances, m)
+        if not native.CAN_ASSIGN or m > native.MOST_NEAREST:
+            return self._exact.nearest(descriptors, m)
+        descriptors = np.ascontiguousarray(descriptors, np.float32)
+        words = self._rounded.nearest(descriptors, m)
+        open_rows = np.flatnonzero(words[:, 0] < 0)
+        if len(open_rows):
+            words[open_rows] = self._exact.nearest(descriptors[open_rows], m)
+        return words
+
+    @cached_property
+    def _exact(self) -> ExactSearch:
+        return ExactSearch(self.centroids)
+
+    @cached_property
+    def _rounded(self) -> RoundedSearch:
+        return RoundedSearch(self.centroids)
 
     def save(self, path: Path) -> None:
         """Writes the centroids as a plain .npy file."""
@@ -79,28 +99,8 @@ class Codebook:
         return cls(centroids)
 
 
-def smallest_in_rows(values: NDArray[np.float32], m: int) -> NDArray[np.int64]:
-    """The columns of the m smallest values of each row [n, C], smallest first: int64 [n, m].
-
-    The m smallest lie in the at most m groups of columns whose minima are smallest, so long rows need one pass of
-    minima and a partition of GROUPS values, not of C.
-    """
-    n, columns = values.shape
-    if columns % GROUPS or columns <= 2 * GROUPS or m > GROUPS:
-        candidates = np.argpartition(values, m - 1, axis=1)[:, :m] if m < columns else None
-    else:
-        minima = values.reshape(n, columns // GROUPS, GROUPS).min(axis=1)
-        groups = np.argpartition(minima, m - 1, axis=1)[:, :m]
-        members = np.arange(0, columns, GROUPS)
-        candidates = (groups[:, :, None] + members).reshape(n, -1)
-    if candidates is None:
-        return np.argsort(values, axis=1, kind="stable")
-    order = np.argsort(np.take_along_axis(values, candidates, axis=1), axis=1, kind="stable")[:, :m]
-    return np.take_along_axis(candidates, order, axis=1).astype(np.int64)
-
-
 def learn_codebook(descriptors: NDArray[np.float32], words: int, *, seed: int) -> Codebook:
-    """k-means over descriptors [n, D] (faiss).
+    """k-means over descriptors [n, D]: at most 64 of them a word, ten rounds of Lloyd's algorithm.
 
     ``words`` is an upper bound: with fewer than 32 descriptors a word, the codebook is the largest power of two that
     has them.
@@ -108,15 +108,40 @@ def learn_codebook(descriptors: NDArray[np.float32], words: int, *, seed: int) -
     Raises:
         HowlError: there is no descriptor at all.
     """
-    import faiss  # only training learns codebooks: searching does without
-
     if len(descriptors) == 0:
         raise HowlError("no descriptors to learn a codebook from: are there readable photos?")
     affordable = max(1, len(descriptors) // DESCRIPTORS_PER_WORD)
     words = min(words, 2 ** (affordable.bit_length() - 1))
-    kmeans = faiss.Kmeans(
-        descriptors.shape[1], words, niter=KMEANS_ITERATIONS, seed=seed, max_points_per_centroid=KMEANS_SAMPLE
-    )
-    kmeans.cp.min_points_per_centroid = 1  # DESCRIPTORS_PER_WORD has seen to it
-    kmeans.train(np.ascontiguousarray(descriptors, np.float32))
-    return Codebook(np.asarray(kmeans.centroids, np.float32))
+    return kmeans(descriptors, words, seed=seed)
+
+
+def kmeans(descriptors: NDArray[np.float32], words: int, *, seed: int) -> Codebook:
+    """Lloyd's algorithm from ``words`` of the n ≥ ``words`` descriptors [n, D], chosen by the seed."""
+    random = np.random.default_rng(seed)
+    chosen = random.permutation(len(descriptors))[: words * KMEANS_SAMPLE]
+    sample = np.ascontiguousarray(descriptors[chosen], np.float32)
+    codebook = Codebook(sample[:words])
+    for _ in range(KMEANS_ITERATIONS):
+        nearest = codebook.assign(sample, 1, threads=os.cpu_count() or 1)[:, 0]
+        codebook = Codebook(_means(sample, nearest, words))
+    return codebook
+
+
+def _means(sample: NDArray[np.float32], nearest: NDArray[np.int64], words: int) -> NDArray[np.float32]:
+    """The mean of every word's descriptors, float32 [words, D]; an empty word takes half of the fullest one."""
+    counts = np.bincount(nearest, minlength=words)
+    sums = np.zeros((words, sample.shape[1]))
+    for start in range(0, len(sample), SUMMED_AT_ONCE):
+        block = nearest[start : start + SUMMED_AT_ONCE]
+        order = np.argsort(block, kind="stable")
+        distinct, starts = np.unique(block[order], return_index=True)
+        rows = sample[start : start + SUMMED_AT_ONCE][order]
+        sums[distinct] += np.add.reduceat(rows, starts, axis=0, dtype=np.float64)
+    means = (sums / np.maximum(counts, 1)[:, None]).astype(np.float32)
+    for empty in np.flatnonzero(counts == 0).tolist():
+        fullest = int(counts.argmax())
+        means[empty] = means[fullest] * (1 + NUDGE)
+        means[fullest] *= 1 - NUDGE
+        counts[empty] = counts[fullest] // 2
+        counts[fullest] -= counts[empty]
+    return means

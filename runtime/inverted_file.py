@@ -2,13 +2,15 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
-from runtime.asmk import Aggregated, hamming
+from runtime import native
+from runtime.asmk import CODE_BITS, Aggregated
 
-LARGEST = 65_536  # images: ids within a file are uint16, which keeps an entry at 18 bytes (D = 128)
+LARGEST = native.IMAGES  # images: ids within a file are uint16, which keeps an entry at 18 bytes (D = 128)
 
 
 @dataclass(frozen=True)
@@ -34,51 +36,42 @@ class InvertedFile:
         """The inverted file of at most 65,536 images; ``code_length`` is ⌈D/64⌉."""
         if len(images) > LARGEST:
             raise ValueError(f"{len(images)} images: an inverted file holds {LARGEST} at most")
-        counts = np.array([len(image.words) for image in images], np.uint32)
-        all_words = np.concatenate([image.words for image in images] or [np.empty(0, np.uint32)])
-        all_codes = np.concatenate([image.codes for image in images] or [np.empty((0, code_length), np.uint64)])
-        order = np.argsort(all_words, kind="stable")
-        words, starts = np.unique(all_words[order], return_index=True)
-        return cls(
-            words=words,
-            offsets=np.append(starts, len(all_words)).astype(np.int64),
-            images=np.repeat(np.arange(len(images), dtype=np.uint16), counts)[order],
-            codes=all_codes[order],
-            word_counts=counts,
-        )
+        word_counts = np.array([len(image.words) for image in images], np.uint32)
+        words = np.concatenate([image.words for image in images] or [np.empty(0, np.uint32)])
+        codes = np.concatenate([image.codes for image in images] or [np.empty((0, code_length), np.uint64)])
+        counts = np.bincount(words, minlength=1)
+        empty = _empty(counts, code_length, word_counts)
+        native.place(words, codes, word_counts, _cursors(counts), empty.images, empty.codes)
+        return empty
 
     @classmethod
     def merge(cls, parts: Sequence["InvertedFile"], kept: Sequence[NDArray[np.bool_]]) -> "InvertedFile":
         """One inverted file of the images of several, in their order, without those that are not kept.
 
         Args:
-            parts: at most 65,536 kept images in all; codes of one length.
+            parts: at least one, of at most 65,536 kept images in all; codes of one length.
             kept: bool [n] for every part, the images to take over.
         """
         if sum(int(keep.sum()) for keep in kept) > LARGEST:
             raise ValueError(f"an inverted file holds {LARGEST} images at most")
-        words, images, codes, first = [], [], [], 0
-        for part, keep in zip(parts, kept, strict=True):
-            taken = keep[part.images]
-            words.append(np.repeat(part.words, np.diff(part.offsets))[taken])
-            images.append((first + np.cumsum(keep) - 1)[part.images[taken]].astype(np.uint16))
-            codes.append(part.codes[taken])
-            first += int(keep.sum())
-        order = np.argsort(np.concatenate(words), kind="stable")
-        distinct, lengths = np.unique(np.concatenate(words), return_counts=True)
-        return cls(
-            words=distinct,
-            offsets=np.append(0, np.cumsum(lengths)).astype(np.int64),
-            images=np.concatenate(images)[order],
-            codes=np.concatenate(codes)[order],
-            word_counts=np.concatenate([part.word_counts[keep] for part, keep in zip(parts, kept, strict=True)]),
-        )
+        numbers = _new_numbers(kept)
+        counts = np.zeros(max((int(part.words[-1]) + 1 for part in parts if len(part.words)), default=1), np.int64)
+        for part, number in zip(parts, numbers, strict=True):
+            counts[part.words] += native.count_kept(part.offsets, part.images, number)
+        word_counts = [part.word_counts[keep] for part, keep in zip(parts, kept, strict=True)]
+        empty = _empty(counts, parts[0].codes.shape[1], np.concatenate(word_counts))
+        cursors = _cursors(counts)
+        for part, number in zip(parts, numbers, strict=True):
+            of_part = cursors[part.words]
+            native.place_kept(part.offsets, part.images, part.codes, number, of_part, empty.images, empty.codes)
+            cursors[part.words] = of_part
+        return empty
 
     def __len__(self) -> int:
         return len(self.word_counts)
 
     def scores(self, query: Aggregated, worth: NDArray[np.float64]) -> NDArray[np.float64]:
-        """ASMK scores of every image: Σ over shared words of s^α, over √n_query · √n_image.
+        """ASMK scores of every image: Σ over shared words of s^α, over √(n_query · n_image).
 
         Args:
             query: the query, aggregated over all its assigned words.
@@ -87,20 +80,64 @@ class InvertedFile:
         Returns:
             float64 [n]; 0 for an image without words.
         """
-        entries, of_query = self._shared_entries(query.words)
-        matches = worth[hamming(self.codes[entries], query.codes[of_query])]
-        totals = np.bincount(self.images[entries], weights=matches, minlength=len(self))
         norms = np.sqrt(float(len(query.words)) * self.word_counts)
+        totals = self._totals(query, worth)[: len(self)] * native.UNIT
         return np.divide(totals, norms, out=np.zeros(len(self)), where=norms > 0)
 
-    def _shared_entries(self, words: NDArray[np.uint32]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """The entries of the query's words, and for each the row of the query that it belongs to."""
-        if len(self.words) == 0:
-            return np.empty(0, np.int64), np.empty(0, np.int64)
-        rows = np.minimum(np.searchsorted(self.words, words), len(self.words) - 1)
-        shared = np.flatnonzero(self.words[rows] == words)
-        starts = self.offsets[rows[shared]]
-        lengths = self.offsets[rows[shared] + 1] - starts
-        first = np.cumsum(lengths) - lengths
-        entries = np.arange(lengths.sum()) + np.repeat(starts - first, lengths)
-        return entries, np.repeat(shared, lengths)
+    def best(
+        self, query: Aggregated, worth: NDArray[np.float64], live: NDArray[np.bool_], top: int
+    ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        """The live images with the largest of those scores, at most ``top`` and only above 0, best first.
+
+        Of equal scores the earlier image comes first.
+
+        Returns:
+            their numbers, int64 [h], and scores, float64 [h].
+        """
+        totals = self._totals(query, worth)
+        hits = native.best(totals, live, self.word_counts, self._inverse_norms, len(query.words), top)
+        return hits["image"], hits["score"]
+
+    def _totals(self, query: Aggregated, worth: NDArray[np.float64]) -> NDArray[np.int64]:
+        """Σ of s^α in units of 2⁻⁴⁰, int64 [65536].
+
+        Integers, because their sum does not depend on the order of its terms: threads, parts of an index and GPUs agree
+        to the bit. At D = 128 and α = 3, s^α is a multiple of 2⁻¹⁸, and the sum is exact.
+        """
+        fixed = np.zeros(CODE_BITS * self.codes.shape[1] + 1, np.int64)
+        fixed[: len(worth)] = np.rint(worth / native.UNIT)
+        return native.score(self.words, self.offsets, self.images, self.codes, query.words, query.codes, fixed)
+
+    @cached_property
+    def _inverse_norms(self) -> NDArray[np.float64]:
+        roots = np.sqrt(self.word_counts, dtype=np.float64)
+        return np.divide(1, roots, out=np.zeros(len(self)), where=roots > 0)
+
+
+def _empty(counts: NDArray[np.int64], code_length: int, word_counts: NDArray[np.uint32]) -> InvertedFile:
+    """An inverted file with room for as many entries of each word as ``counts`` [above the largest word] says."""
+    words = np.flatnonzero(counts)
+    entries = int(counts.sum())
+    return InvertedFile(
+        words=words.astype(np.uint32),
+        offsets=np.append(0, np.cumsum(counts[words])).astype(np.int64),
+        images=np.empty(entries, np.uint16),
+        codes=np.empty((entries, code_length), np.uint64),
+        word_counts=word_counts,
+    )
+
+
+def _cursors(counts: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Where the first entry of every word goes."""
+    return np.cumsum(counts) - counts
+
+
+def _new_numbers(kept: Sequence[NDArray[np.bool_]]) -> list[NDArray[np.int32]]:
+    """For every part int32 [65536]: the number of each of its images in the whole, −1 for those that are not kept."""
+    numbers, first = [], 0
+    for keep in kept:
+        number = np.full(LARGEST, -1, np.int32)
+        number[: len(keep)][keep] = np.arange(first, first + int(keep.sum()))
+        numbers.append(number)
+        first += int(keep.sum())
+    return numbers

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from runtime.asmk import AsmkParameters, aggregate, code_length, hamming, pack_signs, selectivity
+from runtime.asmk import AsmkParameters, aggregate, code_length, pack_signs, selectivity
 from runtime.codebook import Codebook
 from runtime.errors import HowlError
 from runtime.inverted_file import InvertedFile
@@ -150,8 +150,8 @@ def test_bit_i_is_set_where_component_i_is_above_zero_and_padding_never(dimensio
 @pytest.mark.parametrize("dimensions", [40, 128])
 def test_opposite_codes_differ_in_every_dimension_and_in_no_padding(dimensions: int) -> None:
     vectors = np.random.default_rng(4).normal(size=(5, dimensions)).astype(np.float32)
-    assert hamming(pack_signs(vectors), pack_signs(-vectors)).tolist() == [dimensions] * 5
-    assert hamming(pack_signs(vectors), pack_signs(vectors)).tolist() == [0] * 5
+    different = np.bitwise_count(pack_signs(vectors) ^ pack_signs(-vectors)).sum(axis=1)
+    assert different.tolist() == [dimensions] * 5
 
 
 @pytest.mark.parametrize(("dimensions", "last_that_counts"), [(128, 48), (40, 15)])

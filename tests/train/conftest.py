@@ -4,7 +4,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import cv2
-import faiss
 import numpy as np
 import pytest
 import torch
@@ -21,12 +20,10 @@ from train.trunk import BUILDERS, Trunk
 @pytest.fixture(scope="session", autouse=True)
 def _one_thread() -> Iterator[None]:
     """Networks as small as these lose more to threads than they win."""
-    before = torch.get_num_threads(), faiss.omp_get_max_threads()
+    before = torch.get_num_threads()
     torch.set_num_threads(1)
-    faiss.omp_set_num_threads(1)
     yield
-    torch.set_num_threads(before[0])
-    faiss.omp_set_num_threads(before[1])
+    torch.set_num_threads(before)
 
 
 class TinyTrunk(Trunk):

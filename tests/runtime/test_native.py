@@ -1,0 +1,130 @@
+"""The compiled loops against the same in NumPy, and their refusal of arrays that do not fit."""
+
+import itertools
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from runtime import native
+
+RANDOM = np.random.default_rng
+
+
+def random_codes(n: int, length: int, seed: int) -> NDArray[np.uint64]:
+    return RANDOM(seed).integers(0, 2**64, (n, length), dtype=np.uint64)
+
+
+def scored(lists: list[int], length: int, worth: NDArray[np.int64]) -> tuple[NDArray, NDArray]:
+    """Totals of an inverted file with lists of these lengths, compiled and slow; every other word is asked for."""
+    random = RANDOM(1)
+    offsets = np.cumsum([0, *lists])
+    words = np.sort(random.choice(3 * len(lists), len(lists), replace=False)).astype(np.uint32)
+    images = np.concatenate([np.sort(random.choice(65_536, n, replace=False)) for n in lists] or [np.empty(0)])
+    images = images.astype(np.uint16)
+    codes = random_codes(len(images), length, 2)
+    asked = np.union1d(words[::2], random.integers(0, 3 * len(lists) + 9, 5)).astype(np.uint32)
+    query = random_codes(len(asked), length, 3)
+    expected = np.zeros(65_536, np.int64)
+    for word, begin, end in zip(words, offsets, offsets[1:], strict=False):
+        for i in np.flatnonzero(asked == word):
+            for entry in range(begin, end):
+                expected[images[entry]] += worth[int(np.bitwise_count(codes[entry] ^ query[i]).sum())]
+    return native.score(words, offsets, images, codes, asked, query, worth), expected
+
+
+@pytest.mark.parametrize("length", [1, 2, 3])
+@pytest.mark.parametrize("last", [0.4, 0.5, 1.0])
+def test_scores_equal_a_slow_sum(length: int, last: float) -> None:
+    """Lists of every length around the sixteen entries of a step; codes beyond a distance are worth nothing."""
+    worth = RANDOM(4).integers(-(2**40), 2**40, 64 * length + 1)
+    worth[int(last * 64 * length) + 1 :] = 0
+    found, expected = scored([0, 1, 2, 3, 7, 8, 9, 15, 16, 17, 31, 32, 33, 100, 5, 48], length, worth)
+    np.testing.assert_array_equal(found, expected)
+    assert found.any()
+
+
+def test_a_list_longer_than_the_buffer_is_scored_whole() -> None:
+    worth = np.arange(129)[::-1].copy()
+    found, expected = scored([5000, 1, 4100], 2, worth)
+    np.testing.assert_array_equal(found, expected)
+
+
+def test_without_lists_there_are_no_totals() -> None:
+    found, expected = scored([], 2, np.ones(129, np.int64))
+    np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize("n", [0, 1, 31, 32, 33, 500])
+@pytest.mark.parametrize("top", [0, 1, 3, 10, 1000])
+def test_the_best_equal_a_full_sort(n: int, top: int) -> None:
+    """Few different totals, so that there are ties; some images are removed, some have no words."""
+    random = RANDOM(n)
+    totals = np.zeros(native.IMAGES, np.int64)
+    totals[:n] = random.integers(-3, 9, n) << 38
+    word_counts = random.integers(0, 4, n).astype(np.uint32)
+    live = random.random(n) < 0.8
+    inverse = np.divide(1, np.sqrt(word_counts), out=np.zeros(n), where=word_counts > 0)
+    hits = native.best(totals, live, word_counts, inverse, 7, top)
+    scores = [totals[i] * native.UNIT / np.sqrt(7.0 * word_counts[i]) if word_counts[i] else 0 for i in range(n)]
+    expected = sorted((-scores[i], i) for i in range(n) if live[i] and scores[i] > 0)[:top]
+    assert [(-float(hit["score"]), int(hit["image"])) for hit in hits] == expected
+
+
+def test_a_word_outside_the_codebook_is_refused() -> None:
+    descriptors, centroids = np.zeros((2, 8), np.float32), np.zeros((4, 8), np.float32)
+    for word in (-1, 4):
+        with pytest.raises(ValueError, match="not among the 4"):
+            native.aggregate(descriptors, np.array([[0], [word]]), centroids)
+
+
+def test_words_of_any_size_are_sorted() -> None:
+    """Four digits of the sort, not only the two that a usual codebook needs."""
+    size = 70_000
+    words = RANDOM(0).integers(0, size, (50, 3))
+    distinct, codes = native.aggregate(np.ones((50, 1), np.float32), words, np.zeros((size, 1), np.float32))
+    np.testing.assert_array_equal(distinct, np.unique(words))
+    assert (codes == 1).all()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"words": np.zeros(3, np.uint32)},
+        {"offsets": np.zeros(3, np.int32)},
+        {"images": np.zeros(4, np.uint16)},
+        {"codes": np.zeros((5, 4), np.uint64)[:, ::2]},
+        {"query_codes": np.zeros((1, 3), np.uint64)},
+        {"worth": np.zeros(10, np.int64)},
+    ],
+    ids=lambda change: next(iter(change)),
+)
+def test_arrays_that_do_not_fit_are_refused(change: dict[str, NDArray]) -> None:
+    """C would read beyond their ends."""
+    fitting = {
+        "words": np.arange(2, dtype=np.uint32),
+        "offsets": np.array([0, 2, 5]),
+        "images": np.zeros(5, np.uint16),
+        "codes": np.zeros((5, 2), np.uint64),
+        "query_words": np.zeros(1, np.uint32),
+        "query_codes": np.zeros((1, 2), np.uint64),
+        "worth": np.zeros(129, np.int64),
+    }
+    native.score(**fitting)
+    with pytest.raises(ValueError, match="expected a contiguous"):
+        native.score(**{**fitting, **change})
+
+
+def test_every_number_of_entries_is_placed_where_its_word_is() -> None:
+    """Three images, words in any order."""
+    words = np.array([5, 1, 1, 5, 0], np.uint32)
+    codes = np.arange(10, dtype=np.uint64).reshape(5, 2)
+    images, placed = np.empty(5, np.uint16), np.empty((5, 2), np.uint64)
+    cursors = np.array([0, 1, 3, 3, 3, 3])
+    native.place(words, codes, np.array([2, 0, 3], np.uint32), cursors, images, placed)
+    assert images.tolist() == [2, 0, 2, 0, 2]
+    assert placed[:, 0].tolist() == [8, 2, 4, 0, 6]
+    assert cursors.tolist() == [1, 3, 3, 3, 3, 5]
+    for wrong in itertools.permutations([1, 2, 3], 3):
+        with pytest.raises(ValueError, match="the entries are not those"):
+            native.place(words, codes, np.array(wrong, np.uint32), cursors, images, placed)
