@@ -41,8 +41,8 @@ class Codebook:
         Args:
             descriptors: float32 [n, D].
             assignments: m, words a descriptor (multiple assignment); no more than there are words are given.
-            threads: that share blocks of 768 descriptors, where the processor has 8-bit products (AVX-512 VNNI);
-                elsewhere NumPy's matrix product has threads of its own.
+            threads: that share the descriptors, where the processor has 8-bit products (AVX-512 VNNI); elsewhere
+                NumPy's matrix product has threads of its own.
 
         Returns:
             int64 [n, min(m, C)].
@@ -53,10 +53,12 @@ class Codebook:
         if descriptors.ndim != 2 or descriptors.shape[1] != self.dimensions:
             raise HowlError(f"descriptors {descriptors.shape} do not fit a codebook of {self.dimensions} dimensions")
         m = min(assignments, len(self))
-        blocks = [descriptors[start : start + ROWS_AT_ONCE] for start in range(0, len(descriptors), ROWS_AT_ONCE)]
-        if not blocks:
+        if len(descriptors) == 0:
             return np.empty((0, m), np.int64)
-        if threads == 1 or len(blocks) == 1 or not native.CAN_ASSIGN:
+        threads = threads if native.CAN_ASSIGN else 1
+        rows = min(ROWS_AT_ONCE, -(-len(descriptors) // threads))
+        blocks = [descriptors[start : start + rows] for start in range(0, len(descriptors), rows)]
+        if threads == 1 or len(blocks) == 1:
             return np.concatenate([self._assign_block(block, m) for block in blocks])
         with ThreadPoolExecutor(threads) as pool:
             return np.concatenate(list(pool.map(lambda block: self._assign_block(block, m), blocks)))

@@ -62,10 +62,10 @@ class Encoder:
         """Words and codes as the index keeps them: every descriptor belongs to its nearest word."""
         return self._aggregate(features, 1)
 
-    def for_query(self, features: Features) -> Aggregated:
+    def for_query(self, features: Features, *, threads: int = 1) -> Aggregated:
         """Words and codes of a query, whose descriptors belong to several words each (multiple assignment)."""
-        return self._aggregate(features, self.asmk.query_assignments)
+        return self._aggregate(features, self.asmk.query_assignments, threads)
 
-    def _aggregate(self, features: Features, assignments: int) -> Aggregated:
-        words = self.codebook.assign(features.descriptors, assignments)
+    def _aggregate(self, features: Features, assignments: int, threads: int = 1) -> Aggregated:
+        words = self.codebook.assign(features.descriptors, assignments, threads=threads)
         return aggregate(features.descriptors, words, self.codebook.centroids)
