@@ -181,7 +181,7 @@ AVX512 void howl_assign(const uint8_t *words, const int32_t *biases, int64_t pan
     for (int64_t panel = 0; panel < panels; panel++) {
         for (int64_t tile = 0; tile < n; tile += TILE) {
             __m512i sums[TILE][4];
-            multiply(words + panel * steps * PANEL * 4, biases + panel * PANEL, rounded + tile * 4 * steps, steps, sums);
+            multiply(words + panel * steps * 4 * PANEL, biases + panel * PANEL, rounded + tile * 4 * steps, steps, sums);
             for (int64_t i = 0; i < TILE; i++) {
                 struct search *search = searches + tile + i;
                 __m512i most = _mm512_max_epi32(_mm512_max_epi32(sums[i][0], sums[i][1]),

@@ -50,7 +50,7 @@ int64_t howl_best(const int64_t *totals, const uint8_t *live, const uint32_t *wo
                   int64_t n, double unit, int64_t query_words, int64_t top, struct hit *hits)
 {
     int64_t size = 0;
-    double least = 0; /* a total over the root of its word count that is not above this is no hit, rounding allowed for */
+    double least = 0; /* no total that, over the root of its word count, is not above this makes a hit, however rounded */
     for (int64_t start = 0; start < n; start += STRIDE) {
         int64_t end = start + STRIDE < n ? start + STRIDE : n;
         int any = 0;

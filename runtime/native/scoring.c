@@ -32,18 +32,23 @@ static inline int64_t hamming(const uint64_t *a, const uint64_t *b, int64_t leng
     return different;
 }
 
-/* Hamming distances from `worthless` on are worth nothing. */
-static void score_list(struct list list, int64_t code_length, const int64_t *worth, int64_t worthless, int64_t *totals)
+static void score_list(struct list list, int64_t code_length, const int64_t *worth, int64_t *totals)
 {
-    (void)worthless;
     for (int64_t entry = 0; entry < list.entries; entry++)
         totals[list.images[entry]] += worth[hamming(list.codes + entry * code_length, list.query, code_length)];
 }
 
 #if defined(__x86_64__)
 
-/* The same for 128 bits, sixteen entries at a time. Only those that are worth something are kept, as distance << 16 |
-   image, and added afterwards: without a branch to mispredict, and about half of all scattered additions are saved. */
+/* Sums of neighbours: 0 + 1 of a, 0 + 1 of b, 2 + 3 of a, and so on. */
+AVX512 static inline __m512i add_pairs(__m512i a, __m512i b)
+{
+    return _mm512_add_epi64(_mm512_unpacklo_epi64(a, b), _mm512_unpackhi_epi64(a, b));
+}
+
+/* The same for 128 bits, sixteen entries at a time; distances from `worthless` on are worth nothing. Entries nearer
+   than that are kept, as distance << 16 | image, and added afterwards: no branch is mispredicted, and about half of
+   the scattered additions are saved. */
 AVX512 static void score_list_128(struct list list, const int64_t *worth, int64_t worthless, int64_t *totals)
 {
     const __m512i query = _mm512_broadcast_i32x4(_mm_loadu_si128((const __m128i *)list.query));
@@ -63,9 +68,7 @@ AVX512 static void score_list_128(struct list list, const int64_t *worth, int64_
             __m512i codes = _mm512_maskz_loadu_epi64(there, list.codes + 2 * entry + 8 * part);
             bits[part] = _mm512_popcnt_epi64(_mm512_xor_si512(codes, query));
         }
-        __m512i first = _mm512_add_epi64(_mm512_unpacklo_epi64(bits[0], bits[1]), _mm512_unpackhi_epi64(bits[0], bits[1]));
-        __m512i second = _mm512_add_epi64(_mm512_unpacklo_epi64(bits[2], bits[3]), _mm512_unpackhi_epi64(bits[2], bits[3]));
-        __m512i distances = _mm512_permutex2var_epi32(first, in_order, second);
+        __m512i distances = _mm512_permutex2var_epi32(add_pairs(bits[0], bits[1]), in_order, add_pairs(bits[2], bits[3]));
         __m512i images = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(valid, list.images + entry));
         __m512i both = _mm512_or_si512(_mm512_slli_epi32(distances, 16), images);
         __mmask16 counts = _mm512_mask_cmplt_epu32_mask(valid, both, limit);
@@ -107,15 +110,18 @@ static void prefetch_list(struct list list, int64_t code_length)
 
 static void score(struct list list, int64_t code_length, const int64_t *worth, int64_t worthless, int64_t *totals)
 {
+    (void)worthless; /* where there is no AVX-512 */
 #if defined(__x86_64__)
     if (code_length == 2 && has_avx512()) {
         score_list_128(list, worth, worthless, totals);
         return;
     }
 #endif
-    score_list(list, code_length, worth, worthless, totals);
+    score_list(list, code_length, worth, totals);
 }
 
+/* The inverted file, `words` ascending, as of InvertedFile; a query, its words ascending; `worth` int64
+   [64 · code_length + 1] by Hamming distance. Adds to `totals` int64 [65536]: uint16 cannot name an image beyond. */
 void howl_score(const uint32_t *words, const int64_t *offsets, int64_t rows, const uint16_t *images,
                 const uint64_t *codes, int64_t code_length, const uint32_t *query_words, const uint64_t *query_codes,
                 int64_t query_rows, const int64_t *worth, int64_t *totals)
