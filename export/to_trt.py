@@ -13,7 +13,7 @@ from export.bake import bake
 from export.parity import TOLERANCES, check_parity, raise_if_unequal, sizes_to_check
 from export.plan import build_plan
 from export.to_onnx import export_onnx
-from runtime.command import image_side, positive_int, run_command, scale_list
+from runtime.command import image_side, positive_int, run_command, scale_list, with_options
 from runtime.engine import open_engine
 from runtime.errors import HowlError
 from runtime.gpu import find_gpus
@@ -21,7 +21,7 @@ from runtime.image import SMALLEST_SIDE, Image, find_photos, load_rgb
 from runtime.manifest import ENGINE_SUFFIXES, Manifest, codebook_path, digest, manifest_path
 from train.checkpoint import Checkpoint
 from train.data.rendering import render_view
-from train.extraction import ExtractionConfig, Extractor
+from train.extraction import Extractor
 
 PHOTOS_TO_CHECK = 3
 
@@ -135,12 +135,6 @@ def photos_to_check(checkpoint: Checkpoint, folder: str | None) -> list[Image]:
         paths = find_photos([source])
         return [load_rgb(path, size) for path in paths[:: max(1, len(paths) // PHOTOS_TO_CHECK)][:PHOTOS_TO_CHECK]]
     return [render_view(0, scene, 0, width=size, height=size * 3 // 4) for scene in range(PHOTOS_TO_CHECK)]
-
-
-def with_options(extraction: ExtractionConfig, options: argparse.Namespace) -> ExtractionConfig:
-    """The checkpoint's extraction, with what the options say instead."""
-    given = {name: getattr(options, name) for name in ("image_size", "features", "scales")}
-    return replace(extraction, **{name: value for name, value in given.items() if value is not None})
 
 
 def command_for(options: argparse.Namespace) -> str:

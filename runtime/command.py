@@ -3,8 +3,12 @@
 import argparse
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import fields, replace
+from typing import TypeVar
 
 from runtime.errors import HowlError
+
+Config = TypeVar("Config")  # a dataclass
 
 
 def run_command(main: Callable[[Sequence[str] | None], None]) -> int:
@@ -33,6 +37,13 @@ def add_engine_arguments(parser: argparse.ArgumentParser, *, searches: bool) -> 
     if searches:
         parser.add_argument("--threshold", type=float, metavar="TAU", help="τ; default: the engine's")
         parser.add_argument("--alpha", type=float, metavar="ALPHA", help="α; default: the engine's")
+
+
+def with_options(config: Config, options: argparse.Namespace) -> Config:
+    """A configuration with the values of the options that were given and are named like its fields."""
+    given = {name: value for name, value in vars(options).items() if value is not None}
+    names = {field.name for field in fields(config)}  # type: ignore[arg-type]
+    return replace(config, **{name: value for name, value in given.items() if name in names})  # type: ignore[type-var]
 
 
 def positive_int(text: str) -> int:

@@ -1,5 +1,6 @@
 """Photos: finding, decoding and shrinking them."""
 
+import os
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 from runtime.errors import HowlError, ImageError
 
 Image: TypeAlias = NDArray[np.uint8]  # H × W × 3
-PhotoInput: TypeAlias = str | Path | bytes | Image
+PhotoInput: TypeAlias = str | os.PathLike[str] | bytes | Image
 
 PHOTO_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm"})
 PNG_END = b"IEND\xae\x42\x60\x82"
@@ -110,7 +111,7 @@ def describe(photo: PhotoInput) -> str:
         return f"image of {len(photo)} bytes"
     if isinstance(photo, np.ndarray):
         return f"image array {photo.shape} {photo.dtype}"
-    return str(photo)
+    return str(os.fspath(photo)) if isinstance(photo, os.PathLike) else str(photo)
 
 
 def _as_bgr(photo: PhotoInput) -> Image:
@@ -118,7 +119,7 @@ def _as_bgr(photo: PhotoInput) -> Image:
         if photo.dtype != np.uint8 or photo.ndim != 3 or photo.shape[2] != 3:
             raise ImageError(f"{describe(photo)}: needs H×W×3 uint8 in BGR order, as cv2.imread gives")
         return photo
-    if not isinstance(photo, str | bytes | Path):
+    if not isinstance(photo, str | bytes | os.PathLike):
         raise ImageError(
             f"{describe(photo)}: a photo is a path, encoded bytes or an array; cv2.imread gives None for a bad path"
         )

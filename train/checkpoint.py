@@ -44,9 +44,13 @@ class Checkpoint:
     training: dict[str, Any]
 
     def build_network(self) -> Network:
-        """The network with its weights, ready for inference."""
+        """The network with its weights, ready for inference. Raises HowlError where they do not fit each other."""
         network = Network(self.network)
-        network.load_state_dict(self.weights)
+        try:
+            network.load_state_dict(self.weights)
+        except RuntimeError as error:
+            line = " ".join(str(error).split())
+            raise HowlError(f"the checkpoint's weights do not fit its configuration, train it anew: {line}") from None
         return network.eval()
 
     def save(self, path: Path) -> None:

@@ -4,14 +4,21 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import TypeVar
 
 import torch
 
 from runtime.asmk import AsmkParameters
-from runtime.command import image_side, positive_float, positive_int, run_command, scale_list, whole_number
+from runtime.command import (
+    image_side,
+    positive_float,
+    positive_int,
+    run_command,
+    scale_list,
+    whole_number,
+    with_options,
+)
 from runtime.errors import HowlError
 from train.checkpoint import Checkpoint
 from train.data import open_data
@@ -22,8 +29,6 @@ from train.parallel import Processes, join_processes
 from train.recipe import TRUNK_LEARNING_RATES, Recipe, scale_for
 from train.training import Training
 from train.trunk import BUILDERS, build_trunk, initialise_trunk
-
-Config = TypeVar("Config", Recipe, ExtractionConfig, NetworkConfig)
 
 KEPT_ON_RESUME = {"resume", "epochs", "out", "data_root"}
 MOST_GRAPH_NODES = 3840  # TensorRT's TopK takes no more
@@ -135,13 +140,6 @@ def network_of(options: argparse.Namespace, image_size: int) -> NetworkConfig:
             f"raise --graph-nodes or --image-size"
         )
     return config
-
-
-def with_options(config: Config, options: argparse.Namespace) -> Config:
-    """A configuration with the values of the options that were given and are named like its fields."""
-    given = {name: value for name, value in vars(options).items() if value is not None}
-    names = {field.name for field in fields(config)}
-    return replace(config, **{name: value for name, value in given.items() if name in names})
 
 
 def report(training: Training, checkpoint: Checkpoint, out: Path) -> None:
