@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -12,9 +13,11 @@ from tqdm import tqdm
 from runtime.ahead import map_ahead
 from runtime.asmk import Aggregated, selectivity
 from runtime.encoder import Encoder
+from runtime.engine import Features
 from runtime.errors import HowlError, ImageError
 from runtime.image import Image, PhotoInput, describe
 from runtime.index import Hit, Index
+from runtime.index.ids import check_ids
 from runtime.manifest import index_path, manifest_path
 
 PHOTOS_A_COMMIT = 1000  # of `add`: what a kill can cost is bounded
@@ -92,10 +95,11 @@ class Retriever:
             what was added, and why the rest was not: unreadable photos are skipped, not fatal.
 
         Raises:
-            HowlError: an id is in the index already or missing, or the index cannot be written. Commits that were
-                made before stay.
+            HowlError: an id is in the index already, missing or named twice, and nothing was added; or the index
+                cannot be written, and commits that were made before stay.
         """
         names = self._ids(photos, ids)
+        check_ids(self.index_path, names)
         if self.index is None and Index.exists(self.index_path):
             self.index = self._open_index()
         if self.index is not None and (known := self.index.known(names)):
@@ -119,6 +123,19 @@ class Retriever:
             raise HowlError(f"{self.index_path}: no index here, nothing to remove")
         self.index.remove(ids)
 
+    def compact(self) -> None:
+        """Frees the space of removed photos, and makes searching as fast as it can be: ``Index.compact``."""
+        if self.index is None:
+            raise HowlError(f"{self.index_path}: no index here, nothing to compact")
+        self.index.compact()
+
+    def refresh(self) -> None:
+        """Takes up what other processes have committed to the index since, or the index, if they made it."""
+        if self.index is not None:
+            self.index.refresh()
+        elif Index.exists(self.index_path):
+            self.index = self._open_index()
+
     def search(self, photo: PhotoInput, top: int = 10) -> list[Hit]:
         """The photos of the index most similar to one, best first; fewer than ``top`` where few share anything.
 
@@ -126,14 +143,34 @@ class Retriever:
             ImageError: the photo cannot be read.
             HowlError: there is no index.
         """
-        if self.index is None:
-            raise HowlError(f"{self.index_path}: no index here; add photos first (python tools/index.py)")
-        query = self.encoder.for_query(self.encoder.engine.extract(self.encoder.load(photo)))
-        return self.index.search(query, selectivity(self.encoder.codebook.dimensions, self.encoder.asmk), top)
+        index = self._searched_index()
+        features = self.encoder.engine.extract(self.encoder.load(photo))
+        return self._match(index, features, top, threads=os.cpu_count() or 1)
 
     def search_many(self, photos: Sequence[PhotoInput], top: int = 10) -> list[list[Hit]]:
-        """``search`` for each of the photos."""
-        return [self.search(photo, top) for photo in photos]
+        """``search`` for each of the photos: they are read ahead, and matched on all cores while others are extracted.
+
+        Raises:
+            ImageError: a photo cannot be read.
+            HowlError: there is no index.
+        """
+        index = self._searched_index()
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            matches = [
+                pool.submit(self._match, index, self.encoder.engine.extract(image), top)
+                for _, image in map_ahead(self.encoder.load, photos)
+            ]
+            return [match.result() for match in matches]
+
+    def _match(self, index: Index, features: Features, top: int, threads: int = 1) -> list[Hit]:
+        """From the descriptors of a query to its hits."""
+        query = self.encoder.for_query(features, threads=threads)
+        return index.search(query, selectivity(self.encoder.codebook.dimensions, self.encoder.asmk), top)
+
+    def _searched_index(self) -> Index:
+        if self.index is None:
+            raise HowlError(f"{self.index_path}: no index here; add photos first (python tools/index.py)")
+        return self.index
 
     def _prepare(
         self, photos: Sequence[PhotoInput], names: Sequence[str], report: AddReport

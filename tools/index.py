@@ -1,26 +1,37 @@
-"""Adds photos to an index, removes or counts them: ``python tools/index.py engine.onnx PHOTOS... --index DIR``."""
+"""Adds photos to an index, removes, compacts, counts or verifies: ``python tools/index.py engine.onnx PHOTOS...``."""
 
 import argparse
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import closing
+from pathlib import Path
 
-from runtime.command import add_engine_arguments, run_command
+from tqdm import tqdm
+
+from runtime.command import run_command
 from runtime.errors import HowlError
 from runtime.image import find_photos
+from runtime.index import Index
+from runtime.index.verification import verify
+from runtime.manifest import ENGINE_SUFFIXES, index_path
 from runtime.retriever import Retriever
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     options = parse(arguments)
-    with Retriever(options.engine, options.index, device=options.device) as retriever:
-        if options.remove:
-            retriever.remove(options.remove)
-            print(f"removed {len(options.remove)} photos from {retriever.index_path}")
-        if options.photos:
+    path = Path(options.index) if options.index else index_path(Path(options.engine))
+    if options.remove:
+        remove(path, options.remove)
+    if options.photos:
+        with Retriever(options.engine, path, device=options.device) as retriever:
             add(retriever, options.photos)
-        if options.stats:
-            print_stats(retriever)
+    if options.compact:
+        compact(path)
+    if options.stats:
+        print_stats(path)
+    if options.verify:
+        print_verification(path)
 
 
 def add(retriever: Retriever, roots: list[str]) -> None:
@@ -41,32 +52,71 @@ def add(retriever: Retriever, roots: list[str]) -> None:
         raise HowlError("none of the photos could be read")
 
 
-def print_stats(retriever: Retriever) -> None:
-    """Counts and sizes of the index."""
-    if retriever.index is None:
-        raise HowlError(f"{retriever.index_path}: no index here; name photos to make one")
-    stats = retriever.index.stats()
+def remove(path: Path, ids: list[str]) -> None:
+    """Removes photos from an index; ``compact`` frees their space."""
+    with closing(Index(path)) as index:
+        index.remove(ids)
+    print(f"removed {len(set(ids))} photos from {path}")
+
+
+def compact(path: Path) -> None:
+    """Frees the space of removed photos, and makes searching as fast as it can be."""
+    with closing(Index(path)) as index:
+        before = index.stats()
+        with tqdm(total=before.images, desc="compacting", unit="image", disable=None) as bar:
+            index.compact(bar.update)
+        after = index.stats()
+    print(f"compacted {path}: {before.segments} segments became {after.segments}, {before.bytes} bytes {after.bytes}")
+
+
+def print_stats(path: Path) -> None:
+    """Counts and sizes of an index."""
+    with closing(Index(path)) as index:
+        stats = index.stats()
     per_image = stats.entries / max(1, stats.images + stats.removed)
-    print(f"{retriever.index_path}")
+    print(f"{path}")
     print(f"  images          {stats.images}  ({stats.removed} removed, still on disk)")
     print(f"  entries         {stats.entries}  ({per_image:.0f} visual words an image)")
-    print(f"  visual words    {len(retriever.encoder.codebook)}")
     print(f"  segments        {stats.segments}")
     print(f"  bytes on disk   {stats.bytes}")
 
 
+def print_verification(path: Path) -> None:
+    """Every damage on a line of its own. Raises HowlError where there is one."""
+    with tqdm(desc="verifying", unit="image", disable=None) as bar:
+        found = verify(path, bar.update)
+    for folder in found.orphans:
+        print(f"{folder}: no damage: a writer left it behind, or is writing it; the next one deletes it")
+    for damage in found.damages:
+        print(damage)
+    if found.damages:
+        raise HowlError(f"{path}: {len(found.damages)} damages")
+    print(f"{path}: all well: {found.images} images, {found.entries} entries, {found.segments} segments")
+
+
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog="tools/index.py", description="Adds photos to an index (the default), removes them, or counts them."
+        prog="tools/index.py",
+        description="Adds photos to an index (the default), removes them, compacts, counts or verifies the index; "
+        "what is asked for together is done in this order, but for removing, which comes first.",
     )
-    add_engine_arguments(parser, searches=False)
+    parser.add_argument(
+        "engine", metavar="ENGINE", nargs="?", help="engine.onnx or engine.plan; where photos are added, or for --index"
+    )
     parser.add_argument("photos", metavar="PHOTOS", nargs="*", help="files, or folders that are searched through")
     parser.add_argument("--index", metavar="DIR", help="default: engine.index beside the engine")
+    parser.add_argument("--device", choices=("cpu", "cuda"), help="default: a GPU where there is one")
     parser.add_argument("--remove", metavar="ID", nargs="+", help="photos to remove, by the path they were added under")
+    parser.add_argument("--compact", action="store_true", help="free the space of removed photos; speeds searches up")
     parser.add_argument("--stats", action="store_true", help="say what the index holds")
+    parser.add_argument("--verify", action="store_true", help="check every file of the index, and name each damage")
     options = parser.parse_args(arguments)
-    if not (options.photos or options.remove or options.stats):
-        parser.error("nothing to do: name photos, --remove or --stats")
+    if options.engine is None and options.index is None:
+        parser.error("name an engine, or an index with --index")
+    if options.engine is not None and Path(options.engine).suffix not in ENGINE_SUFFIXES:
+        parser.error(f"{options.engine}: an engine is an .onnx or a .plan file")
+    if not (options.photos or options.remove or options.compact or options.stats or options.verify):
+        parser.error("nothing to do: name photos, --remove, --compact, --stats or --verify")
     return options
 
 

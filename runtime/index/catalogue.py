@@ -2,40 +2,73 @@
 
 import json
 import sqlite3
+import uuid
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from runtime.errors import HowlError
-from runtime.index.segment import FileSum
+from runtime.index.arrays import FileSum
+from runtime.index.ids import check_unicode
+from runtime.index.segment import FILES
 
 VERSION = 1
-PATIENCE = 10.0  # seconds that a reader waits for a commit to finish
+PATIENCE = 10.0  # seconds: a reader waits so long for a commit to finish, a commit for readers of the catalogue
+IDS_A_QUERY = 500  # SQLite's oldest limit is 999
 
 SCHEMA = """
 CREATE TABLE about (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+-- Images are numbered in the order of their addition. A segment answers for the numbers start <= number < stop.
 CREATE TABLE segments (
     name TEXT PRIMARY KEY,
-    position INTEGER NOT NULL,              -- order of addition
-    images INTEGER NOT NULL,
+    start INTEGER NOT NULL,
+    stop INTEGER NOT NULL,
+    images INTEGER NOT NULL,                -- stored, with those that were removed or moved since
     entries INTEGER NOT NULL,
     sums TEXT NOT NULL                      -- {file: [size, crc32]}
 ) WITHOUT ROWID;
-CREATE TABLE images (id TEXT PRIMARY KEY, segment TEXT NOT NULL, local INTEGER NOT NULL) WITHOUT ROWID;
-CREATE TABLE removed (segment TEXT NOT NULL, local INTEGER NOT NULL, PRIMARY KEY (segment, local)) WITHOUT ROWID;
+CREATE TABLE images (id TEXT PRIMARY KEY, number INTEGER NOT NULL) WITHOUT ROWID;
+CREATE TABLE removed (number INTEGER PRIMARY KEY);
 """
+
+
+class WriterBusyError(HowlError):
+    """Another process is writing to the index."""
 
 
 @dataclass(frozen=True)
 class SegmentRow:
-    """What the catalogue knows of a live segment: its files' sums, and which of its images were removed."""
+    """What the catalogue knows of a live segment.
+
+    Attributes:
+        name: of its folder.
+        start: the least number that it answers for.
+        stop: the number behind the last.
+        images: stored in it, with those that were removed or moved to another segment.
+        entries: of its inverted file.
+        sums: of its files.
+        removed: int64 [r], ascending, the numbers of its images that were removed.
+    """
 
     name: str
+    start: int
+    stop: int
     images: int
     entries: int
     sums: dict[str, FileSum]
-    removed: tuple[int, ...]
+    removed: NDArray[np.int64]
+
+    def live(self, numbers: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Which of the segment's images, of these numbers [n], are in the index: bool [n]."""
+        live = (numbers >= self.start) & (numbers < self.stop)
+        if len(self.removed):
+            live &= ~np.isin(numbers, self.removed)
+        return live
 
 
 class Catalogue:
@@ -44,32 +77,35 @@ class Catalogue:
     def __init__(self, path: Path) -> None:
         """Opens an existing catalogue. Raises HowlError where it is missing, damaged or of a newer format."""
         self.path = path
-        if not path.exists():
-            raise HowlError(f"{path.parent}: no index here; python tools/index.py ENGINE PHOTOS --index DIR makes one")
-        # Transactions are begun and ended here, not by the module.
         with self._errors():
+            if not path.exists():
+                raise HowlError(
+                    f"{path.parent}: no index here; python tools/index.py ENGINE PHOTOS --index DIR makes one"
+                )
+            # Transactions are begun and ended here, not by the module.
             self._connection = sqlite3.connect(path, timeout=PATIENCE, isolation_level=None)
-            self._connection.execute("PRAGMA synchronous = FULL")
+            # A commit is the deletion of SQLite's journal. FULL does not sync the folder after it, so a power loss
+            # could bring the journal back and with it undo a commit that was acknowledged; EXTRA does.
+            self._connection.execute("PRAGMA synchronous = EXTRA")
         version = self.number("version")
         if version > VERSION:
             raise HowlError(f"{path}: index format {version} is newer than this howl reads ({VERSION}); update howl")
 
     @classmethod
-    def create(cls, path: Path, about: dict[str, str]) -> "Catalogue":
-        """Makes an empty catalogue, whole or not at all."""
-        temporary = path.with_name(f".{path.name}.tmp")
-        temporary.unlink(missing_ok=True)
-        connection = sqlite3.connect(temporary)
+    def create(cls, path: Path, about: dict[str, str]) -> None:
+        """Makes an empty catalogue, whole or not at all, and never over another. Raises OSError or sqlite3.Error."""
+        temporary = path.with_name(f"{temporary_prefix(path)}{uuid.uuid4().hex}")
         try:
-            connection.execute("PRAGMA journal_mode = MEMORY")  # a kill leaves one file behind, not two
-            connection.executescript(SCHEMA)
-            rows = {**about, "version": str(VERSION)}
-            connection.executemany("INSERT INTO about VALUES (?, ?)", rows.items())
-            connection.commit()
+            write_empty(temporary, about)
+            try:
+                # Unlike a rename, a link does not replace what another process made meanwhile.
+                path.hardlink_to(temporary)
+            except OSError:
+                if path.exists():
+                    raise
+                temporary.replace(path)  # not every file system has links
         finally:
-            connection.close()
-        temporary.replace(path)
-        return cls(path)
+            temporary.unlink(missing_ok=True)
 
     def close(self) -> None:
         self._connection.close()
@@ -87,105 +123,164 @@ class Catalogue:
         with self._errors():
             return int(self.about(key))
 
+    # --------------------------------------------------------------------------------------------- reading
+
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        """A block that sees one commit; writers wait for its end before they commit."""
+        with self._errors():
+            self._connection.execute("BEGIN")
+        try:
+            yield
+        finally:
+            self._connection.execute("COMMIT")
+
     def segments(self) -> list[SegmentRow]:
-        """The live segments as of one commit, in the order of their addition."""
-        with self._errors(), self._transaction("BEGIN"):
-            removed: dict[str, list[int]] = {}
-            for segment, local in self._connection.execute("SELECT segment, local FROM removed"):
-                removed.setdefault(segment, []).append(local)
+        """The live segments, in the order of addition; to be called within ``reading`` or ``writing``."""
+        with self._errors():
+            removed = self.removed()
             rows = self._connection.execute(
-                "SELECT name, images, entries, sums FROM segments ORDER BY position"
+                "SELECT start, stop, name, images, entries, sums FROM segments ORDER BY start"
             ).fetchall()
             return [
-                SegmentRow(
-                    name,
-                    images,
-                    entries,
-                    {file: FileSum(*values) for file, values in json.loads(sums).items()},
-                    tuple(removed.get(name, ())),
-                )
-                for name, images, entries, sums in rows
+                SegmentRow(name, start, stop, int(images), int(entries), decode_sums(sums), removed[slice(*bounds)])
+                for start, stop, name, images, entries, sums in rows
+                for bounds in [np.searchsorted(removed, [start, stop])]
             ]
+
+    def removed(self) -> NDArray[np.int64]:
+        """The numbers of all images that were removed and are still stored, int64 [r], ascending."""
+        with self._errors():
+            numbers = self._connection.execute("SELECT number FROM removed ORDER BY number")
+            return np.fromiter((number for (number,) in numbers), np.int64)
 
     def segment_names(self) -> set[str]:
         """The names of the live segments."""
         with self._errors():
             return {name for (name,) in self._connection.execute("SELECT name FROM segments")}
 
+    def images(self) -> tuple[NDArray[np.int64], list[str]]:
+        """Numbers, int64 [n], and ids of all live images, in the order of addition."""
+        with self._errors():
+            rows = self._connection.execute("SELECT number, id FROM images ORDER BY number").fetchall()
+        return np.array([number for number, _ in rows], np.int64), [id_ for _, id_ in rows]
+
     def known(self, ids: Sequence[str]) -> list[str]:
         """Those of the ids that are in the index. Raises HowlError where one is no Unicode text."""
-        for id_ in ids:
-            if not is_unicode(id_):
-                raise HowlError(f"{self.path.parent}: {id_!r} is no Unicode text; rename the file, or give it an id")
+        check_unicode(self.path.parent, ids)
+        found: set[str] = set()
+        for start in range(0, len(ids), IDS_A_QUERY):
+            some = ids[start : start + IDS_A_QUERY]
+            query = f"SELECT id FROM images WHERE id IN ({','.join('?' * len(some))})"
+            with self._errors():
+                found.update(id_ for (id_,) in self._connection.execute(query, some))
+        return [id_ for id_ in ids if id_ in found]
+
+    def integrity(self) -> list[str]:
+        """What SQLite finds wrong with the file itself; a line each."""
         with self._errors():
-            find = "SELECT 1 FROM images WHERE id = ?"
-            return [i for i in ids if self._connection.execute(find, (i,)).fetchone()]
+            lines = [" ".join(line.split()) for (line,) in self._connection.execute("PRAGMA integrity_check")]
+        return [line for line in lines if line != "ok"]
+
+    # --------------------------------------------------------------------------------------------- writing
 
     @contextmanager
     def writing(self) -> Iterator[None]:
         """The one writer's transaction: committed at its end, undone by an exception or a kill.
 
         Raises:
-            HowlError: another process is writing.
+            WriterBusyError: another process is writing.
+            sqlite3.Error: the disk refuses.
         """
         self._connection.execute("PRAGMA busy_timeout = 0")
         try:
             self._connection.execute("BEGIN IMMEDIATE")
         except sqlite3.OperationalError as error:
-            if "locked" in str(error):
-                raise HowlError(f"{self.path.parent}: another process is writing to it; try again later") from None
-            raise HowlError(f"{self.path}: {error}") from None
+            if "locked" not in str(error):
+                raise
+            raise WriterBusyError(f"{self.path.parent}: another process is writing to it; try again later") from None
         finally:
             self._connection.execute(f"PRAGMA busy_timeout = {int(1000 * PATIENCE)}")
         try:
             yield
-            with self._errors():
-                self._connection.execute("COMMIT")
+            self._connection.execute("COMMIT")
         except BaseException:
             if self._connection.in_transaction:
-                self._connection.execute("ROLLBACK")
+                with suppress(sqlite3.Error):  # the first error is the one to hear of; the next to open rolls back
+                    self._connection.execute("ROLLBACK")
             raise
 
-    def add_segment(self, name: str, ids: Sequence[str], entries: int, sums: dict[str, FileSum]) -> None:
-        """Names a segment and its images, within ``writing``."""
-        encoded = json.dumps({file: [s.size, s.crc] for file, s in sums.items()})
-        with self._errors():
-            self._connection.execute(
-                "INSERT INTO segments SELECT ?, 1 + COALESCE(MAX(position), 0), ?, ?, ? FROM segments",
-                (name, len(ids), entries, encoded),
-            )
-            self._connection.executemany(
-                "INSERT INTO images VALUES (?, ?, ?)", ((id_, name, local) for local, id_ in enumerate(ids))
-            )
+    # What follows is called within `writing`, and raises sqlite3.Error where the disk refuses.
+
+    def add_images(self, ids: Sequence[str]) -> int:
+        """Numbers new images, and gives the first number."""
+        (first,) = self._connection.execute("SELECT COALESCE(MAX(stop), 0) FROM segments").fetchone()
+        self._connection.executemany("INSERT INTO images VALUES (?, ?)", zip(ids, count(first), strict=False))
+        return first
+
+    def add_segment(
+        self, name: str, start: int, stop: int, *, images: int, entries: int, sums: dict[str, FileSum]
+    ) -> None:
+        """Names a segment that is on the disk."""
+        row = (name, start, stop, images, entries, encode_sums(sums))
+        self._connection.execute("INSERT INTO segments VALUES (?, ?, ?, ?, ?, ?)", row)
+
+    def release(self, start: int, stop: int) -> None:
+        """Lets no segment answer for these numbers any more; one that answers for others besides stays for them.
+
+        Args:
+            start: where some segment begins.
+            stop: the number behind the last.
+        """
+        self._connection.execute("DELETE FROM segments WHERE start >= ? AND stop <= ?", (start, stop))
+        self._connection.execute("UPDATE segments SET start = ? WHERE start >= ? AND start < ?", (stop, start, stop))
+        self._connection.execute("DELETE FROM removed WHERE number >= ? AND number < ?", (start, stop))
 
     def remove(self, ids: Sequence[str]) -> None:
-        """Marks images removed, within ``writing``."""
-        with self._errors():
-            for id_ in ids:
-                self._connection.execute("INSERT INTO removed SELECT segment, local FROM images WHERE id = ?", (id_,))
-                self._connection.execute("DELETE FROM images WHERE id = ?", (id_,))
+        """Marks images removed."""
+        rows = [(id_,) for id_ in ids]
+        self._connection.executemany("INSERT INTO removed SELECT number FROM images WHERE id = ?", rows)
+        self._connection.executemany("DELETE FROM images WHERE id = ?", rows)
 
-    @contextmanager
-    def _transaction(self, begin: str) -> Iterator[None]:
-        self._connection.execute(begin)
-        try:
-            yield
-        finally:
-            self._connection.execute("COMMIT")
+    def shrink(self) -> None:
+        """Gives pages that are no longer used back to the disk."""
+        self._connection.execute("PRAGMA incremental_vacuum").fetchall()
 
     @contextmanager
     def _errors(self) -> Iterator[None]:
         try:
             yield
-        except (sqlite3.Error, ValueError, TypeError) as error:  # the last two: values that make no sense
+        # ValueError and its like are values that make no sense.
+        except (sqlite3.Error, OSError, ValueError, TypeError, LookupError) as error:
             line = " ".join(str(error).split())
             raise HowlError(f"{self.path}: the catalogue cannot be used: {line}") from None
 
 
-def is_unicode(text: str) -> bool:
-    """Whether a text can be written as UTF-8: the name of a file may hold bytes that cannot."""
+def write_empty(path: Path, about: dict[str, str]) -> None:
+    """Writes a catalogue without images, and waits until it is on the disk."""
+    connection = sqlite3.connect(path)
     try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
+        connection.execute("PRAGMA synchronous = FULL")
+        connection.execute("PRAGMA journal_mode = MEMORY")  # a kill leaves one file behind, not two
+        connection.execute("PRAGMA auto_vacuum = INCREMENTAL")  # for `Catalogue.shrink`
+        connection.executescript(SCHEMA)
+        rows = {**about, "version": str(VERSION)}
+        connection.executemany("INSERT INTO about VALUES (?, ?)", rows.items())
+        connection.commit()
+    finally:
+        connection.close()
+
+
+def temporary_prefix(path: Path) -> str:
+    """How the names of catalogues begin that are not whole yet."""
+    return f".{path.name}."
+
+
+def encode_sums(sums: dict[str, FileSum]) -> str:
+    return json.dumps({file: [s.size, s.crc] for file, s in sums.items()})
+
+
+def decode_sums(text: str) -> dict[str, FileSum]:
+    """Raises ValueError, TypeError or LookupError where the text does not hold the sums of a segment's files."""
+    sums = json.loads(text)
+    return {file: FileSum(*sums[file]) for file in FILES}

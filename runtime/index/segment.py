@@ -1,8 +1,6 @@
 """A segment: an immutable part of the index, a folder of plain arrays that load by memory map."""
 
-import os
-import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,122 +8,111 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runtime.asmk import Aggregated
-from runtime.errors import HowlError
+from runtime.index.arrays import FileSum, check_file, damaged, load_array, map_array, sync_folder, write_array
+from runtime.index.ids import Ids
 from runtime.inverted_file import InvertedFile
 
-ARRAYS = ("words", "offsets", "images", "codes", "word_counts")
-ID_BYTES, ID_ENDS = "id_bytes", "id_ends"  # all ids as one UTF-8 string, and where each ends
-CHUNK = 1 << 20
-EMPTY_ARRAY_BYTES = 128  # a .npy header
-
-
-@dataclass(frozen=True)
-class FileSum:
-    """Size and CRC-32 of a file, as the catalogue keeps them."""
-
-    size: int
-    crc: int
+ENTRY_FILES = ("images.npy", "codes.npy")  # nearly all of the bytes: of these, opening checks the size alone
+SMALL_FILES = ("words.npy", "offsets.npy", "word_counts.npy", "id_bytes.npy", "id_ends.npy", "numbers.npy")
+FILES = (*ENTRY_FILES, *SMALL_FILES)
 
 
 @dataclass(frozen=True)
 class Segment:
-    """A loaded segment.
+    """Images in the order of their addition, in memory or on the disk.
 
     Attributes:
-        name: of its folder.
-        inverted_file: its images and their codes, memory-mapped.
-        ids: of its images, in order.
+        inverted_file: the images and their codes.
+        ids: of the images.
+        numbers: int64 [n], ascending: every image's number in the order of addition to the whole index, by which the
+            catalogue knows it. It stays the same when segments are rewritten.
     """
 
-    name: str
     inverted_file: InvertedFile
-    ids: list[str]
+    ids: Ids
+    numbers: NDArray[np.int64]
+
+    @classmethod
+    def build(cls, ids: Sequence[str], images: Sequence[Aggregated], first: int, code_length: int) -> "Segment":
+        """The segment of at most 65,536 images, numbered from ``first``; ``code_length`` is ⌈D/64⌉."""
+        numbers = np.arange(first, first + len(ids), dtype=np.int64)
+        return cls(InvertedFile.build(images, code_length), Ids.encode(ids), numbers)
+
+    @classmethod
+    def merge(cls, parts: Sequence["Segment"], kept: Sequence[NDArray[np.bool_]]) -> "Segment":
+        """One segment of the images of several, in their order, without those that are not kept (bool [n] a part)."""
+        numbers = [part.numbers[keep] for part, keep in zip(parts, kept, strict=True)]
+        return cls(
+            InvertedFile.merge([part.inverted_file for part in parts], kept),
+            Ids.merge([part.ids for part in parts], kept),
+            np.concatenate(numbers),
+        )
+
+    @property
+    def entries(self) -> int:
+        """Entries of the inverted file."""
+        return len(self.inverted_file.images)
+
+    def __len__(self) -> int:
+        return len(self.numbers)
 
 
-def write_segment(
-    folder: Path, ids: Sequence[str], images: Sequence[Aggregated], code_length: int
-) -> dict[str, FileSum]:
+def write_segment(folder: Path, segment: Segment) -> dict[str, FileSum]:
     """Writes a segment and waits until it is on the disk.
 
     Returns:
         the sums of its files, by file name, for the catalogue: until that names the segment, it does not exist.
     """
-    inverted_file = InvertedFile.build(images, code_length)
-    encoded = [identifier.encode() for identifier in ids]
-    arrays: dict[str, NDArray] = {name: getattr(inverted_file, name) for name in ARRAYS}
-    arrays[ID_BYTES] = np.frombuffer(b"".join(encoded), np.uint8)
-    arrays[ID_ENDS] = np.cumsum([len(identifier) for identifier in encoded], dtype=np.int64)
+    inverted_file = segment.inverted_file
+    arrays: dict[str, NDArray] = {
+        "images.npy": inverted_file.images,
+        "codes.npy": inverted_file.codes,
+        "words.npy": inverted_file.words,
+        "offsets.npy": inverted_file.offsets,
+        "word_counts.npy": inverted_file.word_counts,
+        "id_bytes.npy": segment.ids.text,
+        "id_ends.npy": segment.ids.ends,
+        "numbers.npy": segment.numbers,
+    }
     folder.mkdir()
-    sums = {}
-    for name, array in arrays.items():
-        path = folder / f"{name}.npy"
-        with path.open("wb") as file:
-            np.save(file, array)
-            file.flush()
-            os.fsync(file.fileno())
-        sums[path.name] = sum_of(path)
+    sums = {name: write_array(folder / name, array) for name, array in arrays.items()}
     sync_folder(folder)
     sync_folder(folder.parent)
     return sums
 
 
-def load_segment(folder: Path, sums: dict[str, FileSum]) -> Segment:
-    """Opens a segment after checking every file against its sum.
+def load_segment(folder: Path, sums: dict[str, FileSum], entries: int, code_length: int) -> Segment:
+    """Opens a segment after checking the size of every file and the content of the small ones.
+
+    The entries, nearly all of the bytes, are not read: ``verify``, and every merge before it trusts them, checks them.
+    A flipped bit there can change scores, but no search reads or writes outside of the arrays for it.
+
+    Args:
+        folder: of the segment.
+        sums: of its files, by file name.
+        entries: of its inverted file.
+        code_length: ⌈D/64⌉.
 
     Raises:
         HowlError: a file is missing, truncated or changed; the line names it.
     """
-    for name, expected in sums.items():
-        check_file(folder / name, expected)
-    arrays = {name: load_array(folder / f"{name}.npy") for name in ARRAYS}
-    ends = load_array(folder / f"{ID_ENDS}.npy").tolist()
-    text = load_array(folder / f"{ID_BYTES}.npy").tobytes()
-    starts = [0, *ends[:-1]] if ends else []
-    ids = [text[start:end].decode() for start, end in zip(starts, ends, strict=True)]
-    return Segment(folder.name, InvertedFile(**arrays), ids)
+    small = {name: load_array(folder / name, sums[name]) for name in SMALL_FILES}
+    if small["offsets.npy"][-1] != entries:
+        raise damaged(folder, f"{small['offsets.npy'][-1]} entries, and {entries} in the catalogue")
+    return Segment(
+        InvertedFile(
+            words=small["words.npy"],
+            offsets=small["offsets.npy"],
+            images=map_array(folder / "images.npy", sums["images.npy"], np.uint16, (entries,)),
+            codes=map_array(folder / "codes.npy", sums["codes.npy"], np.uint64, (entries, code_length)),
+            word_counts=small["word_counts.npy"],
+        ),
+        Ids(small["id_bytes.npy"], small["id_ends.npy"]),
+        small["numbers.npy"],
+    )
 
 
-def check_file(path: Path, expected: FileSum) -> None:
-    """Raises HowlError where a file is not what was written."""
-    try:
-        found = sum_of(path)
-    except FileNotFoundError:
-        raise HowlError(f"{path}: missing from the index; restore it from a backup, or index the photos anew") from None
-    except OSError as error:
-        raise HowlError(f"{path}: {error.strerror or error}") from None
-    if found == expected:
-        return
-    damage = f"{found.size} bytes instead of {expected.size}" if found.size != expected.size else "its content changed"
-    raise HowlError(f"{path}: damaged ({damage}); restore it from a backup, or index the photos anew")
-
-
-def sum_of(path: Path) -> FileSum:
-    """Size and CRC-32 of a file."""
-    crc, size = 0, 0
-    for chunk in _chunks(path):
-        crc = zlib.crc32(chunk, crc)
-        size += len(chunk)
-    return FileSum(size, crc)
-
-
-def load_array(path: Path) -> NDArray:
-    """An array of a segment as a read-only memory map; an empty one, which cannot be mapped, is read."""
-    empty = path.stat().st_size <= EMPTY_ARRAY_BYTES
-    return np.load(path, allow_pickle=False, mmap_mode=None if empty else "r")
-
-
-def sync_folder(folder: Path) -> None:
-    """Waits until a folder's entries are on the disk."""
-    if os.name == "nt":
-        return  # Windows cannot sync a folder
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _chunks(path: Path) -> Iterator[bytes]:
-    with path.open("rb") as file:
-        while chunk := file.read(CHUNK):
-            yield chunk
+def check_entries(folder: Path, sums: dict[str, FileSum]) -> None:
+    """Reads what opening leaves unread. Raises HowlError where it changed; the line names the file."""
+    for name in ENTRY_FILES:
+        check_file(folder / name, sums[name])

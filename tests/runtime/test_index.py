@@ -1,14 +1,9 @@
-"""The index on disk: what is found, what stays, and what a kill, a full disk or a flipped bit can do to it."""
+"""The index on disk: what is found, what stays, who may write, and what damage is found."""
 
-import errno
 import json
 import os
 import shutil
-import signal
 import sqlite3
-import subprocess
-import sys
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,48 +13,25 @@ import pytest
 from numpy.typing import NDArray
 
 import runtime.index
-from runtime.asmk import Aggregated, AsmkParameters, pack_signs, selectivity
-from runtime.errors import HowlError
-from runtime.index import CATALOGUE, Hit, Index, strongest
+from runtime.asmk import Aggregated, pack_signs
+from runtime.index import CATALOGUE, Hit, Index
 from runtime.index.catalogue import VERSION, Catalogue
+from runtime.index.segment import ENTRY_FILES, FILES, SMALL_FILES
+from runtime.index.verification import verify
 from runtime.inverted_file import InvertedFile
 
-D = 40  # not a multiple of 64: codes have padding
-WORDS = 60
-WORTH = selectivity(D, AsmkParameters())
-SEGMENT_FILES = [
-    f"{name}.npy" for name in ("words", "offsets", "images", "codes", "word_counts", "id_bytes", "id_ends")
-]
-
-# What the processes of these tests know of the images, as `make_image` does here.
-IN_A_NEW_PROCESS = """
-import json, os, signal, sys, time
-from pathlib import Path
-import numpy as np
-from runtime.asmk import Aggregated, AsmkParameters, pack_signs, selectivity
-from runtime.errors import HowlError
-from runtime.index import Index
-
-def make_image(seed):
-    random = np.random.default_rng(seed)
-    words = np.sort(random.choice(60, 10, replace=False)).astype(np.uint32)
-    return Aggregated(words, pack_signs(random.normal(size=(10, 40))))
-
-WORTH = selectivity(40, AsmkParameters())
-path = Path(sys.argv[1])
-"""
-
-
-def make_image(seed: int) -> Aggregated:
-    """An image of ten words out of sixty: any two share some."""
-    random = np.random.default_rng(seed)
-    words = np.sort(random.choice(WORDS, 10, replace=False)).astype(np.uint32)
-    return Aggregated(words, pack_signs(random.normal(size=(10, D))))
-
-
-def make_images(*seeds: int) -> tuple[list[str], list[Aggregated]]:
-    """Ids and images."""
-    return [f"image{seed}" for seed in seeds], [make_image(seed) for seed in seeds]
+from .index_images import (
+    IN_A_NEW_PROCESS,
+    WORDS,
+    WORTH,
+    D,
+    everything,
+    folders,
+    found,
+    make_image,
+    make_images,
+    refusal,
+)
 
 
 @pytest.fixture
@@ -84,27 +56,6 @@ def index(made: Path, path: Path) -> Iterator[Index]:
     index = Index(shutil.copytree(made, path))
     yield index
     index.close()
-
-
-def everything(index: Index) -> list[list[Hit]]:
-    """All that an index can be heard to say: the answers to eight queries, six of them images of the index."""
-    return [index.search(make_image(seed), WORTH, 100) for seed in range(8)]
-
-
-def found(index: Index, seed: int, top: int = 100) -> list[str]:
-    return [hit.id for hit in index.search(make_image(seed), WORTH, top)]
-
-
-def folders(path: Path) -> set[str]:
-    return {entry.name for entry in path.iterdir() if entry.is_dir()}
-
-
-def refusal(action: Callable[[], object]) -> str:
-    """The one line with which something is refused."""
-    with pytest.raises(HowlError) as caught:
-        action()
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
 
 
 # ------------------------------------------------------------------------------------------------ searching
@@ -150,13 +101,6 @@ def test_ties_come_in_the_order_of_addition(path: Path) -> None:
     index.remove(["b"])
     index.add(["b"], [make_image(7)])
     assert found(index, 7) == ["z", "a", "y", "c", "b"]
-
-
-@pytest.mark.parametrize("top", [1, 3, 8, 20, 39, 50])
-def test_the_strongest_are_those_of_a_stable_sort(top: int) -> None:
-    scores = np.random.default_rng(0).integers(-2, 4, 40) / 4  # many ties, some not above 0
-    expected = [i for i in np.argsort(-scores, kind="stable") if scores[i] > 0][:top]
-    assert strongest(scores, top).tolist() == expected
 
 
 def test_images_that_share_nothing_are_no_hits(index: Index) -> None:
@@ -359,51 +303,7 @@ def test_writers_take_turns_and_readers_follow(index: Index, path: Path) -> None
     assert index.ids() == other.ids() == [f"image{seed}" for seed in range(1, 8)]
 
 
-# -------------------------------------------------------------------------------- failures in the middle
-
-
-def fail_at(monkeypatch: pytest.MonkeyPatch, number: int, error: BaseException) -> None:
-    """Makes the n-th sync to the disk fail, counted from 0; later ones work."""
-    syncs = 0
-    fsync = os.fsync
-
-    def counting(descriptor: int) -> None:
-        nonlocal syncs
-        syncs += 1
-        if syncs == number + 1:
-            raise error
-        fsync(descriptor)
-
-    monkeypatch.setattr(os, "fsync", counting)
-
-
-SYNCS_A_SEGMENT = len(SEGMENT_FILES) + 2  # its folder, and the folder of that
-
-
-@pytest.mark.parametrize("sync", [0, 3, SYNCS_A_SEGMENT - 1, SYNCS_A_SEGMENT, 2 * SYNCS_A_SEGMENT - 1])
-@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left on device"), KeyboardInterrupt()], ids=repr)
-def test_a_failed_addition_leaves_the_index_as_it_was(
-    index: Index, path: Path, monkeypatch: pytest.MonkeyPatch, sync: int, error: BaseException
-) -> None:
-    monkeypatch.setattr(runtime.index, "LARGEST", 2)  # two segments: the second may be the one that fails
-    before = everything(index), folders(path)
-    with monkeypatch.context() as failing:
-        fail_at(failing, sync, error)
-        with pytest.raises(HowlError if isinstance(error, OSError) else KeyboardInterrupt) as caught:
-            index.add(*make_images(6, 7, 8, 9))
-    if isinstance(error, OSError):
-        assert str(caught.value) == f"{path}: nothing was added: No space left on device"
-    assert (everything(index), folders(path)) == before
-    assert everything(Index(path)) == before[0]
-    index.add(*make_images(6, 7, 8, 9))
-    assert len(Index(path)) == 10
-
-
-def test_there_is_no_sync_behind_those_tested(index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(runtime.index, "LARGEST", 2)
-    fail_at(monkeypatch, 2 * SYNCS_A_SEGMENT, OSError(errno.ENOSPC, "No space left on device"))
-    index.add(*make_images(6, 7, 8, 9))
-    assert len(index) == 10
+# ------------------------------------------------------------------------------------- interrupts
 
 
 def test_an_interrupt_right_after_the_commit_deletes_no_live_segment(
@@ -428,101 +328,6 @@ def test_an_interrupt_right_after_the_commit_deletes_no_live_segment(
     assert everything(index) == everything(reopened)
 
 
-needs_kill = pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs SIGKILL")
-
-
-@needs_kill
-@pytest.mark.parametrize(
-    ("moment", "survivors"),
-    [
-        ("os.fsync = lambda descriptor: die()", 6),
-        ("fsync, left = os.fsync, [8]\ndef count(d):\n    left.pop() if left else die()\nos.fsync = count", 6),
-        ("import runtime.index.catalogue as c\nc.Catalogue.add_segment = lambda *a: die()", 6),
-        ("import runtime.index as i\nadd = i.Catalogue.add_segment\n"
-         "i.Catalogue.add_segment = lambda *a: (add(*a), die())", 6),
-        ("Index.refresh = lambda index: die()", 8),
-    ],
-    ids=["first sync", "last sync", "before naming", "before the commit", "after the commit"],
-)  # fmt: skip
-def test_a_kill_in_an_addition_leaves_the_last_commit(
-    index: Index, path: Path, run_python: Callable, moment: str, survivors: int
-) -> None:
-    before = everything(index)
-    killed = run_python(
-        IN_A_NEW_PROCESS
-        + "def die():\n    os.kill(os.getpid(), signal.SIGKILL)\nindex = Index(path)\n"
-        + moment
-        + "\nindex.add(['image6', 'image7'], [make_image(6), make_image(7)])\n",
-        path,
-    )
-    assert killed.returncode == -signal.SIGKILL, killed.stderr
-    reopened = Index(path)
-    assert reopened.ids() == [f"image{seed}" for seed in range(survivors)]
-    if survivors == 6:
-        assert everything(reopened) == before
-    reopened.add(*make_images(8))  # it goes on, and sweeps up what was left behind
-    assert folders(path) == reopened._catalogue.segment_names()
-    assert found(Index(path), 8, top=1) == ["image8"]
-
-
-@needs_kill
-def test_after_kills_at_any_moment_all_that_was_returned_for_is_there(path: Path) -> None:
-    Index.create(path, identity="an engine", dimensions=D).close()
-    code = (
-        IN_A_NEW_PROCESS
-        + """
-index = Index(path)
-number = len(index)
-while True:
-    index.add([f"image{number}", f"image{number + 1}"], [make_image(number), make_image(number + 1)])
-    number += 2
-    print(number, flush=True)
-"""
-    )
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-    random = np.random.default_rng(0)
-    for _ in range(4):
-        writer = subprocess.Popen(
-            [sys.executable, "-c", code, path], env=environment, stdout=subprocess.PIPE, text=True
-        )
-        assert writer.stdout is not None
-        returned = int(writer.stdout.readline())
-        time.sleep(random.uniform(0, 0.03))
-        writer.kill()
-        returned = max([returned, *(int(line) for line in writer.stdout.read().splitlines())])
-        assert writer.wait() == -signal.SIGKILL
-        writer.stdout.close()
-        index = Index(path)
-        assert index.ids() == [f"image{seed}" for seed in range(len(index))]
-        assert len(index) in (returned, returned + 2)
-        for seed in range(0, len(index), 7):
-            assert found(index, seed, top=1) == [f"image{seed}"]
-        index.close()
-
-
-@needs_kill
-def test_a_kill_while_the_index_is_made_does_not_block_its_folder(path: Path, run_python: Callable) -> None:
-    killed = run_python(
-        IN_A_NEW_PROCESS
-        + """
-import sqlite3
-class Connection(sqlite3.Connection):
-    def commit(self):
-        os.kill(os.getpid(), signal.SIGKILL)
-connect = sqlite3.connect
-sqlite3.connect = lambda path: connect(path, factory=Connection)
-Index.create(path, identity="an engine", dimensions=40)
-""",
-        path,
-    )
-    assert killed.returncode == -signal.SIGKILL, killed.stderr
-    assert any(path.iterdir())
-    assert not Index.exists(path)
-    index = Index.create(path, identity="another", dimensions=D)
-    index.add(*make_images(0))
-    assert (index.identity, index.ids()) == ("another", ["image0"])
-
-
 # ---------------------------------------------------------------------------------------------------- damage
 
 
@@ -536,7 +341,7 @@ def flip_last_bit(file: Path) -> None:
     file.write_bytes(content)
 
 
-@pytest.mark.parametrize("name", SEGMENT_FILES)
+@pytest.mark.parametrize("name", FILES)
 @pytest.mark.parametrize(
     ("damage", "words"),
     [(truncate, "bytes instead of"), (flip_last_bit, "its content changed"), (Path.unlink, "missing")],
@@ -545,24 +350,46 @@ def flip_last_bit(file: Path) -> None:
 def test_damage_to_a_segment_is_found_and_its_file_named(
     index: Index, path: Path, name: str, damage: Callable[[Path], None], words: str
 ) -> None:
+    """By opening, but for bits of the entries, which opening leaves unread: those `verify` finds."""
     index.close()
     file = path / sorted(folders(path))[0] / name
-    assert {entry.name for entry in file.parent.iterdir()} == set(SEGMENT_FILES)
+    assert {entry.name for entry in file.parent.iterdir()} == set(FILES)
     damage(file)
-    line = refusal(lambda: Index(path))
+    if name in ENTRY_FILES and damage is flip_last_bit:
+        (line,) = Index(path).verify()
+    else:
+        line = refusal(lambda: Index(path))
+        assert [line] == verify(path).damages
     assert line.startswith(f"{file}: ")
     assert words in line.removeprefix(f"{file}: ")
 
 
-def test_any_flipped_bit_of_a_segment_is_found(index: Index, path: Path) -> None:
+@pytest.mark.parametrize("name", SMALL_FILES)
+def test_any_flipped_bit_of_a_small_file_is_found(index: Index, path: Path, name: str) -> None:
     index.close()
-    file = path / sorted(folders(path))[0] / "codes.npy"
+    file = path / sorted(folders(path))[0] / name
     content = file.read_bytes()
     for place in range(0, len(content), 37):
         file.write_bytes(content[:place] + bytes([content[place] ^ (1 << place % 8)]) + content[place + 1 :])
         assert refusal(lambda: Index(path)).startswith(f"{file}: damaged (its content changed)")
     file.write_bytes(content)
     assert len(Index(path)) == 6
+
+
+@pytest.mark.parametrize("name", ENTRY_FILES)
+def test_any_flipped_bit_of_an_entry_leaves_searches_sound(index: Index, path: Path, name: str) -> None:
+    """Headers included: scores may change, but a search ends, and names images that are there."""
+    index.close()
+    file = path / sorted(folders(path))[0] / name
+    content = file.read_bytes()
+    for place in range(0, len(content), 5):
+        file.write_bytes(content[:place] + bytes([content[place] ^ (1 << place % 8)]) + content[place + 1 :])
+        with_damage = Index(path)
+        for hits in everything(with_damage):
+            assert {hit.id for hit in hits} <= set(with_damage.ids())
+        (line,) = with_damage.verify()
+        assert line.startswith(f"{file}: damaged (its content changed)")
+        with_damage.close()
 
 
 def test_a_missing_segment_is_named(index: Index, path: Path) -> None:
@@ -641,7 +468,7 @@ def codes_of(images: Sequence[Aggregated]) -> NDArray[np.uint64]:
 
 
 def test_the_arrays_are_memory_maps_of_the_files(index: Index) -> None:
-    inverted_file = next(iter(Index(index.path)._segments.values())).inverted_file
+    inverted_file = Index(index.path).parts()[0].segment.inverted_file
     assert isinstance(inverted_file.codes, np.memmap)
     assert inverted_file.codes.mode == "r"
     _, images = make_images(0, 1, 2)

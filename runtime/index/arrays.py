@@ -1,0 +1,133 @@
+"""Array files: summed while they are written, checked before they are believed, and memory-mapped."""
+
+import io
+import math
+import os
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+import numpy.typing as npt
+from numpy.lib import format as npy
+from numpy.typing import NDArray
+
+from runtime.errors import HowlError
+
+CHUNK = 1 << 20
+MEND = "restore it from a backup, or index the photos anew"
+
+
+@dataclass(frozen=True)
+class FileSum:
+    """Size and CRC-32 of a file, as the catalogue keeps them."""
+
+    size: int
+    crc: int
+
+
+def write_array(path: Path, array: NDArray) -> FileSum:
+    """Writes a .npy file, waits until it is on the disk, and gives its sum."""
+    header = io.BytesIO()
+    npy.write_array_header_1_0(header, npy.header_data_from_array_1_0(array))
+    size, crc = 0, 0
+    with path.open("wb") as file:
+        for chunk in (header.getbuffer(), *_chunks(array)):
+            crc = zlib.crc32(chunk, crc)
+            size += file.write(chunk)
+        file.flush()
+        os.fsync(file.fileno())
+    return FileSum(size, crc)
+
+
+def load_array(path: Path, expected: FileSum) -> NDArray:
+    """A read-only memory map of an array whose file was read whole and is, to the bit, what was written.
+
+    Raises:
+        HowlError: the file is missing, truncated or changed; the line names it.
+    """
+    with _opened(path) as file:
+        _check(path, file, expected, content=True)
+        file.seek(0)
+        npy.read_magic(file)
+        shape, _, dtype = npy.read_array_header_1_0(file)
+        return _map(file, dtype, shape, file.tell())
+
+
+def map_array(path: Path, expected: FileSum, dtype: npt.DTypeLike, shape: tuple[int, ...]) -> NDArray:
+    """A read-only memory map of an array whose file is only known to have the right size.
+
+    Its header is not believed: dtype and shape are the caller's, and no flipped bit leads outside of the file.
+
+    Raises:
+        HowlError: the file is missing or truncated; the line names it.
+    """
+    with _opened(path) as file:
+        _check(path, file, expected, content=False)
+        header = expected.size - np.dtype(dtype).itemsize * math.prod(shape)
+        if header < 0:
+            raise damaged(path, f"too small for {shape} numbers")
+        return _map(file, np.dtype(dtype), shape, header)
+
+
+def check_file(path: Path, expected: FileSum) -> None:
+    """Raises HowlError where a file is not, to the bit, what was written."""
+    with _opened(path) as file:
+        _check(path, file, expected, content=True)
+
+
+def damaged(path: Path, how: str) -> HowlError:
+    """The error for a file that is not what was written."""
+    return HowlError(f"{path}: damaged ({how}); {MEND}")
+
+
+def sync_folder(folder: Path) -> None:
+    """Waits until a folder's entries are on the disk."""
+    if os.name == "nt":
+        return  # Windows cannot sync a folder
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _map(file: BinaryIO, dtype: np.dtype, shape: tuple[int, ...], offset: int) -> NDArray:
+    # An empty array cannot be mapped.
+    return np.empty(shape, dtype) if 0 in shape else np.memmap(file, dtype, "r", offset, shape)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[BinaryIO]:
+    try:
+        with path.open("rb") as file:
+            yield file
+    except FileNotFoundError:
+        raise HowlError(f"{path}: missing from the index; {MEND}") from None
+    except OSError as error:
+        raise HowlError(f"{path}: {error.strerror or error}") from None
+
+
+def _check(path: Path, file: BinaryIO, expected: FileSum, content: bool) -> None:
+    size = os.fstat(file.fileno()).st_size
+    if size != expected.size:
+        raise damaged(path, f"{size} bytes instead of {expected.size}")
+    if content and _crc(file) != expected.crc:
+        raise damaged(path, "its content changed")
+
+
+def _crc(file: BinaryIO) -> int:
+    crc = 0
+    while chunk := file.read(CHUNK):
+        crc = zlib.crc32(chunk, crc)
+    return crc
+
+
+def _chunks(array: NDArray) -> Iterator[memoryview]:
+    """The bytes of an array, without a copy where they lie in one piece."""
+    flat = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+    for start in range(0, len(flat), CHUNK):
+        yield flat[start : start + CHUNK].data
