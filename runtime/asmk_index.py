@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import compress
 from pathlib import Path
 
 from runtime.asmk_pickles import AsmkIvf, load_asmk_codebook, load_asmk_ivf
@@ -134,7 +135,6 @@ def new_index(path: Path, codebook: Codebook) -> Iterator[Index]:
 
 def inverted_files(index: Index) -> Iterator[tuple[list[str], InvertedFile]]:
     """The images of an index in their order, some at a time: their ids, and their inverted file."""
-    for name, segment in index._segments.items():
-        live = index._live[name]
+    for segment, live in index.parts():
         file = segment.inverted_file if live.all() else InvertedFile.merge([segment.inverted_file], [live])
-        yield [id_ for id_, alive in zip(segment.ids, live, strict=True) if alive], file
+        yield list(compress(segment.ids, live.tolist())), file

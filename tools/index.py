@@ -1,4 +1,4 @@
-"""Adds photos to an index, removes, compacts, counts or verifies: ``python tools/index.py engine.onnx PHOTOS...``."""
+"""Makes and keeps an index: ``python tools/index.py engine.onnx PHOTOS...`` adds photos; options do the rest."""
 
 import argparse
 import sys
@@ -9,6 +9,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from runtime.asmk_index import import_asmk
 from runtime.command import run_command
 from runtime.errors import HowlError
 from runtime.image import find_photos
@@ -20,7 +21,9 @@ from runtime.retriever import Retriever
 
 def main(arguments: Sequence[str] | None = None) -> None:
     options = parse(arguments)
-    path = Path(options.index) if options.index else index_path(Path(options.engine))
+    path = path_of(options)
+    if options.import_asmk:
+        import_from_asmk(path, *map(Path, options.import_asmk))
     if options.remove:
         remove(path, options.remove)
     if options.photos:
@@ -32,6 +35,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print_stats(path)
     if options.verify:
         print_verification(path)
+
+
+def path_of(options: argparse.Namespace) -> Path:
+    """The index that is meant: the one named, or the one beside the engine or the imported inverted file."""
+    if options.index:
+        return Path(options.index)
+    return index_path(Path(options.import_asmk[1] if options.import_asmk else options.engine))
+
+
+def import_from_asmk(path: Path, codebook: Path, inverted_file: Path) -> None:
+    """Makes an index of what the ``asmk`` package saved."""
+    made = import_asmk(codebook, inverted_file, path)
+    besides = f" and {made.distractors} distractors" if made.distractors else ""
+    print(f"imported {made.images} images{besides}, {made.entries} entries, from {inverted_file} into {made.index}")
+    print(f"its {made.words} visual words are {made.codebook}; runtime.asmk_method searches with the two")
 
 
 def add(retriever: Retriever, roots: list[str]) -> None:
@@ -106,17 +124,26 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("photos", metavar="PHOTOS", nargs="*", help="files, or folders that are searched through")
     parser.add_argument("--index", metavar="DIR", help="default: engine.index beside the engine")
     parser.add_argument("--device", choices=("cpu", "cuda"), help="default: a GPU where there is one")
+    parser.add_argument(
+        "--import-asmk",
+        metavar=("CODEBOOK", "IVF"),
+        nargs=2,
+        help="make an index of two pickles that the asmk package saved; default for --index: beside IVF",
+    )
     parser.add_argument("--remove", metavar="ID", nargs="+", help="photos to remove, by the path they were added under")
     parser.add_argument("--compact", action="store_true", help="free the space of removed photos; speeds searches up")
     parser.add_argument("--stats", action="store_true", help="say what the index holds")
     parser.add_argument("--verify", action="store_true", help="check every file of the index, and name each damage")
     options = parser.parse_args(arguments)
-    if options.engine is None and options.index is None:
+    if options.engine is None and options.index is None and options.import_asmk is None:
         parser.error("name an engine, or an index with --index")
+    if options.import_asmk and options.engine is not None:
+        parser.error(f"{options.engine}: --import-asmk makes an index without an engine")
     if options.engine is not None and Path(options.engine).suffix not in ENGINE_SUFFIXES:
         parser.error(f"{options.engine}: an engine is an .onnx or a .plan file")
-    if not (options.photos or options.remove or options.compact or options.stats or options.verify):
-        parser.error("nothing to do: name photos, --remove, --compact, --stats or --verify")
+    tasks = (options.photos, options.import_asmk, options.remove, options.compact, options.stats, options.verify)
+    if not any(tasks):
+        parser.error("nothing to do: name photos, --import-asmk, --remove, --compact, --stats or --verify")
     return options
 
 

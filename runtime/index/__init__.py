@@ -233,14 +233,6 @@ class Index:
         return np.concatenate(parts) if parts else np.empty(0)
 
     @property
-    def _segments(self) -> dict[str, Segment]:
-        return {name: part.segment for name, part in self._parts.items()}
-
-    @property
-    def _live(self) -> dict[str, NDArray[np.bool_]]:
-        return {name: part.live for name, part in self._parts.items()}
-
-    @property
     def code_length(self) -> int:
         """uint64 words of a code."""
         return code_length(self.dimensions)
