@@ -1,0 +1,173 @@
+"""Both sides on the same queries, query by query in turn, in a process of its own; the result is a line of JSON.
+
+A process of its own because OpenBLAS and OpenMP read the environment when they are loaded.
+"""
+
+import argparse
+import json
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from runtime.asmk import aggregate
+from runtime.evaluation import average_precision, positive_ranks
+from runtime.index import Index
+from tools.asmk_benchmark.measuring import resident_bytes, timed
+from tools.asmk_benchmark.ours import Answer, Ours
+from tools.asmk_benchmark.reference import Reference
+from tools.asmk_benchmark.workload import Built, Workload, image_id
+
+STAGES = ("quantise", "aggregate", "search")
+COMPARED = 5  # queries whose scores of all images are compared
+TIE = 1e-6  # scores that differ by no more may change places
+
+Side = Ours | Reference
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    options = parse(arguments)
+    workload = Workload(options.workload)
+    with closing(Index(options.index)) as index:
+        before = resident_bytes()
+        sides: dict[str, Side] = {"howl": Ours(workload.centroids, index)}
+        if options.asmk:
+            reference = Reference(workload.centroids, tuned=options.asmk == "tuned")
+            reference.fill(workload, options.images)
+            sides["asmk"] = reference
+        result: dict[str, Any] = {"resident_bytes": {"before": before}}
+        result["seconds"], answers = measure(sides, workload.queries)
+        result["resident_bytes"]["after"] = resident_bytes()
+        result["scanned_entries"] = scanned(sides["howl"], workload, options.images)
+        result["mAP"] = {name: mean_average_precision(found, workload) for name, found in answers.items()}
+        if options.asmk:
+            result["equality"] = compare(sides, answers, workload)
+        result["two_threads"] = throughput(sides, workload.queries)
+        if options.asmk and options.build_in:
+            result["build"] = build(reference, workload, options.build_in)
+    print(json.dumps(result))
+
+
+def measure(
+    sides: dict[str, Side], queries: Sequence[NDArray[np.float32]]
+) -> tuple[dict[str, dict[str, list[list[float]]]], dict[str, list[Answer]]]:
+    """[processor, wall] seconds of every stage and query, by side and stage, and what was answered.
+
+    One query goes before, to load what is loaded once.
+    """
+    seconds: dict[str, dict[str, list[list[float]]]] = {side: {stage: [] for stage in STAGES} for side in sides}
+    answers: dict[str, list[Answer]] = {side: [] for side in sides}
+    for side in sides.values():
+        ask(side, queries[0])
+    for descriptors in tqdm(queries, desc="asking", unit="query", disable=None, leave=False):
+        for name, side in sides.items():
+            answer, taken = ask(side, descriptors)
+            answers[name].append(answer)
+            for stage, spent in taken.items():
+                seconds[name][stage].append(spent)
+    return seconds, answers
+
+
+def ask(side: Any, descriptors: NDArray[np.float32]) -> tuple[Answer, dict[str, list[float]]]:
+    """One query, stage by stage."""
+    words, quantise = timed(side.quantise, descriptors)
+    query, aggregated = timed(side.aggregate, descriptors, words)
+    found, search = timed(side.search, query)
+    taken = zip(STAGES, (quantise, aggregated, search), strict=True)
+    return side.answer(found), {stage: list(spent) for stage, spent in taken}
+
+
+def scanned(side: Any, workload: Workload, images: int) -> list[int]:
+    """Entries of every query's words."""
+    lengths = workload.list_lengths(images)
+    return [int(lengths[np.unique(side.quantise(descriptors))].sum()) for descriptors in workload.queries]
+
+
+def mean_average_precision(answers: Sequence[Answer], workload: Workload) -> float:
+    """Of the planted images among those found."""
+    precisions = []
+    for query, answer in enumerate(answers):
+        planted = workload.matches(query)
+        precisions.append(average_precision(positive_ranks(answer.images, planted, junk=[]), len(planted)))
+    return float(np.mean(precisions))
+
+
+def compare(sides: dict[str, Any], answers: dict[str, list[Answer]], workload: Workload) -> dict[str, float]:
+    """The largest difference of a score, of all images for some queries, and rankings that differ by more than ties."""
+    difference = 0.0
+    for descriptors in workload.queries[:COMPARED]:
+        both = [side.scores(side.aggregate(descriptors, side.quantise(descriptors))) for side in sides.values()]
+        difference = max(difference, float(np.abs(both[0] - both[1]).max()))
+    pairs = list(zip(answers["howl"], answers["asmk"], strict=True))
+    wrong = 0
+    for ours, theirs in pairs:
+        n = min(len(ours.images), len(theirs.images))
+        moved = ours.images[:n] != theirs.images[:n]
+        wrong += bool((np.abs(ours.scores[:n] - theirs.scores[:n])[moved] > TIE).any())
+    same = sum(np.array_equal(ours.images, theirs.images[: len(ours.images)]) for ours, theirs in pairs)
+    return {"largest_difference": difference, "queries": len(pairs), "same_ranking": same, "more_than_ties": wrong}
+
+
+def throughput(sides: dict[str, Any], queries: Sequence[NDArray[np.float32]]) -> dict[str, dict[str, float]]:
+    """Seconds a query on the clock, with one thread and with two: howl's across queries, faiss's own for asmk."""
+
+    def all_of(side: Any, threads: int) -> None:
+        if isinstance(side, Ours):
+            with ThreadPoolExecutor(threads) as pool:
+                list(pool.map(lambda descriptors: ask(side, descriptors), queries))
+        else:
+            side.use_threads(threads)
+            for descriptors in queries:
+                ask(side, descriptors)
+
+    spent: dict[str, Callable[[int], float]] = {
+        name: lambda threads, side=side: timed(all_of, side, threads)[1].wall / len(queries)  # type: ignore[misc]
+        for name, side in sides.items()
+    }
+    return {name: {"one": measured(1), "two": measured(2)} for name, measured in spent.items()}
+
+
+def build(reference: Reference, workload: Workload, folder: Path) -> dict[str, float]:
+    """Seconds of the processor, and on the clock, an image: from assigned descriptors to what can be searched."""
+    built = workload.built()
+    images = len(built.counts)
+    entries, aggregated = timed(reference.aggregate_all, built)
+    _, added = timed(reference.add, *entries)
+    _, saved = timed(reference.save, folder / "asmk.pkl")
+    _, ours = timed(build_ours, built, workload, folder / "built.index")
+    return {
+        "images": images,
+        "asmk_cpu": (aggregated.cpu + added.cpu) / images,
+        "asmk_wall": (aggregated.wall + added.wall) / images,
+        "asmk_save_wall": saved.wall / images,
+        "howl_cpu": ours.cpu / images,
+        "howl_wall": ours.wall / images,
+    }
+
+
+def build_ours(built: Built, workload: Workload, path: Path) -> None:
+    """A durable index of the same images."""
+    ends = np.cumsum(built.counts)[:-1]
+    parts = np.split(built.descriptors, ends), np.split(built.words, ends)
+    images = [aggregate(*part, workload.centroids) for part in zip(*parts, strict=True)]
+    with closing(Index.create(path, identity="benchmark", dimensions=workload.centroids.shape[1])) as index:
+        index.add([image_id(number) for number in range(len(images))], images)
+
+
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m tools.asmk_benchmark.comparison")
+    parser.add_argument("workload", type=Path)
+    parser.add_argument("index", type=Path)
+    parser.add_argument("images", type=int)
+    parser.add_argument("--asmk", choices=("as it comes", "tuned"), help="the reference, and how faiss runs; or none")
+    parser.add_argument("--build-in", type=Path, help="measure building too, in this folder")
+    return parser.parse_args(arguments)
+
+
+if __name__ == "__main__":
+    main()

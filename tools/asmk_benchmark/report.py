@@ -1,0 +1,157 @@
+"""The report of ``tools/benchmark_asmk.py``: a table in Markdown, and a plot."""
+
+import os
+import platform
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from runtime import native
+from tools.asmk_benchmark.comparison import STAGES
+from tools.asmk_benchmark.mixture import DIMENSIONS
+
+PACKAGES = ("numpy", "faiss-cpu", "asmk")
+WHOLE = "whole query"
+MATCHING = "aggregate + search"
+
+
+def machine() -> dict[str, Any]:
+    """What the figures depend on."""
+    return {
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "8-bit products (AVX-512 VNNI)": native.CAN_ASSIGN,
+        "python": platform.python_version(),
+        **{package: _version(package) for package in PACKAGES},
+    }
+
+
+def table(result: dict[str, Any]) -> str:
+    """All figures as Markdown: medians, quartiles in brackets; ratios are of medians."""
+    about = ", ".join(f"{name} {value}" for name, value in result["machine"].items())
+    lines = [about, "", "| images | | howl, ms | asmk, ms | ratio | faiss |", "|---|---|---|---|---|---|"]
+    for run in result["runs"]:
+        for mode in modes(run):
+            lines += [_row(run["images"], stage, run[mode], mode) for stage in (*STAGES, MATCHING, WHOLE)]
+    lines += ["", *(line for run in result["runs"] for line in _notes(run, result["read_bandwidth"]))]
+    return "\n".join(lines)
+
+
+def modes(run: dict[str, Any]) -> list[str]:
+    """How the reference was measured, or ``alone``."""
+    return [mode for mode in ("alone", "as it comes", "tuned") if mode in run]
+
+
+def seconds(measured: dict[str, Any], side: str, what: str) -> np.ndarray:
+    """Of the processor, a query: of a stage, of aggregating and searching together, or of all."""
+    stages = {WHOLE: STAGES, MATCHING: STAGES[1:]}.get(what, (what,))
+    return np.sum([[cpu for cpu, _ in measured["seconds"][side][stage]] for stage in stages], axis=0)
+
+
+def draw(result: dict[str, Any], path: Path) -> None:
+    """Time a query and memory against the number of images."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, (times, memory) = pyplot.subplots(1, 2, figsize=(11, 4.2), layout="constrained")
+    runs = result["runs"]
+    images = [run["images"] for run in runs]
+    for side in ("howl", "asmk"):
+        for mode, line in zip(modes(runs[0]), ("-", "--"), strict=False):
+            if side not in runs[0][mode]["seconds"] or (side == "howl" and line == "--"):
+                continue
+            label = side if side == "howl" else f"asmk, faiss {mode}"
+            for what, marker in ((WHOLE, "o"), (MATCHING, "s")):
+                medians = [1e3 * np.median(seconds(run[mode], side, what)) for run in runs]
+                colour = "tab:blue" if side == "howl" else "tab:red"
+                times.loglog(images, medians, line, marker=marker, color=colour, label=f"{label}: {what}")
+    memory.loglog(images, [run["bytes"] / 1e6 for run in runs], "-o", color="tab:blue", label="howl: index")
+    if "as it comes" in runs[0]:
+        grown = [_grown(run["as it comes"]) / 1e6 for run in runs]
+        memory.loglog(images, grown, "-s", color="tab:red", label="asmk: inverted file in memory")
+    times.set(xlabel="images", ylabel="ms a query, one thread", title="time")
+    memory.set(xlabel="images", ylabel="MB", title="memory")
+    for axes in (times, memory):
+        axes.legend(fontsize=7)
+        axes.grid(which="both", alpha=0.3)
+    figure.savefig(path, dpi=120)
+    pyplot.close(figure)
+
+
+def _row(images: int, stage: str, measured: dict[str, Any], mode: str) -> str:
+    ours = seconds(measured, "howl", stage)
+    if "asmk" not in measured["seconds"]:
+        return f"| {images:,} | {stage} | {_spread(ours)} | | | |"
+    theirs = seconds(measured, "asmk", stage)
+    ratio = np.median(theirs) / np.median(ours)
+    return f"| {images:,} | {stage} | {_spread(ours)} | {_spread(theirs)} | {ratio:.1f}× | {mode} |"
+
+
+def _notes(run: dict[str, Any], bandwidth: float) -> list[str]:
+    measured = run[modes(run)[0]]
+    scanned = float(np.median(measured["scanned_entries"]))
+    per_entry = run["payload_bytes"] / run["entries"]
+    search = float(np.median(seconds(measured, "howl", "search")))
+    floor = scanned * per_entry / bandwidth
+    lists, opening, threads = run["lists"], run["opening"], measured["two_threads"]
+    lines = [
+        f"{run['images']:,} images:",
+        f"- {lists['words_an_image']:.0f} words an image, imbalance {lists['imbalance']:.2f}; a query scans "
+        f"{scanned / 1e6:.2f} M entries, {scanned * per_entry / 1e6:.0f} MB: {1e3 * floor:.2f} ms at the "
+        f"{bandwidth / 1e9:.1f} GB/s that one thread reads; the search takes {search / floor:.1f} times that",
+        f"- {run['bytes'] / run['entries']:.2f} bytes an entry on the disk, {per_entry:.2f} of them entries; "
+        f"added in {1e6 * run['add_wall']:.0f} µs an image, on the disk",
+        f"- opened to the first answer in {1e3 * np.median(opening['warm']):.0f} ms warm"
+        + (f", {1e3 * np.median(opening['cold']):.0f} ms cold" if opening["cold"] else ""),
+        "- two threads: "
+        + ", ".join(f"{s} {1e3 * t['one']:.1f} → {1e3 * t['two']:.1f} ms" for s, t in threads.items()),
+        "- mAP of the planted images: " + ", ".join(f"{side} {value:.4f}" for side, value in measured["mAP"].items()),
+    ]
+    for mode in modes(run):
+        if "equality" in run[mode]:
+            same = run[mode]["equality"]
+            lines.append(
+                f"- faiss {mode}: scores differ by {same['largest_difference']:.1e} at most; {same['same_ranking']} of "
+                f"{same['queries']} rankings are the same, {same['more_than_ties']} differ by more than ties"
+            )
+        if "build" in run[mode]:
+            built = run[mode]["build"]
+            lines.append(
+                f"- building {built['images']:.0f} images from assigned descriptors, ms an image: howl "
+                f"{1e3 * built['howl_wall']:.2f} on the disk, asmk {1e3 * built['asmk_wall']:.2f} in memory and "
+                f"{1e3 * built['asmk_save_wall']:.2f} to save: {built['asmk_wall'] / built['howl_wall']:.0f}×"
+            )
+    products = len(measured["scanned_entries"]) and float(np.median(seconds(measured, "howl", "quantise")))
+    lines.append(f"- quantising takes {1e3 * products:.1f} ms ({DIMENSIONS} dimensions)")
+    return lines
+
+
+def _grown(measured: dict[str, Any]) -> float:
+    before, after = measured["resident_bytes"]["before"], measured["resident_bytes"]["after"]
+    return after["anonymous"] - before["anonymous"] if before else float("nan")
+
+
+def _spread(values: np.ndarray) -> str:
+    low, middle, high = 1e3 * np.quantile(values, [0.25, 0.5, 0.75])
+    return f"{middle:.2f} ({low:.2f}–{high:.2f})"
+
+
+def _processor() -> str:
+    info = Path("/proc/cpuinfo")
+    names = (
+        [line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if "model name" in line]
+        if info.exists()
+        else []
+    )
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed as a package"
