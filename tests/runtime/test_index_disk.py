@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from runtime.errors import HowlError
 from runtime.index import Index
 from runtime.index.segment import FILES
 
@@ -122,25 +123,26 @@ def test_a_full_disk_is_refused_in_one_line(small_disk: Path, operation: str) ->
     refused = 0
     for pages in range(100):
         with filled(small_disk, pages * 4096):
-            try:
-                perform(index)
-            except runtime_error() as error:
-                refused += 1
-                assert str(error).startswith(f"{path}: nothing ")
-                assert any(words in str(error) for words in ("No space left", "is full", "disk I/O error")), error
-                assert_holds(index, range(10, 40))
-                assert_holds(Index(path), range(10, 40))
-            else:
+            line = refusal_or_none(lambda: perform(index))
+            if line is None:
                 break
+            refused += 1
+            assert line.startswith(f"{path}: nothing ")
+            assert any(words in line for words in ("No space left", "is full", "disk I/O error")), line
+            assert_holds(index, range(10, 40))
+            assert_holds(Index(path), range(10, 40))
     assert refused >= 2
     assert_holds(Index(path), after)
     assert all(folder in index._catalogue.segment_names() for folder in folders(path))
 
 
-def runtime_error() -> type[Exception]:
-    from runtime.errors import HowlError
-
-    return HowlError
+def refusal_or_none(action: Callable[[], object]) -> str | None:
+    """The one line with which something is refused, or None where it is not."""
+    try:
+        action()
+    except HowlError as error:
+        return str(error)
+    return None
 
 
 # ------------------------------------------------------------------------------------------------ permissions

@@ -80,7 +80,6 @@ def test_weights_of_another_network_are_one_clear_error(checkpoint: Checkpoint) 
     assert "\n" not in str(caught.value)
 
 
-
 @pytest.mark.filterwarnings("error")  # a warning would be a second line
 @pytest.mark.parametrize("place", ["inside", "whole", "plain pickle"])
 def test_a_file_that_would_run_code_is_refused_and_runs_nothing(path: Path, place: str, tmp_path: Path) -> None:
