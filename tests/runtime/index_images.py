@@ -74,3 +74,12 @@ def refusal(action: Callable[[], object]) -> str:
         action()
     assert "\n" not in str(caught.value)
     return str(caught.value)
+
+
+def attempt(action: Callable[[], object]) -> str:
+    """The one line with which something is refused; nothing where it is done."""
+    try:
+        action()
+    except HowlError as error:
+        return str(error)
+    return ""
