@@ -9,6 +9,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 import weakref
 from functools import cache
 from pathlib import Path
@@ -61,7 +62,11 @@ class StandIn:
         self.taken = 0
         self._folder = folder
         self._size = memory
-        self.cuda = SimpleNamespace(runtime=SimpleNamespace(memGetInfo=lambda: (self._size - self.taken, self._size)))
+        self.cuda = SimpleNamespace(
+            runtime=SimpleNamespace(memGetInfo=lambda: (self._size - self.taken, self._size)),
+            Event=Event,
+            get_elapsed_time=lambda start, end: (end.time - start.time) * 1e3,
+        )
 
     def get_default_memory_pool(self) -> SimpleNamespace:
         return SimpleNamespace(free_all_blocks=lambda: None)
@@ -80,6 +85,9 @@ class StandIn:
         array.set(np.zeros(shape, dtype))
         return array
 
+    def copyto(self, target: Array, source: Array) -> None:
+        target.set(source.get())
+
     def RawModule(self, *, code: str, options: tuple[str, ...]) -> SimpleNamespace:  # noqa: N802 (CuPy's name)
         library = compile_cuda(self._folder, code, options)
         return SimpleNamespace(get_function=lambda name: Kernel(self, library, name))
@@ -91,6 +99,18 @@ class StandIn:
 
     def _release(self, size: int) -> None:
         self.taken -= size
+
+
+class Event:
+    """``cupy.cuda.Event``."""
+
+    time: float
+
+    def record(self) -> None:
+        self.time = time.perf_counter()
+
+    def synchronize(self) -> None:
+        assert self.time
 
 
 class Kernel:
