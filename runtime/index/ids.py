@@ -41,8 +41,8 @@ class Ids:
 
     def __getitem__(self, local: int) -> str:
         """The id of image 0 ≤ ``local`` < n."""
-        start = self.ends[local - 1] if local else 0
-        return self.text[start : self.ends[local]].tobytes().decode()
+        start = self.ends.item(local - 1) if local else 0
+        return self.text.data[start : self.ends.item(local)].tobytes().decode()
 
     def __iter__(self) -> Iterator[str]:
         text = self.text.tobytes()

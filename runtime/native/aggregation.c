@@ -5,7 +5,11 @@
 
 #include "cpu.h"
 
-enum { DIGIT = 8, DIGITS = 1 << DIGIT };
+enum {
+    DIGIT = 8,
+    DIGITS = 1 << DIGIT,
+    AHEAD = 8, /* descriptors by which centroids are fetched before they are needed; they lie anywhere in the codebook */
+};
 
 /* Sorts by the upper 32 bits, keeping the order of equal ones: by digits, from the lowest. Returns where the result is:
    `keys` or `spare`. */
@@ -38,6 +42,43 @@ static void pack_signs(const float *sums, int64_t dimensions, uint64_t *code)
     }
 }
 
+static inline void fetch(const float *vector, int64_t dimensions)
+{
+    for (int64_t i = 0; i < dimensions; i += 16)
+        __builtin_prefetch(vector + i);
+}
+
+/* Descriptors and their words' centroids, float [·, dimensions]. */
+struct space {
+    const float *descriptors, *centroids;
+    int64_t dimensions;
+};
+
+/* Sorted keys, word << 32 | descriptor, become distinct words and their codes. Returns how many. For every processor
+   it is compiled anew, with that one's `pack`. */
+static inline __attribute__((always_inline)) int64_t encode(const uint64_t *keys, int64_t n, struct space space,
+                                                            uint32_t *distinct, uint64_t *codes,
+                                                            void (*pack)(const float *, int64_t, uint64_t *))
+{
+    int64_t found = 0, dimensions = space.dimensions, code_length = (dimensions + 63) / 64;
+    float sums[dimensions];
+    for (int64_t i = 0; i < n; found++) {
+        uint64_t word = keys[i] >> 32;
+        const float *centroid = space.centroids + word * dimensions;
+        memset(sums, 0, sizeof sums);
+        for (; i < n && keys[i] >> 32 == word; i++) {
+            if (i + AHEAD < n)
+                fetch(space.centroids + (keys[i + AHEAD] >> 32) * dimensions, dimensions);
+            const float *descriptor = space.descriptors + (uint32_t)keys[i] * dimensions;
+            for (int64_t j = 0; j < dimensions; j++)
+                sums[j] += descriptor[j] - centroid[j];
+        }
+        distinct[found] = (uint32_t)word;
+        pack(sums, dimensions, codes + found * code_length);
+    }
+    return found;
+}
+
 #if defined(__x86_64__)
 
 AVX512 static void pack_signs_by_16(const float *sums, int64_t dimensions, uint64_t *code)
@@ -51,9 +92,11 @@ AVX512 static void pack_signs_by_16(const float *sums, int64_t dimensions, uint6
     }
 }
 
-#else
-
-#define pack_signs_by_16 pack_signs
+AVX512 static int64_t encode_avx512(const uint64_t *keys, int64_t n, struct space space, uint32_t *distinct,
+                                    uint64_t *codes)
+{
+    return encode(keys, n, space, distinct, codes, pack_signs_by_16);
+}
 
 #endif
 
@@ -63,27 +106,21 @@ int64_t howl_aggregate(const float *descriptors, const int64_t *words, int64_t n
                        const float *centroids, int64_t size, int64_t dimensions, uint64_t *keys, uint64_t *spare,
                        uint32_t *distinct, uint64_t *codes)
 {
-    int64_t pairs = n * assignments, found = 0, code_length = (dimensions + 63) / 64;
-    for (int64_t i = 0; i < pairs; i++) {
-        if (words[i] < 0 || words[i] >= size)
-            return -1;
-        keys[i] = (uint64_t)words[i] << 32 | (uint64_t)(i / assignments);
+    const struct space space = {descriptors, centroids, dimensions};
+    int64_t pairs = 0;
+    for (int64_t descriptor = 0; descriptor < n; descriptor++) {
+        for (int64_t i = 0; i < assignments; i++, pairs++) {
+            if (words[pairs] < 0 || words[pairs] >= size)
+                return -1;
+            keys[pairs] = (uint64_t)words[pairs] << 32 | (uint64_t)descriptor;
+        }
     }
     if (pairs == 0)
         return 0;
     keys = sort_by_word(keys, spare, pairs);
-    float sums[dimensions];
-    for (int64_t i = 0; i < pairs; found++) {
-        int64_t word = (int64_t)(keys[i] >> 32);
-        const float *centroid = centroids + word * dimensions;
-        memset(sums, 0, sizeof sums);
-        for (; i < pairs && (int64_t)(keys[i] >> 32) == word; i++) {
-            const float *descriptor = descriptors + (int64_t)(uint32_t)keys[i] * dimensions;
-            for (int64_t j = 0; j < dimensions; j++)
-                sums[j] += descriptor[j] - centroid[j];
-        }
-        distinct[found] = (uint32_t)word;
-        (has_avx512() ? pack_signs_by_16 : pack_signs)(sums, dimensions, codes + found * code_length);
-    }
-    return found;
+#if defined(__x86_64__)
+    if (has_avx512())
+        return encode_avx512(keys, pairs, space, distinct, codes);
+#endif
+    return encode(keys, pairs, space, distinct, codes, pack_signs);
 }
