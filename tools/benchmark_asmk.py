@@ -16,12 +16,14 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from runtime.asmk import Aggregated
+from runtime.codebook import Codebook
 from runtime.command import positive_int, run_command, whole_number
 from runtime.errors import HowlError
 from runtime.index import Index
 from tools.asmk_benchmark.making import MATCHES, Size, make_workload
-from tools.asmk_benchmark.measuring import CAN_DROP, drop_from_page_cache, read_bandwidth, timed
-from tools.asmk_benchmark.ours import Ours
+from tools.asmk_benchmark.measuring import CAN_DROP, cached_share, drop_from_page_cache, read_bandwidth, timed
+from tools.asmk_benchmark.ours import TOP, WORTH, aggregated
 from tools.asmk_benchmark.reference import HOW_TO_GET, MODULES
 from tools.asmk_benchmark.report import draw, machine, table
 from tools.asmk_benchmark.workload import ENTRY_BYTES, Workload, image_id
@@ -92,22 +94,29 @@ def build(path: Path, workload: Workload, images: int) -> None:
 
 
 def opening(path: Path, workload: Workload) -> dict[str, list[float]]:
-    """Seconds from an index on the disk to its first answer, the page cache ``warm`` and, where it can be, ``cold``."""
-    with closing(Index(path)) as index:
-        side = Ours(workload.centroids, index)
-        queries = [side.aggregate(x, side.quantise(x)) for x in workload.queries[:OPENINGS]]
-        for query in queries:
-            side.search(query)
+    """Seconds from an index on the disk to its first answer, the page cache ``warm`` and, where it can be, ``cold``.
 
-    def open_and_ask(query: Any) -> None:
-        with closing(Index(path)) as index:
-            Ours(workload.centroids, index).search(query)
-
-    taken: dict[str, list[float]] = {"warm": [timed(open_and_ask, query)[1].wall for query in queries], "cold": []}
+    ``cached`` is the share of the index that the page cache still held before each cold opening.
+    """
+    codebook = Codebook(workload.centroids)
+    queries = [aggregated(descriptors, codebook) for descriptors in workload.queries[:OPENINGS]]
+    files = [file for file in path.rglob("*") if file.is_file()]
+    for query in queries:
+        open_and_ask(path, query)
+    taken: dict[str, list[float]] = {"warm": [], "cold": [], "cached": []}
+    for query in queries:
+        taken["warm"].append(timed(open_and_ask, path, query)[1].wall)
     for query in queries if CAN_DROP else []:
-        drop_from_page_cache([file for file in path.rglob("*") if file.is_file()])
-        taken["cold"].append(timed(open_and_ask, query)[1].wall)
+        drop_from_page_cache(files)
+        taken["cached"].append(cached_share(files))
+        taken["cold"].append(timed(open_and_ask, path, query)[1].wall)
     return taken
+
+
+def open_and_ask(path: Path, query: Aggregated) -> None:
+    """Opens an index for one query."""
+    with closing(Index(path)) as index:
+        index.search(query, WORTH, TOP)
 
 
 def compare(workload: Workload, index: Path, images: int, arguments: Sequence[str], *, tuned: bool) -> dict[str, Any]:

@@ -50,6 +50,11 @@ def test_a_list_longer_than_the_buffer_is_scored_whole() -> None:
     np.testing.assert_array_equal(found, expected)
 
 
+def test_more_lists_than_are_looked_up_at_a_time_are_scored_all() -> None:
+    found, expected = scored([3, 0, 20] * 500, 2, np.arange(129)[::-1].copy())
+    np.testing.assert_array_equal(found, expected)
+
+
 def test_without_lists_there_are_no_totals() -> None:
     found, expected = scored([], 2, np.ones(129, np.int64))
     np.testing.assert_array_equal(found, expected)

@@ -16,10 +16,11 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from runtime.asmk import aggregate
+from runtime.codebook import Codebook
 from runtime.evaluation import average_precision, positive_ranks
 from runtime.index import Index
-from tools.asmk_benchmark.measuring import resident_bytes, timed
-from tools.asmk_benchmark.ours import Answer, Ours
+from tools.asmk_benchmark.measuring import mapped_bytes, own_bytes, timed
+from tools.asmk_benchmark.ours import TOP, WORTH, Answer, Ours, aggregated
 from tools.asmk_benchmark.reference import Reference
 from tools.asmk_benchmark.workload import Built, Workload, image_id
 
@@ -33,16 +34,22 @@ Side = Ours | Reference
 def main(arguments: Sequence[str] | None = None) -> None:
     options = parse(arguments)
     workload = Workload(options.workload)
+    codebook = Codebook(workload.centroids)
+    query = aggregated(workload.queries[0], codebook)
+    result: dict[str, Any] = {}
+    memory = own_bytes()
     with closing(Index(options.index)) as index:
-        before = resident_bytes()
-        sides: dict[str, Side] = {"howl": Ours(workload.centroids, index)}
+        index.search(query, WORTH, TOP)
+        result["memory"] = {"howl": grown(memory)}
+        sides: dict[str, Side] = {"howl": Ours(codebook, index)}
         if options.asmk:
+            memory = own_bytes()
             reference = Reference(workload.centroids, tuned=options.asmk == "tuned")
             reference.fill(workload, options.images)
+            result["memory"]["asmk"] = grown(memory)
             sides["asmk"] = reference
-        result: dict[str, Any] = {"resident_bytes": {"before": before}}
         result["seconds"], answers = measure(sides, workload.queries)
-        result["resident_bytes"]["after"] = resident_bytes()
+        result["memory"]["howl_mapped"] = mapped_bytes(options.index)
         result["scanned_entries"] = scanned(sides["howl"], workload, options.images)
         result["mAP"] = {name: mean_average_precision(found, workload) for name, found in answers.items()}
         if options.asmk:
@@ -51,6 +58,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if options.asmk and options.build_in:
             result["build"] = build(reference, workload, options.build_in)
     print(json.dumps(result))
+
+
+def grown(before: int | None) -> int | None:
+    """By how much this process's own memory has grown since; None where the operating system does not say."""
+    after = own_bytes()
+    return None if before is None or after is None else after - before
 
 
 def measure(

@@ -26,8 +26,8 @@ class Answer(NamedTuple):
 class Ours:
     """A query in three steps."""
 
-    def __init__(self, centroids: NDArray[np.float32], index: Index) -> None:
-        self._codebook = Codebook(centroids)
+    def __init__(self, codebook: Codebook, index: Index) -> None:
+        self._codebook = codebook
         self._index = index
 
     def quantise(self, descriptors: NDArray[np.float32]) -> NDArray[np.int64]:
@@ -49,3 +49,8 @@ class Ours:
     def scores(self, query: Aggregated) -> NDArray[np.float64]:
         """Of all images, float64 [n]."""
         return self._index.scores(query, WORTH)
+
+
+def aggregated(descriptors: NDArray[np.float32], codebook: Codebook) -> Aggregated:
+    """The words and codes of a query."""
+    return aggregate(descriptors, codebook.assign(descriptors, PARAMETERS.query_assignments), codebook.centroids)

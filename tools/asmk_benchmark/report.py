@@ -70,9 +70,9 @@ def draw(result: dict[str, Any], path: Path) -> None:
                 colour = "tab:blue" if side == "howl" else "tab:red"
                 times.loglog(images, medians, line, marker=marker, color=colour, label=f"{label}: {what}")
     memory.loglog(images, [run["bytes"] / 1e6 for run in runs], "-o", color="tab:blue", label="howl: index")
-    if "as it comes" in runs[0]:
-        grown = [_grown(run["as it comes"]) / 1e6 for run in runs]
-        memory.loglog(images, grown, "-s", color="tab:red", label="asmk: inverted file in memory")
+    if "asmk" in runs[0][modes(runs[0])[0]]["memory"]:
+        theirs = [run[modes(run)[0]]["memory"]["asmk"] / 1e6 for run in runs]
+        memory.loglog(images, theirs, "-s", color="tab:red", label="asmk: inverted file and codebook in memory")
     times.set(xlabel="images", ylabel="ms a query, one thread", title="time")
     memory.set(xlabel="images", ylabel="MB", title="memory")
     for axes in (times, memory):
@@ -105,8 +105,8 @@ def _notes(run: dict[str, Any], bandwidth: float) -> list[str]:
         f"{bandwidth / 1e9:.1f} GB/s that one thread reads; the search takes {search / floor:.1f} times that",
         f"- {run['bytes'] / run['entries']:.2f} bytes an entry on the disk, {per_entry:.2f} of them entries; "
         f"added in {1e6 * run['add_wall']:.0f} µs an image, on the disk",
-        f"- opened to the first answer in {1e3 * np.median(opening['warm']):.0f} ms warm"
-        + (f", {1e3 * np.median(opening['cold']):.0f} ms cold" if opening["cold"] else ""),
+        f"- in memory: {_memory(run)}",
+        f"- {_opening(opening)}",
         "- two threads: "
         + ", ".join(f"{s} {1e3 * t['one']:.1f} → {1e3 * t['two']:.1f} ms" for s, t in threads.items()),
         "- mAP of the planted images: " + ", ".join(f"{side} {value:.4f}" for side, value in measured["mAP"].items()),
@@ -130,9 +130,20 @@ def _notes(run: dict[str, Any], bandwidth: float) -> list[str]:
     return lines
 
 
-def _grown(measured: dict[str, Any]) -> float:
-    before, after = measured["resident_bytes"]["before"], measured["resident_bytes"]["after"]
-    return after["anonymous"] - before["anonymous"] if before else float("nan")
+def _memory(run: dict[str, Any]) -> str:
+    memory = run[modes(run)[0]]["memory"]
+    if memory["howl"] is None:
+        return "not told by this operating system"
+    each = {name: size / run["entries"] for name, size in memory.items()}
+    ours = f"howl {each['howl']:.2f} bytes an entry of its own and {each['howl_mapped']:.2f} of mapped files"
+    return f"{ours}, asmk {each['asmk']:.2f}" if "asmk" in each else ours
+
+
+def _opening(opening: dict[str, list[float]]) -> str:
+    warm = f"opened to the first answer in {1e3 * np.median(opening['warm']):.0f} ms, the page cache warm"
+    if not opening["cold"]:
+        return warm
+    return f"{warm}, and {1e3 * np.median(opening['cold']):.0f} ms cold ({np.max(opening['cached']):.1%} of it cached)"
 
 
 def _spread(values: np.ndarray) -> str:
@@ -142,12 +153,10 @@ def _spread(values: np.ndarray) -> str:
 
 def _processor() -> str:
     info = Path("/proc/cpuinfo")
-    names = (
-        [line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if "model name" in line]
-        if info.exists()
-        else []
-    )
-    return names[0] if names else platform.processor() or platform.machine()
+    for line in info.read_text().splitlines() if info.exists() else []:
+        if line.startswith("model name"):
+            return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()
 
 
 def _version(package: str) -> str:
