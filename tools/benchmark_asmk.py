@@ -1,7 +1,8 @@
 """Measures ASMK, against the package ``asmk`` where it is installed: ``python tools/benchmark_asmk.py``.
 
-Both sides answer the same queries in turn, in one process, one thread; ratios are of the processor's time there. The
-reference is measured twice: with faiss as it comes, and tuned (its matrix product always, OpenBLAS told of AVX-512).
+Both sides answer the same queries, in rounds in turn, in one process and thread; ratios are of the processor's time
+there. The reference is measured twice: with faiss as it comes, and tuned (its matrix product always, OpenBLAS told of
+AVX-512).
 """
 
 import argparse

@@ -30,7 +30,9 @@ def load_cupy() -> Any:
         return import_module("cupy")
     except (ImportError, OSError) as error:  # OSError: installed, but its libraries do not load
         reason = " ".join(str(error).split())
-        raise HowlError(f"matching on a GPU needs CuPy ({reason}): pip install 'howl[match]', or {ELSEWHERE}") from None
+        raise HowlError(
+            f"matching on a GPU needs CuPy ({reason}): pip install 'howl[gpu-search]', or {ELSEWHERE}"
+        ) from None
 
 
 class Device:

@@ -1,4 +1,4 @@
-"""Both sides on the same queries, query by query in turn, in a process of its own; the result is a line of JSON.
+"""Both sides on the same queries, round by round in turn, in a process of its own; the result is a line of JSON.
 
 A process of its own because OpenBLAS and OpenMP read the environment when they are loaded.
 """
@@ -28,7 +28,10 @@ STAGES = ("quantise", "aggregate", "search")
 COMPARED = 5  # queries whose scores of all images are compared
 TIE = 1e-6  # scores that differ by no more may change places
 
+ROUNDS = 3
+
 Side = Ours | Reference
+Rounds = list[dict[str, dict[str, list[list[float]]]]]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -48,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             reference.fill(workload, options.images)
             result["memory"]["asmk"] = grown(memory)
             sides["asmk"] = reference
-        result["seconds"], answers = measure(sides, workload.queries)
+        result["rounds"], answers = measure(sides, workload.queries)
         result["memory"]["howl_mapped"] = mapped_bytes(options.index)
         result["scanned_entries"] = scanned(sides["howl"], workload, options.images)
         result["mAP"] = {name: mean_average_precision(found, workload) for name, found in answers.items()}
@@ -66,24 +69,25 @@ def grown(before: int | None) -> int | None:
     return None if before is None or after is None else after - before
 
 
-def measure(
-    sides: dict[str, Side], queries: Sequence[NDArray[np.float32]]
-) -> tuple[dict[str, dict[str, list[list[float]]]], dict[str, list[Answer]]]:
-    """[processor, wall] seconds of every stage and query, by side and stage, and what was answered.
+def measure(sides: dict[str, Side], queries: Sequence[NDArray[np.float32]]) -> tuple[Rounds, dict[str, list[Answer]]]:
+    """[processor, wall] seconds by round, side, stage and query, and what was answered.
 
-    One query goes before, to load what is loaded once.
+    In a round every side answers all queries, and then the next side does: whoever serves queries serves them alone,
+    with caches that nobody else fills. In the first round everything is touched for the first time.
     """
-    seconds: dict[str, dict[str, list[list[float]]]] = {side: {stage: [] for stage in STAGES} for side in sides}
-    answers: dict[str, list[Answer]] = {side: [] for side in sides}
-    for side in sides.values():
-        ask(side, queries[0])
-    for descriptors in tqdm(queries, desc="asking", unit="query", disable=None, leave=False):
-        for name, side in sides.items():
-            answer, taken = ask(side, descriptors)
-            answers[name].append(answer)
-            for stage, spent in taken.items():
-                seconds[name][stage].append(spent)
-    return seconds, answers
+    rounds: Rounds = []
+    answers: dict[str, list[Answer]] = {}
+    with tqdm(total=ROUNDS * len(sides) * len(queries), desc="asking", unit="query", disable=None, leave=False) as bar:
+        for _ in range(ROUNDS):
+            rounds.append({})
+            for name, side in sides.items():
+                asked = []
+                for descriptors in queries:
+                    asked.append(ask(side, descriptors))
+                    bar.update()
+                answers[name] = [answer for answer, _ in asked]
+                rounds[-1][name] = {stage: [taken[stage] for _, taken in asked] for stage in STAGES}
+    return rounds, answers
 
 
 def ask(side: Any, descriptors: NDArray[np.float32]) -> tuple[Answer, dict[str, list[float]]]:
