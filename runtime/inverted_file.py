@@ -81,7 +81,7 @@ class InvertedFile:
             float64 [n]; 0 for an image without words.
         """
         norms = np.sqrt(float(len(query.words)) * self.word_counts)
-        totals = self._totals(query, worth)[: len(self)] * native.UNIT
+        totals = self._totals(query, worth) * native.UNIT
         return np.divide(totals, norms, out=np.zeros(len(self)), where=norms > 0)
 
     def best(
@@ -99,14 +99,15 @@ class InvertedFile:
         return hits["image"], hits["score"]
 
     def _totals(self, query: Aggregated, worth: NDArray[np.float64]) -> NDArray[np.int64]:
-        """Σ of s^α in units of 2⁻⁴⁰, int64 [65536].
+        """Σ of s^α in units of 2⁻⁴⁰, int64 [n].
 
         Integers, because their sum does not depend on the order of its terms: threads, parts of an index and GPUs agree
         to the bit. At D = 128 and α = 3, s^α is a multiple of 2⁻¹⁸, and the sum is exact.
         """
         fixed = np.zeros(CODE_BITS * self.codes.shape[1] + 1, np.int64)
         fixed[: len(worth)] = np.rint(worth / native.UNIT)
-        return native.score(self.words, self.offsets, self.images, self.codes, query.words, query.codes, fixed)
+        arrays = self.words, self.offsets, self.images, self.codes
+        return native.score(*arrays, query.words, query.codes, fixed, len(self))
 
     @cached_property
     def _inverse_norms(self) -> NDArray[np.float64]:

@@ -86,17 +86,21 @@ def score(
     query_words: NDArray[np.uint32],
     query_codes: NDArray[np.uint64],
     worth: NDArray[np.int64],
+    n: int,
 ) -> NDArray[np.int64]:
-    """Totals int64 [65536], by image: the sums of what the entries of the query's words are worth.
+    """Totals int64 [n], by image: the sums of what the entries of the query's words are worth.
 
     Args:
         words, offsets, images, codes: as of ``InvertedFile``; ``words`` ascending.
         query_words: uint32 [q], ascending.
         query_codes: uint64 [q, L].
         worth: int64 [64·L + 1], by Hamming distance.
+        n: images, 65,536 at most.
     """
+    if n > IMAGES:
+        raise ValueError(f"{n} images: at most {IMAGES} can be numbered")
     rows, entries, length = len(words), len(images), codes.shape[1]
-    totals = np.zeros(IMAGES, np.int64)
+    totals, narrow = np.empty(IMAGES, np.int64), np.empty(IMAGES, np.uint32)
     _library.howl_score(
         _array(words, np.uint32, rows),
         _array(offsets, np.int64, rows + 1),
@@ -108,9 +112,11 @@ def score(
         _array(query_codes, np.uint64, len(query_words), length),
         ctypes.c_int64(len(query_words)),
         _array(worth, np.int64, 64 * length + 1),
+        ctypes.c_int64(n),
+        _array(narrow, np.uint32, IMAGES),
         _array(totals, np.int64, IMAGES),
     )
-    return totals
+    return totals[:n]
 
 
 def best(
@@ -126,7 +132,7 @@ def best(
     Equal ones come in the order of the images. Returns a structured array with fields ``score`` and ``image``.
 
     Args:
-        totals: int64 [65536].
+        totals: int64 [n].
         live: bool [n], the images that compete.
         word_counts: uint32 [n].
         inverse_norms: float64 [n], 1/√word_counts, 0 for an image without words.
@@ -136,7 +142,7 @@ def best(
     if len(hits) == 0:
         return hits
     found = _library.howl_best(
-        _array(totals, np.int64, IMAGES),
+        _array(totals, np.int64, n),
         _array(live, np.bool_, n),
         _array(word_counts, np.uint32, n),
         _array(inverse_norms, np.float64, n),

@@ -10,6 +10,8 @@ enum {
     SURVIVORS = 1024, /* entries that are worth something, before they are added */
     AHEAD = 64,       /* steps by which entries are fetched before they are needed; lists lie anywhere in a large file */
     LISTS = 512,      /* lists that are looked up at a time */
+    SOON = 16,        /* words of the query by which their places in the file are fetched ahead */
+    IMAGES = 65536,   /* as many as uint16 can number */
 };
 
 struct inverted_file {
@@ -19,6 +21,14 @@ struct inverted_file {
     const uint16_t *images;
     const uint64_t *codes;
     int64_t code_length;
+};
+
+/* The sums of every image, int64 [IMAGES], or, where they are known to fit, in units of 2^shift as uint32 [IMAGES]: half
+   of the memory that additions are scattered over. The other one is NULL. */
+struct sums {
+    int64_t *wide;
+    uint32_t *narrow;
+    int shift;
 };
 
 /* One list of the inverted file, and the query's code that it is compared with. */
@@ -37,11 +47,26 @@ static inline int64_t hamming(const uint64_t *a, const uint64_t *b, int64_t leng
     return different;
 }
 
-static void score_lists(const struct list *lists, int64_t n, int64_t code_length, const int64_t *worth, int64_t *totals)
+/* Adds what entries are worth, each given as distance << 16 | image. */
+static inline void add(const uint32_t *kept, int64_t count, const int64_t *worth, struct sums sums)
+{
+    if (sums.narrow)
+        for (int64_t i = 0; i < count; i++)
+            sums.narrow[kept[i] & 0xffff] += (uint32_t)(worth[kept[i] >> 16] >> sums.shift);
+    else
+        for (int64_t i = 0; i < count; i++)
+            sums.wide[kept[i] & 0xffff] += worth[kept[i] >> 16];
+}
+
+static void score_lists(const struct list *lists, int64_t n, int64_t code_length, const int64_t *worth,
+                        struct sums sums)
 {
     for (const struct list *list = lists; list < lists + n; list++)
-        for (int64_t entry = 0; entry < list->entries; entry++)
-            totals[list->images[entry]] += worth[hamming(list->codes + entry * code_length, list->query, code_length)];
+        for (int64_t entry = 0; entry < list->entries; entry++) {
+            uint32_t distance = (uint32_t)hamming(list->codes + entry * code_length, list->query, code_length);
+            uint32_t kept = distance << 16 | list->images[entry];
+            add(&kept, 1, worth, sums);
+        }
 }
 
 #if defined(__x86_64__)
@@ -88,16 +113,10 @@ AVX512 static inline __m512i compare_step(const uint16_t *images, const uint64_t
     return _mm512_or_si512(_mm512_slli_epi32(distances, 16), numbers);
 }
 
-static void add(const uint32_t *kept, int64_t count, const int64_t *worth, int64_t *totals)
-{
-    for (int64_t i = 0; i < count; i++)
-        totals[kept[i] & 0xffff] += worth[kept[i] >> 16];
-}
-
 /* The same for codes of 128 bits; distances from `worthless` on are worth nothing. The entries nearer than that are
    kept and added afterwards: no branch is mispredicted, and about half of the scattered additions are saved. */
 AVX512 static void score_lists_128(const struct list *lists, int64_t n, const int64_t *worth, int64_t worthless,
-                                   int64_t *totals)
+                                   struct sums sums)
 {
     const __m512i limit = _mm512_set1_epi32((int)(worthless << 16));
     struct fetching ahead = {lists, lists + n, 0};
@@ -116,12 +135,12 @@ AVX512 static void score_lists_128(const struct list *lists, int64_t n, const in
             _mm512_storeu_si512(kept + count, _mm512_maskz_compress_epi32(counts, both));
             count += __builtin_popcount(counts);
             if (count >= SURVIVORS) {
-                add(kept, count, worth, totals);
+                add(kept, count, worth, sums);
                 count = 0;
             }
         }
     }
-    add(kept, count, worth, totals);
+    add(kept, count, worth, sums);
 }
 
 #endif
@@ -149,6 +168,16 @@ static int64_t row_of(struct inverted_file file, int64_t row, uint32_t word)
     return below;
 }
 
+/* Where the word's row is if none is missing in between: the guess costs nothing where it is wrong. */
+static inline void fetch_row(struct inverted_file file, int64_t row, uint32_t word)
+{
+    int64_t guess = row + (int64_t)word - (int64_t)file.words[row];
+    if (guess < 0 || guess >= file.rows)
+        return;
+    __builtin_prefetch(file.words + guess);
+    __builtin_prefetch(file.offsets + guess);
+}
+
 static struct list list_of(struct inverted_file file, int64_t row, const uint64_t *query)
 {
     int64_t begin = file.offsets[row];
@@ -156,38 +185,71 @@ static struct list list_of(struct inverted_file file, int64_t row, const uint64_
 }
 
 static void score(const struct list *lists, int64_t n, int64_t code_length, const int64_t *worth, int64_t worthless,
-                  int64_t *totals)
+                  struct sums sums)
 {
     (void)worthless; /* where there is no AVX-512 */
 #if defined(__x86_64__)
     if (code_length == 2 && has_avx512()) {
-        score_lists_128(lists, n, worth, worthless, totals);
+        score_lists_128(lists, n, worth, worthless, sums);
         return;
     }
 #endif
-    score_lists(lists, n, code_length, worth, totals);
+    score_lists(lists, n, code_length, worth, sums);
+}
+
+static void score_query(struct inverted_file file, const uint32_t *words, const uint64_t *codes, int64_t n,
+                        const int64_t *worth, int64_t worthless, struct sums sums)
+{
+    struct list lists[LISTS];
+    int64_t found = 0, row = 0;
+    for (int64_t i = 0; i < n && row < file.rows; i++) {
+        if (i + SOON < n)
+            fetch_row(file, row, words[i + SOON]);
+        row = row_of(file, row, words[i]);
+        if (row < file.rows && file.words[row] == words[i])
+            lists[found++] = list_of(file, row, codes + i * file.code_length);
+        if (found == LISTS) {
+            score(lists, found, file.code_length, worth, worthless, sums);
+            found = 0;
+        }
+    }
+    score(lists, found, file.code_length, worth, worthless, sums);
+}
+
+/* The `shift` for which the sum of n worths, each divided by 2^shift without a remainder, fits uint32; −1 for none. No
+   image has more than the n words of the query. */
+static int narrow_shift(const int64_t *worth, int64_t distances, int64_t n)
+{
+    int64_t largest = 0, bits = 0;
+    for (int64_t i = 0; i < distances; i++) {
+        if (worth[i] < 0)
+            return -1;
+        bits |= worth[i];
+        largest = worth[i] > largest ? worth[i] : largest;
+    }
+    int shift = bits ? __builtin_ctzll((uint64_t)bits) : 0;
+    return n == 0 || (largest >> shift) <= UINT32_MAX / n ? shift : -1;
 }
 
 /* The inverted file, `words` ascending, as of InvertedFile; a query, its words ascending; `worth` int64
-   [64 · code_length + 1] by Hamming distance. Adds to `totals` int64 [65536]: uint16 cannot name an image beyond. */
+   [64 · code_length + 1] by Hamming distance. Fills `totals` int64 [IMAGES], of which the first n are whole, using
+   `narrow` uint32 [IMAGES]: no entry can name an image beyond. */
 void howl_score(const uint32_t *words, const int64_t *offsets, int64_t rows, const uint16_t *images,
                 const uint64_t *codes, int64_t code_length, const uint32_t *query_words, const uint64_t *query_codes,
-                int64_t query_rows, const int64_t *worth, int64_t *totals)
+                int64_t query_rows, const int64_t *worth, int64_t n, uint32_t *narrow, int64_t *totals)
 {
     const struct inverted_file file = {words, offsets, rows, images, codes, code_length};
-    int64_t worthless = 64 * code_length + 1;
+    int64_t distances = 64 * code_length + 1, worthless = distances;
     while (worthless > 0 && worth[worthless - 1] == 0)
         worthless--;
-    struct list lists[LISTS];
-    int64_t n = 0, row = 0;
-    for (int64_t i = 0; i < query_rows && row < rows; i++) {
-        row = row_of(file, row, query_words[i]);
-        if (row < rows && words[row] == query_words[i])
-            lists[n++] = list_of(file, row, query_codes + i * code_length);
-        if (n == LISTS) {
-            score(lists, n, code_length, worth, worthless, totals);
-            n = 0;
-        }
+    int shift = narrow_shift(worth, distances, query_rows);
+    if (shift < 0) {
+        memset(totals, 0, IMAGES * sizeof *totals);
+        score_query(file, query_words, query_codes, query_rows, worth, worthless, (struct sums){totals, NULL, 0});
+        return;
     }
-    score(lists, n, code_length, worth, worthless, totals);
+    memset(narrow, 0, IMAGES * sizeof *narrow);
+    score_query(file, query_words, query_codes, query_rows, worth, worthless, (struct sums){NULL, narrow, shift});
+    for (int64_t image = 0; image < n; image++)
+        totals[image] = (int64_t)narrow[image] << shift;
 }

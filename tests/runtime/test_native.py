@@ -30,7 +30,7 @@ def scored(lists: list[int], length: int, worth: NDArray[np.int64]) -> tuple[NDA
         for i in np.flatnonzero(asked == word):
             for entry in range(begin, end):
                 expected[images[entry]] += worth[int(np.bitwise_count(codes[entry] ^ query[i]).sum())]
-    return native.score(words, offsets, images, codes, asked, query, worth), expected
+    return native.score(words, offsets, images, codes, asked, query, worth, 65_536), expected
 
 
 @pytest.mark.parametrize("length", [1, 2, 3])
@@ -55,6 +55,28 @@ def test_more_lists_than_are_looked_up_at_a_time_are_scored_all() -> None:
     np.testing.assert_array_equal(found, expected)
 
 
+@pytest.mark.parametrize("length", [2, 3])
+@pytest.mark.parametrize(
+    "worth",
+    [(2**32 - 1) // 3, (2**32 - 1) // 3 + 1, 2**40, 2**60 // 3, -(2**33) - 1],
+    ids=["fits 32 bits", "just does not", "fits in larger units", "far too large", "negative"],
+)
+def test_sums_do_not_overflow(length: int, worth: int) -> None:
+    """One image in three lists, its codes the query's: three times the worth of distance 0."""
+    words, offsets = np.arange(3, dtype=np.uint32), np.arange(4)
+    codes, images = random_codes(3, length, 5), np.full(3, 7, np.uint16)
+    worths = np.zeros(64 * length + 1, np.int64)
+    worths[0] = worth
+    totals = native.score(words, offsets, images, codes, words, codes, worths, 9)
+    assert totals.tolist() == [0] * 7 + [3 * worth, 0]
+
+
+def test_more_images_than_can_be_numbered_are_refused() -> None:
+    none = np.empty(0, np.uint32), np.zeros(1, np.int64), np.empty(0, np.uint16), np.empty((0, 2), np.uint64)
+    with pytest.raises(ValueError, match="65537 images: at most 65536"):
+        native.score(*none, none[0], none[3], np.zeros(129, np.int64), 65_537)
+
+
 def test_without_lists_there_are_no_totals() -> None:
     found, expected = scored([], 2, np.ones(129, np.int64))
     np.testing.assert_array_equal(found, expected)
@@ -65,8 +87,7 @@ def test_without_lists_there_are_no_totals() -> None:
 def test_the_best_equal_a_full_sort(n: int, top: int) -> None:
     """Few different totals, so that there are ties; some images are removed, some have no words."""
     random = RANDOM(n)
-    totals = np.zeros(native.IMAGES, np.int64)
-    totals[:n] = random.integers(-3, 9, n) << 38
+    totals = random.integers(-3, 9, n) << 38
     word_counts = random.integers(0, 4, n).astype(np.uint32)
     live = random.random(n) < 0.8
     inverse = np.divide(1, np.sqrt(word_counts), out=np.zeros(n), where=word_counts > 0)
@@ -114,6 +135,7 @@ def test_arrays_that_do_not_fit_are_refused(change: dict[str, NDArray]) -> None:
         "query_words": np.zeros(1, np.uint32),
         "query_codes": np.zeros((1, 2), np.uint64),
         "worth": np.zeros(129, np.int64),
+        "n": 1,
     }
     native.score(**fitting)
     with pytest.raises(ValueError, match="expected a contiguous"):
