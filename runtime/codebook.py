@@ -93,9 +93,9 @@ class Codebook:
             with path.open("rb") as file:
                 centroids = np.lib.format.read_array(file, allow_pickle=False)
         except FileNotFoundError:
-            raise HowlError(f"{path}: the codebook is missing; export the checkpoint again") from None
+            raise HowlError(f"{path}: the codebook is missing; restore it, or export or import it again") from None
         except (ValueError, OSError):
-            raise HowlError(f"{path}: not a codebook (.npy); export the checkpoint again") from None
+            raise HowlError(f"{path}: not a codebook (.npy); restore it, or export or import it again") from None
         if centroids.ndim != 2 or centroids.dtype != np.float32:
             raise HowlError(f"{path}: a codebook is float32 [words, dimensions], this is {centroids.shape}")
         return cls(centroids)
