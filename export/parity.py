@@ -35,6 +35,7 @@ class Tolerance:
 TOLERANCES = {
     "fp32": Tolerance(descriptor=1e-3, matched=0.99, equal=0.98),
     "fp16": Tolerance(descriptor=5e-2, matched=0.95, equal=0.95),
+    "int8": Tolerance(descriptor=0.5, matched=0.8, equal=0.9),
 }
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from export.bake import bake
 from export.parity import TOLERANCES, check_parity, raise_if_unequal, sizes_to_check
 from export.plan import build_plan
+from export.quantise import quantise_trunk
 from export.to_onnx import export_onnx
 from runtime.command import image_side, positive_int, run_command, scale_list, with_options
 from runtime.engine import open_engine
@@ -22,14 +23,14 @@ from runtime.manifest import ENGINE_SUFFIXES, Manifest, codebook_path, digest, m
 from train.checkpoint import Checkpoint
 from train.data.rendering import render_view
 from train.extraction import Extractor
+from train.trunk import build_trunk
 
 PHOTOS_TO_CHECK = 3
+CALIBRATION_PHOTOS = 32
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     options = parse(arguments)
-    if options.precision == "int8":
-        raise HowlError("--precision int8 is not there yet; fp16 halves the trunk, fp32 is exact")
     source, plan = Path(options.checkpoint), Path(options.out).with_suffix(".plan")
     if Path(options.out).suffix not in ENGINE_SUFFIXES:
         raise HowlError(
@@ -37,27 +38,35 @@ def main(arguments: Sequence[str] | None = None) -> None:
         )
     checkpoint = Checkpoint.load(source)
     checkpoint.extraction = with_options(checkpoint.extraction, options)
-    photos = photos_to_check(checkpoint, options.photos)
+    photos = some_photos(checkpoint, options.photos, PHOTOS_TO_CHECK)
+    calibration = some_photos(checkpoint, options.calibrate, CALIBRATION_PHOTOS) if options.precision == "int8" else []
 
     engine = plan.with_suffix(".onnx")
-    export_checked(checkpoint, options.precision, engine, photos)
+    export_checked(checkpoint, options.precision, engine, photos, calibration)
     print(f"{engine}: {engine.stat().st_size / 1e6:.1f} MB, with {manifest_path(engine)} and {codebook_path(engine)}")
-    if find_gpus():
+    if options.precision == "int8":
+        print(f"{plan}: not built, int8 is for CPUs; for a GPU take --precision fp16")
+    elif find_gpus():
         add_plan(checkpoint, options.precision, engine, plan, photos)
     else:
         print(f"{plan}: not built, there is no NVIDIA GPU here; on a machine with one: {command_for(options)}")
 
 
-def export_checked(checkpoint: Checkpoint, precision: str, engine: Path, photos: list[Image]) -> None:
+def export_checked(
+    checkpoint: Checkpoint, precision: str, engine: Path, photos: list[Image], calibration: list[Image]
+) -> None:
     """Writes engine.onnx, its codebook and its manifest, after proving the graph equal to PyTorch.
 
-    The files are made and proven in a folder of their own: a failure leaves what was there before.
+    Int8 takes its ranges from the calibration photos. The files are made and proven in a folder of their own: a failure
+    leaves what was there before.
     """
     engine.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=engine.parent, prefix=".export-") as workshop:
         draft = Path(workshop) / engine.name
         identity = identity_of(checkpoint)
         export_onnx(baked_extractor(checkpoint, precision), draft, {"howl.identity": identity})
+        if precision == "int8":
+            quantise_trunk(draft, draft, build_trunk(checkpoint.network.trunk).float_layers, calibration)
         prove(checkpoint, precision, draft, photos)
         checkpoint.codebook.save(codebook_path(draft))
         manifest = Manifest(
@@ -127,14 +136,14 @@ def identity_of(checkpoint: Checkpoint) -> str:
     return sha.hexdigest()
 
 
-def photos_to_check(checkpoint: Checkpoint, folder: str | None) -> list[Image]:
+def some_photos(checkpoint: Checkpoint, folder: str | None, number: int) -> list[Image]:
     """A few photos, as the engine takes them: of a folder, of the training folder, or made."""
     size = checkpoint.extraction.image_size
     source = Path(folder or checkpoint.training.get("recipe", {}).get("data", ""))
     if folder or (source.is_dir() and source != Path()):
         paths = find_photos([source])
-        return [load_rgb(path, size) for path in paths[:: max(1, len(paths) // PHOTOS_TO_CHECK)][:PHOTOS_TO_CHECK]]
-    return [render_view(0, scene, 0, width=size, height=size * 3 // 4) for scene in range(PHOTOS_TO_CHECK)]
+        return [load_rgb(path, size) for path in paths[:: max(1, len(paths) // number)][:number]]
+    return [render_view(0, scene, 0, width=size, height=size * 3 // 4) for scene in range(number)]
 
 
 def command_for(options: argparse.Namespace) -> str:
@@ -162,7 +171,15 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--features", type=positive_int, metavar="K", help="default: the checkpoint's")
     parser.add_argument("--scales", type=scale_list, metavar="S,S,...", help="default: the checkpoint's")
     parser.add_argument("--photos", metavar="DIR", help="photos to prove it on; default: training photos, or made ones")
-    return parser.parse_args(arguments)
+    parser.add_argument(
+        "--calibrate",
+        metavar="DIR",
+        help="photos that int8 takes its ranges from; default: training photos, or made ones",
+    )
+    options = parser.parse_args(arguments)
+    if options.calibrate and options.precision != "int8":
+        parser.error("--calibrate is for --precision int8")
+    return options
 
 
 if __name__ == "__main__":

@@ -13,12 +13,15 @@ class Trunk(nn.Module):
         channels: number of feature channels C.
         stride: input pixels between neighbouring positions. Every layer pads symmetrically with an odd kernel, so
             position i lies exactly on input pixel ``stride * i``.
+        float_layers: names of the modules that 8-bit quantisation leaves in float32, because their rounding errors cost
+            more than their time.
         mixed_precision: run the layers under bfloat16 autocast; set by training on CUDA. The head stays in float32:
             whitening blows up what bfloat16 rounds off.
     """
 
     channels: int
     stride: int
+    float_layers: tuple[str, ...] = ()
     mean: Tensor
     deviation: Tensor
 

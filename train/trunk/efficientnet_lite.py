@@ -40,6 +40,8 @@ STAGES_TO_STRIDE_16 = (
 class EfficientNetLite0(Trunk):
     """Stem and blocks 0–10: stride 16, 224 channels."""
 
+    float_layers = ("_conv_stem", "_blocks.0")  # of the int8 trunk's error in a descriptor they make two fifths
+
     def __init__(self) -> None:
         super().__init__(LITE_MEAN, LITE_DEVIATION)
         self._conv_stem = nn.Conv2d(3, 32, 3, stride=2, padding=1, bias=False)
