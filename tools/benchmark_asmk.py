@@ -75,15 +75,18 @@ def measure_size(
         "add_wall": built.wall / images,
         "bytes": sum(file.stat().st_size for file in path.rglob("*") if file.is_file()),
         "payload_bytes": entries * ENTRY_BYTES,
-        "opening": opening(path, workload),
     }
+    codebook = Codebook(workload.centroids)
+    queries = [aggregated(descriptors, codebook) for descriptors in workload.queries[:OPENINGS]]
+    warm = warm_openings(path, queries)
     modes = {mode: ["--asmk", mode] for mode in against} or {"alone": []}
     for number, (mode, arguments) in enumerate(modes.items()):
         room = folder / f"built-{images}-{number}"
         room.mkdir()
         built_too = ["--build-in", str(room)] if first and against else []
         result[mode] = compare(workload, path, images, [*arguments, *built_too], tuned=mode == TUNED)
-    return result
+    cold, cached = cold_openings(path, queries)  # last: pages that were read again are small ones
+    return {**result, "opening": {"warm": warm, "cold": cold, "cached": cached}}
 
 
 def build(path: Path, workload: Workload, images: int) -> None:
@@ -94,24 +97,21 @@ def build(path: Path, workload: Workload, images: int) -> None:
             index.add([image_id(number) for number in range(start, stop)], workload.aggregated(start, stop))
 
 
-def opening(path: Path, workload: Workload) -> dict[str, list[float]]:
-    """Seconds from an index on the disk to its first answer, the page cache ``warm`` and, where it can be, ``cold``.
+def warm_openings(path: Path, queries: Sequence[Aggregated]) -> list[float]:
+    """Seconds from an index on the disk, which the page cache holds, to its first answer."""
+    open_and_ask(path, queries[0])
+    return [timed(open_and_ask, path, query)[1].wall for query in queries]
 
-    ``cached`` is the share of the index that the page cache still held before each cold opening.
-    """
-    codebook = Codebook(workload.centroids)
-    queries = [aggregated(descriptors, codebook) for descriptors in workload.queries[:OPENINGS]]
+
+def cold_openings(path: Path, queries: Sequence[Aggregated]) -> tuple[list[float], list[float]]:
+    """The same where the page cache was emptied before, and what share of the index it held all the same."""
     files = [file for file in path.rglob("*") if file.is_file()]
-    for query in queries:
-        open_and_ask(path, query)
-    taken: dict[str, list[float]] = {"warm": [], "cold": [], "cached": []}
-    for query in queries:
-        taken["warm"].append(timed(open_and_ask, path, query)[1].wall)
+    seconds, cached = [], []
     for query in queries if CAN_DROP else []:
         drop_from_page_cache(files)
-        taken["cached"].append(cached_share(files))
-        taken["cold"].append(timed(open_and_ask, path, query)[1].wall)
-    return taken
+        cached.append(cached_share(files))
+        seconds.append(timed(open_and_ask, path, query)[1].wall)
+    return seconds, cached
 
 
 def open_and_ask(path: Path, query: Aggregated) -> None:
