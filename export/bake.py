@@ -16,8 +16,8 @@ def bake(network: Network, precision: str) -> Network:
 
     Args:
         network: as trained.
-        precision: ``fp32``, or ``fp16`` for a trunk in half precision; the head, whose whitening would blow up
-            rounding errors, stays in float32.
+        precision: ``fp32``; ``fp16`` for a trunk in half precision; ``int8`` for one that is quantised later. The head,
+            whose whitening would blow up rounding errors, stays in float32.
     """
     baked = copy.deepcopy(network).eval()
     fold_batch_norm(baked.trunk)

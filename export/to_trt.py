@@ -12,6 +12,7 @@ from pathlib import Path
 from export.bake import bake
 from export.parity import TOLERANCES, check_parity, raise_if_unequal, sizes_to_check
 from export.plan import build_plan
+from export.presets import PRESETS
 from export.quantise import quantise_trunk
 from export.to_onnx import export_onnx
 from runtime.command import image_side, positive_int, run_command, scale_list, with_options
@@ -166,7 +167,12 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("checkpoint", metavar="CKPT", help="as train/run.py writes it")
     parser.add_argument("--out", metavar="PLAN", default="engine.plan", help="engine.onnx lies beside it (%(default)s)")
-    parser.add_argument("--precision", choices=("fp32", "fp16", "int8"), default="fp32", help="of the trunk")
+    parser.add_argument(
+        "--preset",
+        choices=PRESETS,
+        help="image size, scales, features and precision that go together; others go before",
+    )
+    parser.add_argument("--precision", choices=("fp32", "fp16", "int8"), help="of the trunk; default: fp32")
     parser.add_argument("--image-size", type=image_side, metavar="PIXELS", help="default: the checkpoint's")
     parser.add_argument("--features", type=positive_int, metavar="K", help="default: the checkpoint's")
     parser.add_argument("--scales", type=scale_list, metavar="S,S,...", help="default: the checkpoint's")
@@ -177,6 +183,10 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         help="photos that int8 takes its ranges from; default: training photos, or made ones",
     )
     options = parser.parse_args(arguments)
+    preset = asdict(PRESETS[options.preset]) if options.preset else {"precision": "fp32"}
+    for name, value in preset.items():
+        if getattr(options, name) is None:
+            setattr(options, name, value)
     if options.calibrate and options.precision != "int8":
         parser.error("--calibrate is for --precision int8")
     return options

@@ -34,7 +34,7 @@ class Manifest:
         dimensions: D.
         asmk: parameters of the search.
         network: what the network is made of, for people.
-        precision: of the graph's trunk: ``fp32`` or ``fp16``.
+        precision: of the graph's trunk: ``fp32``, ``fp16`` or ``int8``.
         digests: SHA-256 of the files of this engine, by name.
         plan: what built the plan, if there is one: flavour, version, and the sizes that it takes.
     """

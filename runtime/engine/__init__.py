@@ -6,12 +6,13 @@ from runtime.engine.features import Engine, Features
 from runtime.errors import HowlError
 
 
-def open_engine(path: Path, device: str | None = None) -> Engine:
+def open_engine(path: Path, device: str | None = None, threads: int | None = None) -> Engine:
     """The engine for a file: TensorRT for ``.plan``, ONNX Runtime for ``.onnx``.
 
     Args:
         path: the exported graph.
         device: ``cpu``, ``cuda``, or None for the GPU where the installed ONNX Runtime and the machine have one.
+        threads: that share the work of an image on the CPU; None for one a core.
 
     Raises:
         HowlError: the file cannot be run here; a GPU that was asked for and is not used is an error too.
@@ -25,7 +26,7 @@ def open_engine(path: Path, device: str | None = None) -> Engine:
     if path.suffix == ".onnx":
         from runtime.engine.onnxruntime_engine import OnnxRuntimeEngine
 
-        return OnnxRuntimeEngine(path, device)
+        return OnnxRuntimeEngine(path, device, threads)
     raise HowlError(f"{path}: an engine is an .onnx or a .plan file")
 
 

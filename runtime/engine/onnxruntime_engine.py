@@ -18,8 +18,13 @@ CUDA = "CUDAExecutionProvider"
 class OnnxRuntimeEngine:
     """Runs ``engine.onnx``."""
 
-    def __init__(self, path: Path, device: str | None = None) -> None:
-        """``device``: ``cpu``, ``cuda``, or None for CUDA where both ONNX Runtime and the machine have it.
+    def __init__(self, path: Path, device: str | None = None, threads: int | None = None) -> None:
+        """Loads the graph.
+
+        Args:
+            path: of the graph.
+            device: ``cpu``, ``cuda``, or None for CUDA where both ONNX Runtime and the machine have it.
+            threads: that share the work of an image on the CPU; None for one a core.
 
         Raises:
             HowlError: ONNX Runtime is missing or installed twice, cannot read the file, or was asked for CUDA and
@@ -31,6 +36,7 @@ class OnnxRuntimeEngine:
             runtime.preload_dlls()
         options = runtime.SessionOptions()
         options.log_severity_level = 3  # its warnings are for its developers; errors raise
+        options.intra_op_num_threads = threads or 0
         try:
             self._session = runtime.InferenceSession(str(path), options, providers=[wanted])
         except Exception as error:  # its exceptions share no base class

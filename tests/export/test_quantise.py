@@ -1,0 +1,129 @@
+"""The int8 trunk: what is quantised and what is not, and how near it stays."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+from export import to_trt
+from export.bake import bake
+from export.parity import TOLERANCES, difference, run_pytorch
+from export.quantise import quantise_trunk, trunk_nodes
+from export.to_onnx import export_onnx
+from runtime.engine import open_engine
+from runtime.errors import HowlError
+from runtime.image import Image
+from runtime.manifest import load_checked
+from train.data.rendering import render_view
+from train.extraction import Extractor
+from train.network import Network
+
+K = 200
+SCALES = (1.0, 0.5)
+
+
+@pytest.fixture(scope="module")
+def photos() -> list[Image]:
+    return [render_view(3, scene, 0, width=128, height=96) for scene in range(6)]
+
+
+@pytest.fixture(scope="module")
+def exported(network: Callable[..., Network], tmp_path_factory: pytest.TempPathFactory) -> tuple[Extractor, Path]:
+    """A float32 graph, and the PyTorch network that it was exported from."""
+    path = tmp_path_factory.mktemp("exported") / "fp32.onnx"
+    export_onnx(Extractor(bake(network(), "int8"), SCALES, K).eval(), path, {})
+    return Extractor(network(), SCALES, K).eval(), path
+
+
+def convolutions(path: Path) -> dict[str, bool]:
+    """Whether a convolution's input comes from 8 bits, by the name of its weight in PyTorch."""
+    graph = onnx.load(path).graph
+    made_by = {output: node for node in graph.node for output in node.output}
+    found = {}
+    for node in graph.node:
+        if node.op_type == "Conv":
+            source = made_by.get(node.input[0])
+            weight = node.input[1].removesuffix("_DequantizeLinear_Output")
+            found[weight] = source is not None and source.op_type == "DequantizeLinear"
+    return found
+
+
+def test_the_trunk_is_quantised_and_the_head_is_not(
+    exported: tuple[Extractor, Path], photos: list[Image], tmp_path: Path
+) -> None:
+    _, source = exported
+    quantise_trunk(source, tmp_path / "int8.onnx", [], photos)
+    quantised = convolutions(tmp_path / "int8.onnx")
+    assert {name.rpartition(".")[0] for name, is_int8 in quantised.items() if is_int8} == {
+        "network.trunk.conv1",
+        "network.trunk.conv2",
+    }
+    assert "network.whitening.projection.weight" in quantised
+    assert (tmp_path / "int8.onnx").stat().st_size > 0
+
+
+def test_layers_that_are_named_stay_in_float(
+    exported: tuple[Extractor, Path], photos: list[Image], tmp_path: Path
+) -> None:
+    """conv1 alone: not conv10, were there one."""
+    _, source = exported
+    quantise_trunk(source, tmp_path / "int8.onnx", ["conv1"], photos)
+    assert {name for name, is_int8 in convolutions(tmp_path / "int8.onnx").items() if is_int8} == {
+        "network.trunk.conv2.weight"
+    }
+    model = onnx.load(source)
+    assert set(trunk_nodes(model, ["conv"])) == set(trunk_nodes(model, []))
+
+
+def test_descriptors_stay_near_those_of_pytorch(
+    exported: tuple[Extractor, Path], photos: list[Image], tmp_path: Path
+) -> None:
+    """Photos that it was not calibrated on, at other sizes: not equal, but within the tolerance."""
+    pytorch, source = exported
+    quantise_trunk(source, tmp_path / "int8.onnx", [], photos)
+    engine = open_engine(tmp_path / "int8.onnx", "cpu")
+    for width, height in ((128, 96), (77, 131)):
+        image = render_view(4, 0, 0, width=width, height=height)
+        found = difference(engine.extract(image), run_pytorch(pytorch, image), image, TOLERANCES["int8"])
+        assert not found.exceeds(TOLERANCES["int8"]), found
+        assert found.median > 1e-4
+
+
+def test_the_command_writes_an_int8_engine_and_no_plan(
+    checkpoint: Callable[..., Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(to_trt, "find_gpus", lambda: ["a GPU"])
+    plan = tmp_path / "out" / "e.plan"
+    to_trt.main([str(checkpoint()), "--out", str(plan), "--precision", "int8"])
+    assert f"{plan}: not built, int8 is for CPUs" in capsys.readouterr().out
+    assert sorted(file.suffix for file in plan.parent.iterdir()) == [".json", ".npy", ".onnx"]
+    manifest, _ = load_checked(plan.with_suffix(".onnx"))
+    assert manifest.precision == "int8"
+    assert any(convolutions(plan.with_suffix(".onnx")).values())
+
+
+def test_a_quantised_graph_that_is_far_off_is_not_kept(
+    checkpoint: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Calibrated on black images, every photo is out of range."""
+    monkeypatch.setattr(to_trt, "find_gpus", list)
+    some_photos = to_trt.some_photos
+    black = [np.zeros((96, 128, 3), np.uint8)]
+    monkeypatch.setattr(
+        to_trt, "some_photos", lambda *arguments: black if arguments[1] == "black" else some_photos(*arguments)
+    )
+    source = checkpoint()
+    with pytest.raises(HowlError, match="differs from the PyTorch network"):
+        to_trt.main([str(source), "--out", str(tmp_path / "e.onnx"), "--precision", "int8", "--calibrate", "black"])
+    assert not (tmp_path / "e.onnx").exists()
+
+
+def test_calibration_photos_are_for_int8(checkpoint: Callable[..., Path], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        to_trt.main([str(checkpoint()), "--calibrate", "photos"])
+    assert "--calibrate is for --precision int8" in capsys.readouterr().err
