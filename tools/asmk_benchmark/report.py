@@ -61,7 +61,7 @@ def draw(result: dict[str, Any], path: Path) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    figure, (times, memory) = pyplot.subplots(1, 2, figsize=(11, 4.2), layout="constrained")
+    figure, (times, memory) = pyplot.subplots(1, 2, figsize=(11, 4.8), layout="constrained")
     runs = result["runs"]
     images = [run["images"] for run in runs]
     for side in ("howl", "asmk"):
@@ -80,7 +80,7 @@ def draw(result: dict[str, Any], path: Path) -> None:
     times.set(xlabel="images", ylabel="ms a query, one thread", title="time")
     memory.set(xlabel="images", ylabel="MB", title="memory")
     for axes in (times, memory):
-        axes.legend(fontsize=7)
+        axes.legend(fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=2)
         axes.grid(which="both", alpha=0.3)
     figure.savefig(path, dpi=120)
     pyplot.close(figure)
