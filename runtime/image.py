@@ -35,12 +35,22 @@ def load_rgb(photo: PhotoInput, longest_side: int | None = None) -> Image:
     Raises:
         ImageError: the photo is missing, empty, truncated, not an image or smaller than 32 pixels on a side.
     """
+    return shrink_to_rgb(decode(photo), longest_side)
+
+
+def decode(photo: PhotoInput) -> Image:
+    """The first half of ``load_rgb``: the whole photo, uint8 [H, W, 3] in BGR order. Raises ImageError."""
     bgr = _as_bgr(photo)
     height, width = bgr.shape[:2]
     if min(height, width) < SMALLEST_SIDE:
         raise ImageError(
             f"{describe(photo)}: {width}×{height} pixels is too small: a side needs at least {SMALLEST_SIDE}"
         )
+    return bgr
+
+
+def shrink_to_rgb(bgr: Image, longest_side: int | None) -> Image:
+    """The second half of ``load_rgb``: what was decoded, shrunk, in RGB order and contiguous."""
     return np.ascontiguousarray(shrink(bgr, longest_side)[:, :, ::-1])
 
 
