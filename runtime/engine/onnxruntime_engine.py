@@ -37,6 +37,8 @@ class OnnxRuntimeEngine:
         options = runtime.SessionOptions()
         options.log_severity_level = 3  # its warnings are for its developers; errors raise
         options.intra_op_num_threads = threads or 0
+        # Threads that spin while they wait take the cores from what comes next: quantising, matching, other callers.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         try:
             self._session = runtime.InferenceSession(str(path), options, providers=[wanted])
         except Exception as error:  # its exceptions share no base class
