@@ -93,7 +93,7 @@ def test_a_graph_that_differs_is_not_kept(checkpoint: Write, tmp_path: Path, mon
     [
         (["missing.pt"], "missing.pt: no such file"),
         (["text.pt"], "text.pt: "),
-        (["good.pt", "--precision", "int8"], "int8 is not there yet"),
+        (["good.pt", "--precision", "int8", "--calibrate", "nowhere"], "nowhere: no such file or folder"),
         (["good.pt", "--out", "engine.pt"], "--out engine.pt: name an engine.plan"),
         (["good.pt", "--photos", "nowhere"], "nowhere: no such file or folder"),
     ],
