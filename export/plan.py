@@ -8,7 +8,7 @@ from typing import Any
 from runtime.engine.tensorrt_api import TENSORRT, Messages, TensorRT, load_tensorrt
 from runtime.errors import HowlError
 from runtime.files import replacing
-from runtime.gpu import find_gpus
+from runtime.gpu import Gpu, find_gpus
 
 _INPUT = "image"
 
@@ -22,6 +22,8 @@ class PlanInfo:
     Attributes:
         flavour: "tensorrt" or "tensorrt_rtx": only the same flavour runs the plan.
         version: the version of TensorRT that built it, e.g. "11.4.0.106".
+        compute_capability: (major, minor) of the only kind of GPU that runs the plan; None of TensorRT-RTX, whose
+            plans serve several kinds.
         size: of the plan file, in bytes.
         seconds: that building took.
         warnings: what TensorRT warned of, one line each.
@@ -29,6 +31,7 @@ class PlanInfo:
 
     flavour: str
     version: str
+    compute_capability: tuple[int, int] | None
     size: int
     seconds: float
     warnings: tuple[str, ...]
@@ -39,7 +42,8 @@ def build_plan(onnx_path: Path, plan_path: Path, *, smallest: int, typical: tupl
 
     The plan takes RGB uint8 images [height, width, 3] with both sides from `smallest` to `largest` pixels,
     and is fastest at `typical`, (height, width) in pixels. It appears whole or, on failure, not at all: then
-    what was at `plan_path` before stays. TensorRT-RTX builds on any machine; TensorRT needs a GPU.
+    what was at `plan_path` before stays. TensorRT-RTX builds on any machine; TensorRT needs a GPU, on which it
+    measures: the measurements are kept in `timing_path(plan_path)`, and later builds are faster by them.
 
     Raises HowlError where the sizes are not in order, TensorRT or its GPU is missing, TensorRT refuses the
     graph, or the plan cannot be written.
@@ -48,16 +52,30 @@ def build_plan(onnx_path: Path, plan_path: Path, *, smallest: int, typical: tupl
     if not onnx_path.is_file():
         raise HowlError(f"{onnx_path}: no such file: export the checkpoint first")
     trt = load_tensorrt()
-    _check_gpu(trt, plan_path)
+    gpu = _find_gpu(trt, plan_path)
+
+    timings = timing_path(plan_path) if trt.flavour == TENSORRT else None  # TensorRT-RTX measures nothing here
 
     start = time.perf_counter()
     shapes = ((smallest, smallest, 3), (*typical, 3), (largest, largest, 3))
     with trt.listen() as messages:
-        plan = _build(trt, onnx_path, shapes, messages)
+        plan = _build(trt, onnx_path, timings, shapes, messages)
     with replacing(plan_path) as file:
         file.write(plan)
     seconds = time.perf_counter() - start
-    return PlanInfo(trt.flavour, trt.version, plan.nbytes, seconds, tuple(dict.fromkeys(messages.warnings)))
+    return PlanInfo(
+        flavour=trt.flavour,
+        version=trt.version,
+        compute_capability=gpu.compute_capability if gpu else None,
+        size=plan.nbytes,
+        seconds=seconds,
+        warnings=tuple(dict.fromkeys(messages.warnings)),
+    )
+
+
+def timing_path(plan_path: Path) -> Path:
+    """``engine.timing`` for ``engine.plan``."""
+    return plan_path.with_suffix(".timing")
 
 
 def _check_sizes(smallest: int, typical: tuple[int, int], largest: int) -> None:
@@ -69,15 +87,22 @@ def _check_sizes(smallest: int, typical: tuple[int, int], largest: int) -> None:
         )
 
 
-def _check_gpu(trt: TensorRT, plan_path: Path) -> None:
-    if trt.flavour == TENSORRT and not find_gpus():
+def _find_gpu(trt: TensorRT, plan_path: Path) -> Gpu | None:
+    """The GPU that the plan is for; None where TensorRT needs none to build it."""
+    if trt.flavour != TENSORRT:
+        return None
+    gpus = find_gpus()
+    if not gpus:
         raise HowlError(
             f"{plan_path}: {trt} needs an NVIDIA GPU to build it, none was found: "
             "build it on the machine that will run it"
         )
+    return gpus[0]
 
 
-def _build(trt: TensorRT, onnx_path: Path, shapes: tuple[_Shape, _Shape, _Shape], messages: Messages) -> Any:
+def _build(
+    trt: TensorRT, onnx_path: Path, timings: Path | None, shapes: tuple[_Shape, _Shape, _Shape], messages: Messages
+) -> Any:
     """The serialised plan for images of the smallest, typical and largest of `shapes`."""
     builder = trt.module.Builder(trt.logger)
     strongly_typed = trt.module.NetworkDefinitionCreationFlag.STRONGLY_TYPED
@@ -92,10 +117,31 @@ def _build(trt: TensorRT, onnx_path: Path, shapes: tuple[_Shape, _Shape, _Shape]
     config.clear_flag(trt.module.BuilderFlag.TF32)  # its 10 bits would not pass for float32 after whitening
     if config.add_optimization_profile(profile) < 0:
         raise HowlError(f"{onnx_path}: does not take images of these sizes: {messages.reason()}")
+    if timings:
+        _load_timings(config, timings, messages)
     plan = builder.build_serialized_network(network, config)
     if plan is None:
         raise HowlError(f"{onnx_path}: {trt} cannot build a plan of it: {messages.reason()}")
+    if timings:
+        _save_timings(config, timings)
     return plan
+
+
+def _load_timings(config: Any, path: Path, messages: Messages) -> None:
+    """Gives the builder what an earlier build measured, or an empty cache where that was another TensorRT or GPU."""
+    stored = path.read_bytes() if path.is_file() else b""
+    for content in (stored, b""):
+        cache = config.create_timing_cache(content)
+        if cache is not None and config.set_timing_cache(cache, ignore_mismatch=False):
+            break
+    messages.errors.clear()  # that the timings do not fit is no reason why a build fails
+
+
+def _save_timings(config: Any, path: Path) -> None:
+    cache = config.get_timing_cache()
+    if cache is not None:
+        with replacing(path) as file:
+            file.write(cache.serialize())
 
 
 def _parse(trt: TensorRT, parser: Any, onnx_path: Path) -> None:

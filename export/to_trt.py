@@ -99,7 +99,13 @@ def add_plan(checkpoint: Checkpoint, precision: str, engine: Path, plan: Path, p
     manifest = replace(
         manifest,
         digests={**manifest.digests, plan.name: digest(plan)},
-        plan={"flavour": info.flavour, "version": info.version, "smallest": SMALLEST_SIDE, "largest": largest},
+        plan={
+            "flavour": info.flavour,
+            "version": info.version,
+            "compute_capability": info.compute_capability,
+            "smallest": SMALLEST_SIDE,
+            "largest": largest,
+        },
     )
     manifest.save(manifest_path(engine))
     print(f"{plan}: {info.size / 1e6:.1f} MB, {info.flavour} {info.version}, built in {info.seconds:.0f} s")

@@ -2,14 +2,17 @@
 
 engine.onnx             the graph
 engine.plan             the same graph, built by TensorRT for one kind of GPU
+engine.timing           what TensorRT measured for that, so that it builds faster the next time
 engine.json             this manifest: image size, ASMK parameters, digests
 engine.codebook.npy     the visual words
 """
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import TypedDict
 
 from runtime.asmk import AsmkParameters
 from runtime.codebook import Codebook
@@ -19,6 +22,16 @@ from runtime.files import replacing
 FORMAT = "howl engine"
 VERSION = 1
 ENGINE_SUFFIXES = (".onnx", ".plan")
+
+
+class PlanRecord(TypedDict):
+    """What a plan was built by and for."""
+
+    flavour: str  # "tensorrt" or "tensorrt_rtx"
+    version: str  # of that TensorRT; no other runs the plan
+    compute_capability: Sequence[int] | None  # major, minor, of the GPU; None where the plan serves several kinds
+    smallest: int  # side of an image that it takes, in pixels
+    largest: int
 
 
 @dataclass(frozen=True)
@@ -36,7 +49,7 @@ class Manifest:
         network: what the network is made of, for people.
         precision: of the graph's trunk: ``fp32``, ``fp16`` or ``int8``.
         digests: SHA-256 of the files of this engine, by name.
-        plan: what built the plan, if there is one: flavour, version, and the sizes that it takes.
+        plan: what the plan was built by and for, if there is one.
     """
 
     identity: str
@@ -48,7 +61,7 @@ class Manifest:
     network: dict[str, object]
     precision: str
     digests: dict[str, str] = field(default_factory=dict)
-    plan: dict[str, object] | None = None
+    plan: PlanRecord | None = None
 
     def save(self, path: Path) -> None:
         """Writes the manifest as JSON."""

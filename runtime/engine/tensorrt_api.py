@@ -51,8 +51,7 @@ class TensorRT:
     logger: Any
 
     def __str__(self) -> str:
-        product = "TensorRT-RTX" if self.flavour == TENSORRT_RTX else "TensorRT"
-        return f"{product} {self.version}"
+        return product_name(self.flavour, self.version)
 
     @contextmanager
     def listen(self) -> Iterator[Messages]:
@@ -63,6 +62,11 @@ class TensorRT:
             yield messages
         finally:
             del self.logger.listeners[id(messages)]
+
+
+def product_name(flavour: str, version: str) -> str:
+    """For people, e.g. "TensorRT-RTX 1.7.1.116"."""
+    return f"{'TensorRT-RTX' if flavour == TENSORRT_RTX else 'TensorRT'} {version}"
 
 
 @cache

@@ -1,17 +1,21 @@
 """Plans built by a real TensorRT from small graphs with the exported graph's interface and kinds of node."""
 
 import importlib.util
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import onnx
 import pytest
 from onnx import numpy_helper
 
-from export.plan import build_plan
-from runtime.engine.tensorrt_api import TENSORRT, load_tensorrt
+from export import plan as plan_module
+from export.plan import build_plan, timing_path
+from runtime.engine.tensorrt_api import TENSORRT, TENSORRT_RTX, Messages, load_tensorrt
 from runtime.errors import HowlError
-from runtime.gpu import find_gpus
+from runtime.gpu import Gpu, find_gpus
 
 _installed = [name for name in ("tensorrt", "tensorrt_rtx") if importlib.util.find_spec(name)]
 pytestmark = [
@@ -141,7 +145,7 @@ def test_the_kinds_of_node_howl_exports_become_a_plan(descriptors_onnx: Path) ->
     assert info.version == load_tensorrt().version
     assert info.seconds > 0
     assert not any("kMIN" in warning for warning in info.warnings)  # the smallest image fits too
-    assert sorted(path.name for path in plan.parent.iterdir()) == ["engine.onnx", "engine.plan"]
+    assert {path.name for path in plan.parent.iterdir()} - {"engine.timing"} == {"engine.onnx", "engine.plan"}
 
 
 def test_weights_in_a_neighbouring_file_are_found(descriptors_onnx: Path) -> None:
@@ -225,3 +229,62 @@ def test_a_folder_that_cannot_be_is_named(descriptors_onnx: Path, tmp_path: Path
     plan = tmp_path / "file" / "engine.plan"
     with pytest.raises(HowlError, match=r"engine\.plan: cannot be written"):
         build_plan(descriptors_onnx, plan, **SIZES)
+
+
+# ------------------------------------------------------------------------- what TensorRT measures while it builds
+
+
+@pytest.fixture
+def as_tensorrt(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Takes TensorRT-RTX, whose timing cache stays empty, for TensorRT with a GPU."""
+    trt = replace(load_tensorrt(), flavour=TENSORRT)
+    monkeypatch.setattr(plan_module, "load_tensorrt", lambda: trt)
+    monkeypatch.setattr(plan_module, "find_gpus", lambda: [Gpu("Test GPU", (9, 0))])
+
+
+@pytest.mark.filterwarnings("ignore:.*Timing cache")  # TensorRT-RTX deprecates it
+@pytest.mark.parametrize("older", [None, b"of another TensorRT" * 20], ids=["none yet", "one that does not fit"])
+def test_timings_are_kept_beside_the_plan(descriptors_onnx: Path, as_tensorrt: None, older: bytes | None) -> None:
+    timings = descriptors_onnx.with_name("engine.timing")
+    if older:
+        timings.write_bytes(older)
+    for _ in range(2):  # the second build finds the first one's
+        info = build_plan(descriptors_onnx, descriptors_onnx.with_name("engine.plan"), **SIZES)
+        assert info.compute_capability == (9, 0)
+        assert timings.read_bytes() not in (b"", older)
+
+
+def test_a_plan_of_tensorrt_rtx_is_for_several_kinds_of_gpu_and_has_no_timings(descriptors_onnx: Path) -> None:
+    if load_tensorrt().flavour != TENSORRT_RTX:
+        pytest.skip("tensorrt is installed, which goes before tensorrt_rtx")
+    plan = descriptors_onnx.with_name("engine.plan")
+    assert build_plan(descriptors_onnx, plan, **SIZES).compute_capability is None
+    assert not timing_path(plan).exists()
+
+
+class Config:
+    """An IBuilderConfig that takes timing caches of its own TensorRT and GPU, and empty ones."""
+
+    attached: bytes | None = None
+
+    def create_timing_cache(self, content: bytes) -> Any:
+        return None if content == b"damaged" else SimpleNamespace(content=content)
+
+    def set_timing_cache(self, cache: Any, ignore_mismatch: bool) -> bool:
+        fits = ignore_mismatch or cache.content in (b"", b"fits")
+        if fits:
+            self.attached = cache.content
+        return fits
+
+
+@pytest.mark.parametrize(
+    ("stored", "attached"), [(b"fits", b"fits"), (b"another GPU", b""), (b"damaged", b""), (None, b"")]
+)
+def test_timings_of_another_tensorrt_or_gpu_are_ignored(tmp_path: Path, stored: bytes | None, attached: bytes) -> None:
+    path, config = tmp_path / "engine.timing", Config()
+    if stored is not None:
+        path.write_bytes(stored)
+    messages = Messages(errors=["the cache is of another GPU"])
+    plan_module._load_timings(config, path, messages)
+    assert config.attached == attached
+    assert messages.reason() == "TensorRT gave no reason"

@@ -1,19 +1,14 @@
-"""The TensorRT engine: what it refuses, how it keeps the GPU's memory and, where there is one, its answers.
+"""The TensorRT engine: what it refuses, how it uses memory and graphs and, where there is a GPU, its answers.
 
-The graph of these tests finds the K brightest pixels of an image, which numpy can do too. Without a GPU the
-engine drives a stand-in for CUDA and TensorRT: memory of this process with checked bounds, in which numpy
-runs that graph.
+The network of these tests finds the K brightest pixels of an image, which numpy can do too. Without a GPU the engine
+drives a stand-in for CUDA and TensorRT (`host_cuda.py`), in which numpy does.
 """
 
-# ruff: noqa: N802, N815 (the stand-in bears CUDA's names)
-
-import ctypes
 import gc
 import importlib.util
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -25,40 +20,23 @@ import onnx
 import pytest
 from numpy.typing import NDArray
 
+from runtime.asmk import AsmkParameters
+from runtime.engine import cuda as cuda_module
 from runtime.engine import tensorrt_engine
 from runtime.engine.features import Features
-from runtime.engine.tensorrt_api import TENSORRT, Messages, TensorRT, load_tensorrt
-from runtime.engine.tensorrt_engine import TensorRTEngine
+from runtime.engine.tensorrt_api import TENSORRT, TENSORRT_RTX, Messages, TensorRT, load_tensorrt
+from runtime.engine.tensorrt_engine import GRAPHS, TensorRTEngine
 from runtime.errors import HowlError
 from runtime.gpu import Gpu, find_gpus
+from runtime.manifest import Manifest, PlanRecord
 
-K = 40
+from .host_cuda import HostContext, HostCuda, HostEngine, brightest_pixels
+
 TEST_GPU = Gpu("Test GPU", (9, 0))
 
 
 def random_image(height: int, width: int, seed: int = 0) -> NDArray[np.uint8]:
     return np.random.default_rng(seed).integers(1, 256, (height, width, 3), dtype=np.uint8)
-
-
-def brightest_pixels(image: NDArray[np.uint8]) -> dict[str, NDArray[Any]]:
-    """The graph of these tests: descriptors are colours, strengths their norms; padded to K rows of -1."""
-    height, width, _ = image.shape
-    colours = image.reshape(-1, 3).astype(np.float32)
-    norms = np.linalg.norm(colours, axis=1)
-    best = np.argsort(-norms, kind="stable")[:K]
-    positions = np.stack([best % width, best // width, np.ones_like(best)], axis=1)
-
-    def pad(rows: NDArray[Any]) -> NDArray[np.float32]:
-        padded = np.full((K, *rows.shape[1:]), -1, np.float32)
-        padded[: len(rows)] = rows
-        return padded
-
-    return {
-        "descriptors": pad(colours[best]),
-        "strengths": pad(norms[best]),
-        "positions": pad(positions),
-        "count": np.array(min(K, height * width)),
-    }
 
 
 def assert_brightest(features: Features, image: NDArray[np.uint8]) -> None:
@@ -72,6 +50,13 @@ def assert_brightest(features: Features, image: NDArray[np.uint8]) -> None:
     np.testing.assert_array_equal(features.descriptors, image[rows, columns].astype(np.float32))
     assert len(set(zip(rows, columns, strict=True))) == n
     assert (features.positions[:, 2] == 1).all()
+
+
+def extract_often(engine: TensorRTEngine, image: NDArray[np.uint8], times: int = 3) -> None:
+    """Extracts versions of an image that differ, all of its size, and checks the answers."""
+    for shift in range(times):
+        version = np.roll(image, shift, axis=1)
+        assert_brightest(engine.extract(version), version)
 
 
 # ------------------------------------------------------------------------------------------- without a GPU
@@ -174,137 +159,51 @@ def installed_tensorrt() -> TensorRT:
     return trt
 
 
-# ------------------------------------------------------------------ a stand-in for CUDA and TensorRT
-
-
-class HostCuda:
-    """CUDA's functions over memory of this process: every copy is checked against what was allocated."""
-
-    cudaError_t = SimpleNamespace(cudaSuccess=0)
-    cudaMemcpyKind = SimpleNamespace(cudaMemcpyHostToDevice=1, cudaMemcpyDeviceToHost=2)
-    cudaStreamNonBlocking = 1
-    out_of_memory = 2
-
-    def __init__(self) -> None:
-        self.blocks: dict[int, NDArray[np.uint8]] = {}
-        self.streams: set[int] = set()
-        self.allocations = 0
-        self.is_full = False
-
-    def cudaStreamCreateWithFlags(self, flags: int) -> tuple[int, int]:
-        self.streams.add(7)
-        return 0, 7
-
-    def cudaStreamDestroy(self, stream: int) -> tuple[int]:
-        self.streams.remove(stream)
-        return (0,)
-
-    def cudaStreamSynchronize(self, stream: int) -> tuple[int]:
-        return (0 if stream in self.streams else 1,)
-
-    def cudaMalloc(self, size: int) -> tuple[int, int | None]:
-        if self.is_full:
-            return self.out_of_memory, None
-        block = np.zeros(size, np.uint8)
-        self.blocks[block.ctypes.data] = block
-        self.allocations += 1
-        return 0, block.ctypes.data
-
-    def cudaFree(self, address: int) -> tuple[int]:
-        del self.blocks[address]
-        return (0,)
-
-    def cudaMemcpyAsync(self, target: int, source: int, size: int, kind: int, stream: int) -> tuple[int]:
-        device = target if kind == 1 else source
-        assert size <= self.blocks[device].nbytes
-        assert stream in self.streams
-        ctypes.memmove(target, source, size)
-        return (0,)
-
-    def cudaGetLastError(self) -> tuple[int]:
-        return (0,)
-
-    def cudaGetErrorString(self, error: int) -> tuple[int, bytes]:
-        return 0, b"out of memory" if error == self.out_of_memory else b"invalid argument"
-
-
-class BrightestPixelsContext:
-    """An IExecutionContext and ICudaEngine in one, for images of 2×4 to 30×50 pixels (width × height)."""
-
-    names = ("image", "descriptors", "strengths", "positions", "count")
-
-    def __init__(self, cuda: HostCuda, trt: TensorRT, count: NDArray[Any]) -> None:
-        self.cuda, self.trt, self.count_like = cuda, trt, count
-        self.num_io_tensors = len(self.names)
-        self.addresses: dict[str, int] = {}
-        self.fails = False
-
-    def create_execution_context(self) -> "BrightestPixelsContext":
-        return self
-
-    def get_tensor_name(self, index: int) -> str:
-        return self.names[index]
-
-    def get_tensor_profile_shape(self, name: str, profile: int) -> list[tuple[int, int, int]]:
-        return [(4, 2, 3), (20, 20, 3), (50, 30, 3)]
-
-    def get_tensor_dtype(self, name: str) -> Any:
-        return self.count_like.dtype if name == "count" else np.float32
-
-    def get_tensor_shape(self, name: str) -> tuple[int, ...]:
-        return {
-            "descriptors": (K, 3),
-            "strengths": (K,),
-            "positions": (K, 3),
-            "count": self.count_like.shape,
-        }[name]
-
-    def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
-        self.image_shape = shape
-        return name == "image"
-
-    def set_tensor_address(self, name: str, address: int) -> bool:
-        self.addresses[name] = address
-        return True
-
-    def execute_async_v3(self, stream: int) -> bool:
-        if self.fails:
-            for listener in self.trt.logger.listeners.values():
-                listener.hear("ERROR", "an illegal memory access")
-            return False
-        size = int(np.prod(self.image_shape))
-        image = self.cuda.blocks[self.addresses["image"]][:size].reshape(self.image_shape)
-        time.sleep(0.001)  # another thread gets its chance to interfere
-        for name, output in brightest_pixels(image).items():
-            if name == "count":
-                output = np.full_like(self.count_like, output)
-            block = self.cuda.blocks[self.addresses[name]]
-            block[: output.nbytes] = np.frombuffer(output.tobytes(), np.uint8)
-        return True
+# ---------------------------------------------------------------------------------------- on the stand-in
 
 
 @pytest.fixture
 def cuda(monkeypatch: pytest.MonkeyPatch) -> HostCuda:
     host = HostCuda()
     monkeypatch.setattr(tensorrt_engine, "find_gpus", lambda: [TEST_GPU])
-    monkeypatch.setattr(tensorrt_engine, "_import_cuda", lambda path: host)
+    monkeypatch.setattr(cuda_module, "import_cuda", lambda path: host)
     return host
 
 
 @pytest.fixture
-def make_engine(cuda: HostCuda, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., TensorRTEngine]:
-    """Makes the engine of the brightest pixels, its count of the type and shape of `count`."""
+def make_host_engine(cuda: HostCuda, monkeypatch: pytest.MonkeyPatch) -> Callable[..., HostEngine]:
+    """Makes what an installed TensorRT of the flavour gives for any plan; keywords are fields of HostEngine."""
 
-    def make(count: NDArray[Any] = np.array(0, np.int32)) -> TensorRTEngine:  # noqa: B008
+    def make(flavour: str = TENSORRT, count: NDArray[Any] | None = None, **fields: Any) -> HostEngine:
         module = SimpleNamespace(
-            Runtime=lambda logger: SimpleNamespace(deserialize_cuda_engine=lambda plan: context),
+            Runtime=lambda logger: SimpleNamespace(deserialize_cuda_engine=lambda plan: host),
             nptype=np.dtype,
+            ExecutionContextAllocationStrategy=SimpleNamespace(USER_MANAGED="user"),
+            CudaGraphStrategy=SimpleNamespace(WHOLE_GRAPH_CAPTURE="whole"),
         )
-        trt = TensorRT(TENSORRT, "0.0", module, SimpleNamespace(listeners={}))
-        context = BrightestPixelsContext(cuda, trt, count)
+        trt = TensorRT(flavour, "11.4", module, SimpleNamespace(listeners={}))
+        host = HostEngine(cuda, trt, np.array(0, np.int32) if count is None else count, **fields)
         monkeypatch.setattr(tensorrt_engine, "load_tensorrt", lambda: trt)
-        (tmp_path / "engine.plan").write_bytes(b"a plan")
-        return TensorRTEngine(tmp_path / "engine.plan")
+        return host
+
+    return make
+
+
+@pytest.fixture
+def plan(tmp_path: Path) -> Path:
+    """What the engine of `make_host_engine` is opened from."""
+    path = tmp_path / "engine.plan"
+    path.write_bytes(b"a plan")
+    return path
+
+
+@pytest.fixture
+def make_engine(make_host_engine: Callable[..., HostEngine], plan: Path) -> Callable[..., TensorRTEngine]:
+    """Opens a HostEngine with the given fields."""
+
+    def make(**fields: Any) -> TensorRTEngine:
+        make_host_engine(**fields)
+        return TensorRTEngine(plan)
 
     return make
 
@@ -316,8 +215,8 @@ def test_features_are_trimmed_to_the_count(
     make_engine: Callable[..., TensorRTEngine], dtype: Any, shape: tuple, size: tuple[int, int]
 ) -> None:
     image = random_image(*size)
-    with make_engine(np.zeros(shape, dtype)) as engine:
-        assert engine.provider == "TensorRT 0.0 on Test GPU"
+    with make_engine(count=np.zeros(shape, dtype)) as engine:
+        assert engine.provider == "TensorRT 11.4 on Test GPU"
         assert_brightest(engine.extract(image), image)
 
 
@@ -326,35 +225,30 @@ def test_an_image_that_is_a_view_is_read_in_its_own_order(make_engine: Callable[
     assert_brightest(make_engine().extract(bgr[..., ::-1]), bgr[..., ::-1])
 
 
-def test_memory_grows_to_the_largest_image_and_is_used_again(
-    make_engine: Callable[..., TensorRTEngine], cuda: HostCuda
-) -> None:
+def test_memory_is_taken_once_for_the_largest_image(make_engine: Callable[..., TensorRTEngine], cuda: HostCuda) -> None:
     engine = make_engine()
-    for height, width, allocations in [(10, 10, 5), (10, 10, 5), (40, 20, 6), (6, 5, 6), (20, 40 // 2, 6)]:
+    for height, width in [(10, 10), (50, 30), (6, 5), (10, 10)]:
         image = random_image(height, width, seed=height)
         assert_brightest(engine.extract(image), image)
-        assert cuda.allocations == allocations
-        assert len(cuda.blocks) == 5
+        assert cuda.calls["cudaHostAlloc"] == 5  # the tensors
+        assert cuda.calls["cudaMalloc"] == 6  # and TensorRT's own
 
 
 def test_closing_frees_the_memory_once(make_engine: Callable[..., TensorRTEngine], cuda: HostCuda) -> None:
     engine = make_engine()
-    engine.extract(random_image(10, 10))
-    assert cuda.blocks
-    assert cuda.streams
+    extract_often(engine, random_image(10, 10))
+    assert cuda.graphs
     engine.close()
     engine.close()
-    assert not cuda.blocks
-    assert not cuda.streams
+    assert cuda.is_empty()
     with pytest.raises(ValueError, match="closed"):
         engine.extract(random_image(10, 10))
 
 
 def test_an_engine_that_is_dropped_frees_its_memory(make_engine: Callable[..., TensorRTEngine], cuda: HostCuda) -> None:
-    make_engine().extract(random_image(10, 10))
+    extract_often(make_engine(), random_image(10, 10))
     gc.collect()
-    assert not cuda.blocks
-    assert not cuda.streams
+    assert cuda.is_empty()
 
 
 def test_features_outlive_the_engine_and_the_next_image(make_engine: Callable[..., TensorRTEngine]) -> None:
@@ -396,35 +290,185 @@ def test_what_is_no_rgb_image_is_refused(make_engine: Callable[..., TensorRTEngi
         make_engine().extract(image)
 
 
-def test_a_full_gpu_is_an_error_from_which_the_engine_recovers(
-    make_engine: Callable[..., TensorRTEngine], cuda: HostCuda
+@pytest.mark.parametrize("function", ["cudaMalloc", "cudaHostAlloc"])
+def test_a_full_gpu_is_an_error_that_leaves_nothing(
+    make_engine: Callable[..., TensorRTEngine], cuda: HostCuda, function: str
 ) -> None:
-    engine, small, large = make_engine(), random_image(10, 10), random_image(20, 20)
-    engine.extract(small)
-    cuda.is_full = True
-    with pytest.raises(HowlError, match=r"engine\.plan: the GPU failed in cudaMalloc: out of memory"):
-        engine.extract(large)
-    cuda.is_full = False
-    assert_brightest(engine.extract(large), large)
-    engine.close()
-    assert not cuda.blocks
+    cuda.failing = {function}
+    with pytest.raises(HowlError, match=rf"engine\.plan: the GPU failed in {function}: out of memory"):
+        make_engine()
+    gc.collect()
+    assert cuda.is_empty()
 
 
-def test_a_failed_run_gives_the_reason_that_tensorrt_gave(make_engine: Callable[..., TensorRTEngine]) -> None:
-    engine, image = make_engine(), random_image(10, 10)
-    engine._context.fails = True
-    with pytest.raises(HowlError, match=r"engine\.plan: TensorRT 0\.0 failed: an illegal memory access$"):
+@pytest.mark.parametrize("good_runs", [0, 1], ids=["the first", "the one before it is recorded"])
+def test_a_failed_run_gives_the_reason_that_tensorrt_gave(
+    make_host_engine: Callable[..., HostEngine], plan: Path, good_runs: int
+) -> None:
+    host, engine, image = make_host_engine(), TensorRTEngine(plan), random_image(10, 10)
+    extract_often(engine, image, good_runs)
+    host.fails = True
+    with pytest.raises(HowlError, match=r"engine\.plan: TensorRT 11\.4 failed: an illegal memory access$"):
         engine.extract(image)
-    engine._context.fails = False
-    assert_brightest(engine.extract(image), image)
+    host.fails = False
+    extract_often(engine, image)
 
 
-def test_a_plan_of_another_graph_is_refused(
+def test_a_plan_of_another_graph_is_refused(make_engine: Callable[..., TensorRTEngine]) -> None:
+    with pytest.raises(HowlError, match="has no 'strengths': it is not an engine that howl exported"):
+        make_engine(names=("image", "descriptors", "logits"))
+
+
+def test_a_plan_whose_outputs_follow_the_image_is_refused(
     make_engine: Callable[..., TensorRTEngine], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(BrightestPixelsContext, "names", ("image", "descriptors", "logits"))
-    with pytest.raises(HowlError, match="has no 'strengths': it is not an engine that howl exported"):
+    monkeypatch.setattr(HostEngine, "get_tensor_shape", lambda self, name: (-1, 3))
+    with pytest.raises(HowlError, match="'descriptors' has no fixed size: it is not an engine that howl exported"):
         make_engine()
+
+
+# ------------------------------------------------------------------------------------------ as CUDA graphs
+
+
+def test_a_size_that_comes_the_third_time_runs_as_a_graph(
+    make_engine: Callable[..., TensorRTEngine], cuda: HostCuda
+) -> None:
+    engine = make_engine()
+    extract_often(engine, random_image(10, 10), times=2)
+    assert "cudaGraphLaunch" not in cuda.calls
+    extract_often(engine, random_image(10, 10), times=3)
+    assert cuda.calls["cudaGraphLaunch"] == 3
+    assert cuda.calls["cudaStreamBeginCapture"] == 1
+    assert len(cuda.graphs) == 1
+    assert not cuda.recorded  # what a graph was made from is not kept
+
+
+def test_a_graph_outlives_images_of_other_sizes(make_engine: Callable[..., TensorRTEngine], cuda: HostCuda) -> None:
+    engine = make_engine()
+    extract_often(engine, random_image(10, 10))
+    for size in [(50, 30), (4, 2), (10, 11)]:
+        extract_often(engine, random_image(*size), times=1)
+    extract_often(engine, random_image(10, 10), times=1)
+    assert cuda.calls["cudaGraphLaunch"] == 2
+
+
+def test_the_size_that_came_longest_ago_loses_its_graph(
+    make_engine: Callable[..., TensorRTEngine], cuda: HostCuda
+) -> None:
+    engine = make_engine()
+    images = [random_image(10, 10 + more) for more in range(GRAPHS + 1)]
+    for image in images[:-1]:
+        extract_often(engine, image)
+    extract_often(engine, images[0])  # now the second is the oldest
+    extract_often(engine, images[-1])
+    assert len(cuda.graphs) == GRAPHS
+    launches = cuda.calls["cudaGraphLaunch"]
+    extract_often(engine, images[0], times=1)
+    assert cuda.calls["cudaGraphLaunch"] == launches + 1
+    extract_often(engine, images[1], times=3)  # from the beginning
+    assert cuda.calls["cudaGraphLaunch"] == launches + 2
+    assert len(cuda.graphs) == GRAPHS
+
+
+def test_sizes_that_take_turns_are_not_recorded_in_vain(
+    make_engine: Callable[..., TensorRTEngine], cuda: HostCuda
+) -> None:
+    engine = make_engine()
+    for _ in range(3):
+        for more in range(GRAPHS + 1):
+            extract_often(engine, random_image(10, 10 + more), times=1)
+    assert "cudaStreamBeginCapture" not in cuda.calls
+
+
+@pytest.mark.parametrize(
+    "function", ["cudaStreamBeginCapture", "cudaStreamEndCapture", "cudaGraphInstantiate", "TensorRT's", "no room"]
+)
+def test_a_size_that_cannot_be_recorded_runs_on_without_a_graph(
+    make_host_engine: Callable[..., HostEngine], cuda: HostCuda, plan: Path, function: str
+) -> None:
+    host = make_host_engine()
+    with TensorRTEngine(plan) as engine:
+        cuda.failing = {function}
+        host.is_recordable = function != "TensorRT's"
+        host.is_crowded = function == "no room"
+        extract_often(engine, random_image(10, 10), times=5)
+        assert cuda.calls.get("cudaStreamBeginCapture", 0) == (0 if host.is_crowded else 1)  # no second try
+        assert "cudaGraphLaunch" not in cuda.calls
+        assert not cuda.recorded
+
+        cuda.failing, host.is_recordable, host.is_crowded = set(), True, False
+        extract_often(engine, random_image(20, 20))
+        assert cuda.calls["cudaGraphLaunch"] == 1
+    assert cuda.is_empty()
+
+
+def test_tensorrt_rtx_records_graphs_itself(
+    make_host_engine: Callable[..., HostEngine], cuda: HostCuda, plan: Path
+) -> None:
+    host = make_host_engine(flavour=TENSORRT_RTX)
+    extract_often(TensorRTEngine(plan), random_image(10, 10), times=5)
+    (config,) = host.strategies
+    assert (config.strategy, config.cuda_graph_strategy) == ("user", "whole")
+    assert "cudaStreamBeginCapture" not in cuda.calls
+
+
+# ---------------------------------------------------------------------------- what the manifest says of a plan
+
+RECORD: PlanRecord = {
+    "flavour": TENSORRT,
+    "version": "11.4",
+    "compute_capability": [9, 0],
+    "smallest": 2,
+    "largest": 50,
+}
+
+
+def write_manifest(folder: Path, **changes: Any) -> None:
+    Manifest(
+        identity="",
+        image_size=50,
+        scales=(1.0,),
+        features=40,
+        dimensions=3,
+        asmk=AsmkParameters(),
+        network={},
+        precision="fp32",
+        plan={**RECORD, **changes},  # type: ignore[typeddict-item]
+    ).save(folder / "engine.json")
+
+
+@pytest.mark.parametrize("capability", [(9, 0), None], ids=["this kind of GPU", "several kinds"])
+def test_a_plan_that_was_built_for_this_machine_is_opened(
+    make_engine: Callable[..., TensorRTEngine], tmp_path: Path, capability: Any
+) -> None:
+    write_manifest(tmp_path, compute_capability=capability)
+    make_engine().close()
+
+
+@pytest.mark.parametrize(
+    ("changes", "builder"),
+    [
+        ({"version": "10.16"}, "TensorRT 10.16 for compute capability 9.0"),
+        ({"compute_capability": [8, 9]}, "TensorRT 11.4 for compute capability 8.9"),
+        ({"flavour": TENSORRT_RTX, "compute_capability": None}, "TensorRT-RTX 11.4"),
+    ],
+    ids=["another version", "another kind of GPU", "another flavour"],
+)
+def test_a_plan_that_was_built_for_something_else_is_refused_before_it_is_read(
+    make_engine: Callable[..., TensorRTEngine],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    changes: dict[str, Any],
+    builder: str,
+) -> None:
+    write_manifest(tmp_path, **changes)
+    monkeypatch.setattr(tensorrt_engine, "_load_plan", lambda *_: pytest.fail("the plan was read"))
+    with pytest.raises(HowlError) as caught:
+        make_engine()
+    assert str(caught.value) == (
+        f"{tmp_path / 'engine.plan'}: was built by {builder}, but here is TensorRT 11.4 on Test GPU (compute "
+        "capability 9.0): build the plan again on this machine with export/to_trt.py, or use engine.onnx"
+    )
 
 
 # ------------------------------------------------------------------------------------------------ with a GPU
@@ -464,6 +508,19 @@ brightest (uint8[h, w, 3] image)
 }"""
 
 
+def test_cuda_and_tensorrt_have_what_the_stand_in_has() -> None:
+    runtime, trt = pytest.importorskip("cuda.bindings.runtime"), installed_tensorrt()
+    engine = {name for name in dir(HostEngine) if name.startswith(("get_", "num_", "device_", "create_execution"))}
+    context = {name for name in dir(HostContext) if name.startswith(("set_", "execute_"))}
+    assert {name for name in dir(HostCuda) if name.startswith("cuda")} <= set(dir(runtime))
+    assert engine <= set(dir(trt.module.ICudaEngine))
+    assert context <= set(dir(trt.module.IExecutionContext))
+    if trt.flavour == TENSORRT_RTX:
+        assert "create_runtime_config" in dir(trt.module.ICudaEngine)
+        assert "cuda_graph_strategy" in dir(trt.module.IRuntimeConfig)
+        assert "WHOLE_GRAPH_CAPTURE" in dir(trt.module.CudaGraphStrategy)
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not find_gpus(), reason="needs an NVIDIA GPU, none was found")
 def test_a_real_gpu_finds_the_brightest_pixels(tmp_path: Path) -> None:
@@ -474,7 +531,7 @@ def test_a_real_gpu_finds_the_brightest_pixels(tmp_path: Path) -> None:
     onnx.save(onnx.parser.parse_model(BRIGHTEST_PIXELS), graph)
     build_plan(graph, plan, smallest=4, typical=(48, 64), largest=256)
     with TensorRTEngine(plan) as engine:
-        for seed, (height, width) in enumerate([(48, 64), (5, 4), (256, 256), (64, 48), (48, 64)]):
+        for seed, (height, width) in enumerate([(48, 64), (5, 4), (256, 256), *[(48, 64)] * 3, (5, 4)]):
             image = random_image(height, width, seed)
             assert_brightest(engine.extract(image), image)
         with pytest.raises(HowlError, match="takes images from 4×4 to 256×256 pixels, not 257×48"):
