@@ -149,7 +149,7 @@ class FakeRuntime:
         return [CUDA, CPU]
 
     def SessionOptions(self) -> SimpleNamespace:  # noqa: N802
-        return SimpleNamespace()
+        return SimpleNamespace(add_session_config_entry=lambda key, value: None)
 
     def preload_dlls(self) -> None:
         self.preloaded = True
