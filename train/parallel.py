@@ -64,5 +64,6 @@ def join_processes() -> Iterator[Processes]:
     distributed.init_process_group("nccl" if cuda else "gloo", timeout=PATIENCE)
     try:
         yield Processes(distributed.get_rank(), world, device)
+        distributed.barrier()  # together: the first keeps the store that the others' threads still ask as they end
     finally:
         distributed.destroy_process_group()
