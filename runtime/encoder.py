@@ -1,12 +1,24 @@
 """The encoder: a photo → its local descriptors → its visual words and codes."""
 
+import os
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TypeVar
 
+from runtime.ahead import map_ahead
 from runtime.asmk import Aggregated, AsmkParameters, aggregate
 from runtime.engine import Features, open_engine
+from runtime.errors import ImageError
 from runtime.image import Image, PhotoInput, load_rgb, shrink
 from runtime.manifest import load_checked
+
+Photo = TypeVar("Photo", bound=PhotoInput)
+Result = TypeVar("Result")
+
+# Photos that are worked on at a time. The engine shares the work of one among all cores; a few at once fill what it
+# leaves idle, and the activations of many more would not fit the memory.
+AT_ONCE = min(4, os.cpu_count() or 1)
 
 
 class Encoder:
@@ -57,6 +69,23 @@ class Encoder:
             # A pixel's centre lies half a pixel from its edge, at both sizes.
             positions[:, axis] = (positions[:, axis] + 0.5) * (before / after) - 0.5
         return replace(features, positions=positions)
+
+    def encode_all(
+        self, photos: Sequence[Photo], encode: Callable[[Features], Result]
+    ) -> Iterator[tuple[Photo, Result | ImageError]]:
+        """Every photo, in order, with what ``encode`` makes of its descriptors, or why it cannot be read.
+
+        Decoding, extraction and encoding of up to four photos overlap; no more than eight results wait.
+        """
+
+        def work(photo: Photo) -> Result | ImageError:
+            try:
+                image = self.load(photo)
+            except ImageError as error:
+                return error
+            return encode(self.engine.extract(image))
+
+        return map_ahead(work, photos, AT_ONCE)
 
     def for_database(self, features: Features) -> Aggregated:
         """Words and codes as the index keeps them: every descriptor belongs to its nearest word."""

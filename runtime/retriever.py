@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -10,12 +9,11 @@ from types import TracebackType
 
 from tqdm import tqdm
 
-from runtime.ahead import map_ahead
 from runtime.asmk import Aggregated, selectivity
 from runtime.encoder import Encoder
 from runtime.engine import Features
 from runtime.errors import HowlError, ImageError
-from runtime.image import Image, PhotoInput, describe
+from runtime.image import PhotoInput, describe
 from runtime.index import Hit, Index
 from runtime.index.ids import check_ids
 from runtime.manifest import index_path, manifest_path
@@ -148,19 +146,20 @@ class Retriever:
         return self._match(index, features, top, threads=os.cpu_count() or 1)
 
     def search_many(self, photos: Sequence[PhotoInput], top: int = 10) -> list[list[Hit]]:
-        """``search`` for each of the photos: they are read ahead, and matched on all cores while others are extracted.
+        """``search`` for each of the photos, a few at a time, so that all cores are busy.
 
         Raises:
             ImageError: a photo cannot be read.
             HowlError: there is no index.
         """
         index = self._searched_index()
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
-            matches = [
-                pool.submit(self._match, index, self.encoder.engine.extract(image), top)
-                for _, image in map_ahead(self.encoder.load, photos)
-            ]
-            return [match.result() for match in matches]
+
+        answers = []
+        for _, hits in self.encoder.encode_all(photos, lambda features: self._match(index, features, top)):
+            if isinstance(hits, ImageError):
+                raise hits
+            answers.append(hits)
+        return answers
 
     def _match(self, index: Index, features: Features, top: int, threads: int = 1) -> list[Hit]:
         """From the descriptors of a query to its hits."""
@@ -176,19 +175,13 @@ class Retriever:
         self, photos: Sequence[PhotoInput], names: Sequence[str], report: AddReport
     ) -> Iterator[tuple[str, Aggregated | None]]:
         """Every photo aggregated, in order; None, and a line in the report, where one cannot be read."""
-
-        def read(photo: PhotoInput) -> Image | ImageError:
-            try:
-                return self.encoder.load(photo)
-            except ImageError as error:
-                return error
-
-        for name, (_, image) in zip(names, map_ahead(read, photos), strict=True):
+        encoded = self.encoder.encode_all(photos, self.encoder.for_database)
+        for name, (_, image) in zip(names, encoded, strict=True):
             if isinstance(image, ImageError):
                 report.skipped[name] = str(image)
                 yield name, None
             else:
-                yield name, self.encoder.for_database(self.encoder.engine.extract(image))
+                yield name, image
 
     def _ids(self, photos: Sequence[PhotoInput], ids: Sequence[str] | None) -> list[str]:
         """The id of every photo: the ones given, or the paths."""

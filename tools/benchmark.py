@@ -21,12 +21,13 @@ from runtime.errors import HowlError, ImageError
 from runtime.files import replacing
 from runtime.image import decode, find_photos
 from tools.latency.levels import profile_levels
-from tools.latency.measuring import WARM_UP, compare, measure_cold_starts, measure_load, measure_stages, peak_memory
+from tools.latency.measuring import WARM_UP, compare, measure_cold_starts, measure_load, measure_stages
 from tools.latency.plot import draw, load_pyplot
 from tools.latency.report import Measured, Report, for_machines
 from tools.latency.subject import STAGES, Subject, open_subject
 from tools.latency.surroundings import surroundings
 from tools.latency.text import as_text
+from tools.machine import peak_memory
 
 PROFILED = 50  # photos at most: a profile has room for a million events
 
@@ -84,7 +85,7 @@ def measure(
     measured = [measure_rest(*each, photos, options) for each in zip(subjects, taken, strict=True)]
     whole = [milliseconds.sum(axis=2) for milliseconds in taken]
     return Report(
-        surroundings=surroundings(subjects),
+        surroundings=surroundings(),
         photos=[str(photo) for photo in photos],
         skipped=skipped,
         warm_up=WARM_UP,

@@ -26,9 +26,11 @@ from tools.asmk_benchmark.making import MATCHES, Size, make_workload
 from tools.asmk_benchmark.measuring import CAN_DROP, cached_share, drop_from_page_cache, read_bandwidth, timed
 from tools.asmk_benchmark.ours import TOP, WORTH, aggregated
 from tools.asmk_benchmark.reference import HOW_TO_GET, MODULES
-from tools.asmk_benchmark.report import draw, machine, table
+from tools.asmk_benchmark.report import draw, table
 from tools.asmk_benchmark.workload import ENTRY_BYTES, Workload, image_id
+from tools.machine import describe_machine
 
+PACKAGES = ("numpy", "faiss-cpu", "asmk")
 AT_ONCE = 65_536  # images of a commit
 OPENINGS = 5
 AS_IT_COMES, TUNED = "as it comes", "tuned"
@@ -58,7 +60,7 @@ def measure(folder: Path, options: argparse.Namespace, against: Sequence[str]) -
     workload = make_workload(folder / "workload", size, os.cpu_count() or 1)
     bandwidth = read_bandwidth()
     runs = [measure_size(folder, workload, images, against, first=images == sizes[0]) for images in sizes]
-    return {"machine": machine(), "words": options.words, "read_bandwidth": bandwidth, "runs": runs}
+    return {"machine": describe_machine(PACKAGES), "words": options.words, "read_bandwidth": bandwidth, "runs": runs}
 
 
 def measure_size(

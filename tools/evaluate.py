@@ -11,13 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from runtime.ahead import map_ahead
 from runtime.asmk import Aggregated, code_length, selectivity
 from runtime.command import add_engine_arguments, run_command
 from runtime.encoder import Encoder
+from runtime.engine import Features
 from runtime.errors import HowlError, ImageError
 from runtime.evaluation import average_precision, positive_ranks, precision_at
-from runtime.image import Image, find_photos, scenes_below
+from runtime.image import find_photos, scenes_below
 from runtime.inverted_file import LARGEST, InvertedFile
 
 PRECISION_DEPTHS = (1, 5, 10)
@@ -103,19 +103,16 @@ def encode_all(
 ) -> Iterator[Photo]:
     """Every readable photo, aggregated for both sides; the others' reasons go into ``skipped``."""
 
-    def load(photo: tuple[Path, int]) -> Image | None:
-        try:
-            return encoder.load(photo[0])
-        except ImageError as error:
-            skipped[str(photo[0])] = str(error)
-            return None
+    def both_sides(features: Features) -> tuple[Aggregated, Aggregated]:
+        return encoder.for_database(features), encoder.for_query(features)
 
-    for (path, scene), image in tqdm(
-        map_ahead(load, photos), total=len(photos), desc=label, unit="photo", disable=None
-    ):
-        if image is not None:
-            features = encoder.engine.extract(image)
-            yield Photo(path, scene, encoder.for_database(features), encoder.for_query(features))
+    encoded = encoder.encode_all([path for path, _ in photos], both_sides)
+    bar = tqdm(encoded, total=len(photos), desc=label, unit="photo", disable=None)
+    for (path, scene), (_, sides) in zip(photos, bar, strict=True):
+        if isinstance(sides, ImageError):
+            skipped[str(path)] = str(sides)
+        else:
+            yield Photo(path, scene, *sides)
 
 
 def leave_one_out(encoder: Encoder, photos: Sequence[Photo]) -> list[QueryResult]:

@@ -17,6 +17,7 @@ from runtime.index import Index
 from runtime.index.verification import verify
 from runtime.manifest import ENGINE_SUFFIXES, index_path
 from runtime.retriever import Retriever
+from tools.machine import peak_memory
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -59,7 +60,10 @@ def add(retriever: Retriever, roots: list[str]) -> None:
     begin = time.perf_counter()
     report = retriever.add([id_ for id_ in ids if id_ not in known])
     seconds = time.perf_counter() - begin
-    print(f"added {len(report.added)} photos to {retriever.index_path} in {seconds:.1f} s; it holds {len(retriever)}")
+    print(
+        f"added {len(report.added)} photos to {retriever.index_path} in {seconds:.1f} s, "
+        f"{len(report.added) / seconds:.1f} a second{_memory()}; it holds {len(retriever)}"
+    )
     if known:
         print(f"{len(known)} were there already")
     if report.skipped:
@@ -68,6 +72,10 @@ def add(retriever: Retriever, roots: list[str]) -> None:
             print(f"  {reason}")
     if report.skipped and not report.added and not known:
         raise HowlError("none of the photos could be read")
+
+
+def _memory() -> str:
+    return "" if sys.platform == "win32" else f", with {peak_memory() / 1e6:.0f} MB of memory at most"
 
 
 def remove(path: Path, ids: list[str]) -> None:

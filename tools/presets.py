@@ -25,10 +25,11 @@ from runtime.engine import open_engine
 from runtime.errors import HowlError
 from runtime.image import Image, find_photos, load_rgb, shrink
 from runtime.manifest import Manifest, manifest_path
-from tools.asmk_benchmark.report import machine
+from tools.machine import describe_machine
 from train.checkpoint import Checkpoint
 from train.extraction import Extractor
 
+PACKAGES = ("numpy", "torch", "onnxruntime")
 EAGER = "eager PyTorch"
 REFERENCE = "how"  # the preset that eager PyTorch runs, and that accuracy is compared with
 TURNS = 2  # that every photo is timed
@@ -43,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     sets = {name: evaluate(options, engine) for name, engine in engines.items()}
     seconds = measure(Path(options.checkpoint), engines, photos)
     result = {
-        "machine": machine(),
+        "machine": describe_machine(PACKAGES),
         "photos": len(photos),
         "presets": {
             name: {"mAP": sets.get(name, sets[REFERENCE]), "seconds": spent} for name, spent in seconds.items()

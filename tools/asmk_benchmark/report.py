@@ -1,30 +1,14 @@
 """The report of ``tools/benchmark_asmk.py``: a table in Markdown, and a plot."""
 
-import os
-import platform
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from runtime import native
 from tools.asmk_benchmark.comparison import STAGES
 
-PACKAGES = ("numpy", "faiss-cpu", "asmk")
 WHOLE = "whole query"
 MATCHING = "aggregate + search"
-
-
-def machine() -> dict[str, Any]:
-    """What the figures depend on."""
-    return {
-        "processor": _processor(),
-        "cores": os.cpu_count(),
-        "8-bit products (AVX-512 VNNI)": native.CAN_ASSIGN,
-        "python": platform.python_version(),
-        **{package: _version(package) for package in PACKAGES},
-    }
 
 
 def table(result: dict[str, Any]) -> str:
@@ -153,18 +137,3 @@ def _opening(opening: dict[str, list[float]]) -> str:
 def _spread(values: np.ndarray) -> str:
     low, middle, high = 1e3 * np.quantile(values, [0.25, 0.5, 0.75])
     return f"{middle:.2f} ({low:.2f}–{high:.2f})"
-
-
-def _processor() -> str:
-    info = Path("/proc/cpuinfo")
-    for line in info.read_text().splitlines() if info.exists() else []:
-        if line.startswith("model name"):
-            return line.split(":", 1)[1].strip()
-    return platform.processor() or platform.machine()
-
-
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return "not installed as a package"

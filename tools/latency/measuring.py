@@ -1,7 +1,6 @@
-"""What is measured of subjects: their stages in turn, the ratio of two, load, cold start and memory."""
+"""What is measured of subjects: their stages in turn, the ratio of two, load and cold start."""
 
 import os
-import resource
 import subprocess
 import sys
 import time
@@ -23,7 +22,6 @@ QUERIES_A_CALLER = 8  # under load, at least
 COLD_STARTS = 3
 RESAMPLES = 2000  # of the bootstrap
 CONFIDENCE = 0.95
-MAXRSS_UNIT = 1 if sys.platform == "darwin" else 1024  # bytes
 
 
 @dataclass(frozen=True)
@@ -118,11 +116,6 @@ def measure_cold_starts(subject: Subject, photo: Path, top: int, device: str | N
     command += ["--index", str(subject.index.path), "--top", str(top)]
     command += ["--device", device] if device else []
     return [_until_first_line(command) for _ in range(COLD_STARTS)]
-
-
-def peak_memory() -> int:
-    """Bytes that this process has had in RAM at most."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * MAXRSS_UNIT
 
 
 def _until_first_line(command: Sequence[str]) -> float:
