@@ -1,5 +1,6 @@
 """Photos: what is decoded, what is refused, and how they are found and shrunk."""
 
+import io
 import os
 import struct
 from collections.abc import Callable
@@ -85,10 +86,40 @@ def exif(orientation: int) -> bytes:
     return b"\xff\xe1" + struct.pack(">H", 2 + 6 + len(tiff)) + b"Exif\x00\x00" + tiff
 
 
-def test_a_photo_taken_upright_stands_upright(photo: NDArray[np.uint8]) -> None:
+@pytest.mark.parametrize(
+    ("orientation", "mend"),
+    [
+        (1, lambda image: image),
+        (2, np.fliplr),
+        (3, lambda image: np.rot90(image, 2)),
+        (4, np.flipud),
+        (5, lambda image: np.fliplr(np.rot90(image, -1))),
+        (6, lambda image: np.rot90(image, -1)),
+        (7, lambda image: np.fliplr(np.rot90(image, 1))),
+        (8, lambda image: np.rot90(image, 1)),
+    ],
+)
+def test_a_photo_stands_upright_however_the_camera_was_held(
+    photo: NDArray[np.uint8], orientation: int, mend: Callable[[NDArray], NDArray]
+) -> None:
     data = encode(photo, ".jpg")
-    turned = load_rgb(data[:2] + exif(6) + data[2:])
-    np.testing.assert_array_equal(turned, np.rot90(load_rgb(data), -1))
+    turned = load_rgb(data[:2] + exif(orientation) + data[2:])
+    np.testing.assert_array_equal(turned, mend(load_rgb(data)))
+
+
+def test_cmyk_comes_out_as_rgb(photo: NDArray[np.uint8]) -> None:
+    """As printers' scans are; OpenCV writes none, Pillow, which comes with matplotlib, does."""
+    pillow = pytest.importorskip("PIL.Image", reason="needs Pillow to write CMYK")
+    for kind in ("JPEG", "TIFF"):
+        file = io.BytesIO()
+        pillow.fromarray(np.ascontiguousarray(photo[:, :, ::-1])).convert("CMYK").save(file, kind)
+        image = load_rgb(file.getvalue())
+        assert np.abs(image.astype(int) - photo[:, :, ::-1]).mean() < 6
+
+
+def test_16_bits_of_a_tiff_become_8(photo: NDArray[np.uint8]) -> None:
+    image = load_rgb(encode(photo.astype(np.uint16) * 257, ".tif"))
+    np.testing.assert_array_equal(image, photo[:, :, ::-1])
 
 
 def thumbnail(photo: NDArray[np.uint8]) -> bytes:
