@@ -22,12 +22,13 @@ from runtime.files import replacing
 from runtime.image import decode, find_photos
 from tools.latency.levels import profile_levels
 from tools.latency.measuring import WARM_UP, compare, measure_cold_starts, measure_load, measure_stages
-from tools.latency.plot import draw, load_pyplot
+from tools.latency.plot import draw
 from tools.latency.report import Measured, Report, for_machines
 from tools.latency.subject import STAGES, Subject, open_subject
 from tools.latency.surroundings import surroundings
 from tools.latency.text import as_text
 from tools.machine import peak_memory
+from tools.plotting import load_pyplot
 
 PROFILED = 50  # photos at most: a profile has room for a million events
 

@@ -29,6 +29,7 @@ from tools.asmk_benchmark.reference import HOW_TO_GET, MODULES
 from tools.asmk_benchmark.report import draw, table
 from tools.asmk_benchmark.workload import ENTRY_BYTES, Workload, image_id
 from tools.machine import describe_machine
+from tools.plotting import load_pyplot
 
 PACKAGES = ("numpy", "faiss-cpu", "asmk")
 AT_ONCE = 65_536  # images of a commit
@@ -44,6 +45,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     missing = [module for module in MODULES if against and not _is_there(module)]
     if missing:
         raise HowlError(f"{missing[0]} is not installed; {HOW_TO_GET}; or measure howl alone with --alone")
+    if options.plot:
+        load_pyplot()  # sooner a missing package than a lost measurement
     with tempfile.TemporaryDirectory(prefix="howl-benchmark-", dir=options.folder) as folder:
         result = measure(Path(folder), options, against)
     print(table(result))

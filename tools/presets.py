@@ -26,6 +26,7 @@ from runtime.errors import HowlError
 from runtime.image import Image, find_photos, load_rgb, shrink
 from runtime.manifest import Manifest, manifest_path
 from tools.machine import describe_machine
+from tools.plotting import load_pyplot
 from train.checkpoint import Checkpoint
 from train.extraction import Extractor
 
@@ -37,6 +38,7 @@ TURNS = 2  # that every photo is timed
 
 def main(arguments: Sequence[str] | None = None) -> None:
     options = parse(arguments)
+    load_pyplot()  # sooner a missing package than a lost measurement
     out = Path(options.out)
     out.mkdir(parents=True, exist_ok=True)
     photos = timed_photos(options.data, options.photos)
@@ -146,11 +148,7 @@ def table(result: dict[str, Any]) -> str:
 
 def draw(result: dict[str, Any], path: Path) -> None:
     """mAP against time, a line for every data set."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
+    pyplot = load_pyplot()
     presets = {name: measured for name, measured in result["presets"].items()}
     sets = list(presets[REFERENCE]["mAP"])
     figure, every_axes = pyplot.subplots(

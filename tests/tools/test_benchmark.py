@@ -18,9 +18,9 @@ from tools import benchmark
 from tools.latency import measuring
 from tools.latency.levels import levels_of_nodes, profile_levels
 from tools.latency.measuring import Ratio, compare, measure_load, measure_stages
-from tools.latency.plot import load_pyplot
 from tools.latency.report import Measured
 from tools.latency.subject import STAGES, Subject, open_subject
+from tools.plotting import load_pyplot
 
 # Two levels, of which the first takes a shared product, and the selection behind the joins.
 PYRAMID = """

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from tools.asmk_benchmark.comparison import STAGES
+from tools.plotting import load_pyplot
 
 WHOLE = "whole query"
 MATCHING = "aggregate + search"
@@ -40,11 +41,7 @@ def _of_round(measured: dict[str, Any], side: str, what: str) -> np.ndarray:
 
 def draw(result: dict[str, Any], path: Path) -> None:
     """Time a query and memory against the number of images."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
+    pyplot = load_pyplot()
     figure, (times, memory) = pyplot.subplots(1, 2, figsize=(11, 4.8), layout="constrained")
     runs = result["runs"]
     images = [run["images"] for run in runs]

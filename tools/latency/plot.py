@@ -5,25 +5,13 @@ from typing import Any
 
 import numpy as np
 
-from runtime.errors import HowlError
 from runtime.files import replacing
 from tools.latency.report import PERCENTILES, Report, percentiles
+from tools.plotting import load_pyplot
 
 COLOURS = ("tab:blue", "tab:orange")
 ABOVE = {"loc": "lower center", "bbox_to_anchor": (0.5, 1), "fontsize": 7}  # where a legend hides nothing
 LINES = ("-", "--", ":")  # of PERCENTILES
-
-
-def load_pyplot() -> Any:
-    """matplotlib's, drawing to files. Raises HowlError where it is not installed."""
-    try:
-        import matplotlib
-    except ImportError:
-        raise HowlError("matplotlib is not installed, and --plot needs it: pip install matplotlib") from None
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    return pyplot
 
 
 def draw(report: Report, path: Path) -> None:
