@@ -14,6 +14,7 @@ from runtime.image import Image, PhotoInput, load_rgb, shrink
 from runtime.manifest import load_checked
 
 Photo = TypeVar("Photo", bound=PhotoInput)
+Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 # Photos that are worked on at a time. The engine shares the work of one among all cores; a few at once fill what it
@@ -77,15 +78,21 @@ class Encoder:
 
         Decoding, extraction and encoding of up to four photos overlap; no more than eight results wait.
         """
+        return self.encode_loaded(photos, self.load, encode)
 
-        def work(photo: Photo) -> Result | ImageError:
+    def encode_loaded(
+        self, items: Sequence[Item], load: Callable[[Item], Image], encode: Callable[[Features], Result]
+    ) -> Iterator[tuple[Item, Result | ImageError]]:
+        """``encode_all`` of whatever ``load`` makes an image of: RGB, of the engine's image size at most."""
+
+        def work(item: Item) -> Result | ImageError:
             try:
-                image = self.load(photo)
+                image = load(item)
             except ImageError as error:
                 return error
             return encode(self.engine.extract(image))
 
-        return map_ahead(work, photos, AT_ONCE)
+        return map_ahead(work, items, AT_ONCE)
 
     def for_database(self, features: Features) -> Aggregated:
         """Words and codes as the index keeps them: every descriptor belongs to its nearest word."""

@@ -38,9 +38,12 @@ def load_rgb(photo: PhotoInput, longest_side: int | None = None) -> Image:
     return shrink_to_rgb(decode(photo), longest_side)
 
 
-def decode(photo: PhotoInput) -> Image:
-    """The first half of ``load_rgb``: the whole photo, uint8 [H, W, 3] in BGR order. Raises ImageError."""
-    bgr = _as_bgr(photo)
+def decode(photo: PhotoInput, *, upright: bool = True) -> Image:
+    """The first half of ``load_rgb``: the whole photo, uint8 [H, W, 3] in BGR order. Raises ImageError.
+
+    A file is turned as its EXIF says, but where it should not come ``upright``: then its pixels are as it stores them.
+    """
+    bgr = _as_bgr(photo, upright)
     height, width = bgr.shape[:2]
     if min(height, width) < SMALLEST_SIDE:
         raise ImageError(
@@ -124,7 +127,7 @@ def describe(photo: PhotoInput) -> str:
     return str(os.fspath(photo)) if isinstance(photo, os.PathLike) else str(photo)
 
 
-def _as_bgr(photo: PhotoInput) -> Image:
+def _as_bgr(photo: PhotoInput, upright: bool) -> Image:
     if isinstance(photo, np.ndarray):
         if photo.dtype != np.uint8 or photo.ndim != 3 or photo.shape[2] != 3:
             raise ImageError(f"{describe(photo)}: needs H×W×3 uint8 in BGR order, as cv2.imread gives")
@@ -138,8 +141,9 @@ def _as_bgr(photo: PhotoInput) -> Image:
         raise ImageError(f"{describe(photo)}: empty file")
     if _is_truncated(data):
         raise ImageError(f"{describe(photo)}: truncated: the file ends in the middle of the image")
+    flags = cv2.IMREAD_COLOR if upright else cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
     try:
-        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     except cv2.error:
         image = None
     if image is None:

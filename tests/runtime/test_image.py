@@ -12,7 +12,7 @@ import pytest
 from numpy.typing import NDArray
 
 from runtime.errors import HowlError, ImageError
-from runtime.image import PHOTO_SUFFIXES, SMALLEST_SIDE, find_photos, load_rgb, shrink
+from runtime.image import PHOTO_SUFFIXES, SMALLEST_SIDE, decode, find_photos, load_rgb, shrink
 
 
 @pytest.fixture
@@ -105,6 +105,12 @@ def test_a_photo_stands_upright_however_the_camera_was_held(
     data = encode(photo, ".jpg")
     turned = load_rgb(data[:2] + exif(orientation) + data[2:])
     np.testing.assert_array_equal(turned, mend(load_rgb(data)))
+
+
+def test_a_photo_comes_as_it_is_stored_where_that_is_asked_for(photo: NDArray[np.uint8]) -> None:
+    data = encode(photo, ".jpg")
+    stored = decode(data[:2] + exif(6) + data[2:], upright=False)
+    np.testing.assert_array_equal(stored, decode(data))
 
 
 def test_cmyk_comes_out_as_rgb(photo: NDArray[np.uint8]) -> None:
