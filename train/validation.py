@@ -88,7 +88,7 @@ def mean_average_precision(
         scores = database.scores(aggregate(described[query], words, codebook.centroids), worth)
         ranking = indices[np.argsort(-scores, kind="stable")]
         positives = photos.positives(query)
-        precisions.append(average_precision(positive_ranks(ranking, positives, junk=[query]), len(positives)))
+        precisions.append(average_precision(positive_ranks(ranking, positives, photos.junk(query)), len(positives)))
     if not precisions:
         raise HowlError("no validation query: no scene has two readable photos")
     return float(np.mean(precisions))

@@ -207,7 +207,7 @@ LISTS: dict[str, dict[str, list]] = {
     "train": {"cids": CIDS[:6], "cluster": [7, 7, 7, 2, 2, 2], "qidxs": [0, 0, 4], "pidxs": [1, 2, 3]},
     "val": {"cids": CIDS[6:], "cluster": [1, 1, 9, 9], "qidxs": [0, 2], "pidxs": [1, 3]},
 }
-ECCV20 = {"cids": CIDS[5:], "qidx": [4, 0], "gnd": [{"ok": [1, 2]}, {"ok": np.array([3])}]}
+ECCV20 = {"cids": CIDS[5:], "qidx": [4, 0], "gnd": [{"ok": [1, 2], "junk": np.array([0, 4])}, {"ok": np.array([3])}]}
 
 
 @pytest.fixture
@@ -248,6 +248,7 @@ def test_hows_validation_list_is_taken_where_it_is_present(sfm120k: Path, photo_
     assert len(training) == 6
     assert validation.names == CIDS[5:]
     assert positives_of(validation) == {0: [3], 4: [1, 2]}
+    assert [sorted(set(validation.junk(query).tolist())) for query in (0, 4)] == [[0], [0, 4]]
     np.testing.assert_array_equal(validation.read(4), photo_of(9, 0))
 
 
@@ -293,7 +294,15 @@ def test_lists_in_another_layout_are_one_clear_error(sfm120k: Path, lists: Any) 
         open_sfm120k(sfm120k)
 
 
-@pytest.mark.parametrize("change", [{"qidx": [4, 900]}, {"gnd": [{"ok": [1]}]}, {"gnd": [{"junk": [1]}] * 2}])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"qidx": [4, 900]},
+        {"gnd": [{"ok": [1]}]},
+        {"gnd": [{"junk": [1]}] * 2},
+        {"gnd": [{"ok": [1], "junk": [5]}] * 2},
+    ],
+)
 def test_a_validation_list_in_another_layout_is_one_clear_error(sfm120k: Path, change: dict) -> None:
     path = sfm120k / "train" / "retrieval-SfM-120k" / "retrieval-SfM-120k-val-eccv2020.pkl"
     path.write_bytes(pickle.dumps(ECCV20 | change))

@@ -287,6 +287,18 @@ def test_validation_finds_a_photo_by_the_others_of_its_scene() -> None:
     assert mean_average_precision(photos, swapped, Codebook(centroids), parameters) < 0.7
 
 
+def test_what_a_data_set_calls_junk_counts_for_nothing_in_validation() -> None:
+    def found(junk: list[int]) -> float:
+        truth = {0: np.array([1])}, {0: np.array(junk, np.int64)}
+        photos = PhotoSet(list("abcdef"), range(6), lambda i: np.zeros((2, 2, 3), np.uint8), *truth)
+        return mean_average_precision(photos, described, codebook, AsmkParameters(query_assignments=1))
+
+    codebook = Codebook(np.eye(1, 8, dtype=np.float32))
+    described = dict(enumerate(np.random.default_rng(0).normal(size=(6, 1, 8)).astype(np.float32)))
+    assert found(junk=[]) < 1
+    assert found(junk=[2, 3, 4, 5]) == 1
+
+
 # ------------------------------------------------------------------------------------------------ two processes
 
 

@@ -26,15 +26,18 @@ class PhotoSet:
         scenes: Sequence[int] | NDArray[np.int64],
         read: Callable[[int], Image],
         positives: Mapping[int, NDArray[np.int64]] | None = None,
+        junk: Mapping[int, NDArray[np.int64]] | None = None,
     ) -> None:
         """``read(i)`` gives photo i, RGB uint8 [H, W, 3], or raises ImageError. ``positives`` maps each query to
-        the photos known to match it; without, any photo may query and matches the others of its scene."""
+        the photos known to match it; without, any photo may query and matches the others of its scene. ``junk`` maps
+        queries to photos that are no answers, right or wrong."""
         self.names = list(names)
         self.scenes = np.asarray(scenes, np.int64)
         self.usable = np.ones(len(self.names), bool)
         self.unreadable: dict[str, str] = {}
         self._read = read
         self._positives = positives
+        self._junk = junk or {}
 
     def __len__(self) -> int:
         return len(self.names)
@@ -69,6 +72,10 @@ class PhotoSet:
         else:
             matches = np.flatnonzero(self.scenes == self.scenes[query])
         return matches[self.usable[matches] & (matches != query)]
+
+    def junk(self, query: int) -> NDArray[np.int64]:
+        """The photos that count neither for nor against a query: itself, and those that its data set names."""
+        return np.append(self._junk.get(query, np.empty(0, np.int64)), query)
 
     def queries(self) -> NDArray[np.int64]:
         """The usable photos that have a positive: a scene with one photo has no query."""

@@ -1,7 +1,7 @@
 """retrieval-SfM-120k (Radenović et al., 2018) in its published layout.
 
 ROOT/train/retrieval-SfM-120k/retrieval-SfM-120k.pkl                 cids, cluster, qidxs, pidxs of train and val
-ROOT/train/retrieval-SfM-120k/retrieval-SfM-120k-val-eccv2020.pkl    HOW's validation: cids, qidx, gnd
+ROOT/train/retrieval-SfM-120k/retrieval-SfM-120k-val-eccv2020.pkl    HOW's validation: cids, qidx, gnd (ok, junk)
 ROOT/train/retrieval-SfM-120k/ims/ef/cd/ab/…abcdef                   the photos, by the end of their cid
 """
 
@@ -18,6 +18,7 @@ from runtime.unpickle import load_plain_pickle
 from train.data.photos import PhotoSet
 
 FOLDER = Path("train/retrieval-SfM-120k")
+VALIDATION_LIST = "retrieval-SfM-120k-val-eccv2020.pkl"
 PHOTOS_URL = "http://cmp.felk.cvut.cz/cnnimageretrieval/data/train/ims/ims.tar.gz"
 LISTS_URL = "http://cmp.felk.cvut.cz/cnnimageretrieval/data/train/dbs/retrieval-SfM-120k.pkl"
 
@@ -39,19 +40,19 @@ def sfm120k(root: Path, split: str, image_size: int) -> PhotoSet:
 def sfm120k_validation(root: Path, image_size: int) -> PhotoSet:
     """HOW's validation set (val_eccv20) where its list is present, else the split ``val``."""
     folder = _dataset(root)
-    path = folder / "retrieval-SfM-120k-val-eccv2020.pkl"
+    path = folder / VALIDATION_LIST
     if not path.exists():
         return sfm120k(root, "val", image_size)
     lists = load_plain_pickle(path)
     try:
         cids = list(lists["cids"])
-        positives = {
-            int(q): np.asarray(truth["ok"], np.int64) for q, truth in zip(lists["qidx"], lists["gnd"], strict=True)
-        }
-        _check(cids, cids, np.array([*positives, *np.concatenate(list(positives.values()))]))
+        truths = {int(query): truth for query, truth in zip(lists["qidx"], lists["gnd"], strict=True)}
+        positives = {query: np.asarray(truth["ok"], np.int64) for query, truth in truths.items()}
+        junk = {query: np.asarray(truth["junk"], np.int64) for query, truth in truths.items() if "junk" in truth}
+        _check(cids, cids, np.concatenate([list(truths), *positives.values(), *junk.values()]))
     except (KeyError, TypeError, ValueError) as error:
         raise HowlError(f"{path}: not in the published layout: {error}") from None
-    return _photo_set(folder, cids, np.arange(len(cids)), positives, image_size)
+    return _photo_set(folder, cids, np.arange(len(cids)), positives, image_size, junk)
 
 
 def _check(cids: list[str], scenes: Sized, pairs: NDArray[np.int64]) -> None:
@@ -70,11 +71,13 @@ def _positives_by_query(pairs: NDArray[np.int64]) -> dict[int, NDArray[np.int64]
     return dict(zip(queries.tolist(), np.split(pairs[:, 1], starts[1:]), strict=True))
 
 
-def _photo_set(folder: Path, cids: list[str], scenes: Any, positives: Any, image_size: int) -> PhotoSet:
+def _photo_set(
+    folder: Path, cids: list[str], scenes: Any, positives: Any, image_size: int, junk: Any = None
+) -> PhotoSet:
     def read(index: int) -> Image:
         return load_rgb(photo_path(folder, cids[index]), image_size)
 
-    return PhotoSet(cids, scenes, read, positives)
+    return PhotoSet(cids, scenes, read, positives, junk)
 
 
 def photo_path(folder: Path, cid: str) -> Path:
