@@ -101,5 +101,5 @@ def test_scenes_of_single_photos_have_no_query(engine: Path, photos: list[str], 
     for number, photo in enumerate(photos):
         (tmp_path / "data" / str(number)).mkdir(parents=True)
         shutil.copy(photo, tmp_path / "data" / str(number))
-    with pytest.raises(HowlError, match="no scene has two readable photos"):
+    with pytest.raises(HowlError, match="no photo has a readable match"):
         evaluate.main([str(engine), str(tmp_path / "data")])

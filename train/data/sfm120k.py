@@ -18,6 +18,7 @@ from runtime.unpickle import load_plain_pickle
 from train.data.photos import PhotoSet
 
 FOLDER = Path("train/retrieval-SfM-120k")
+LISTS = "retrieval-SfM-120k.pkl"
 VALIDATION_LIST = "retrieval-SfM-120k-val-eccv2020.pkl"
 PHOTOS_URL = "http://cmp.felk.cvut.cz/cnnimageretrieval/data/train/ims/ims.tar.gz"
 LISTS_URL = "http://cmp.felk.cvut.cz/cnnimageretrieval/data/train/dbs/retrieval-SfM-120k.pkl"
@@ -26,7 +27,7 @@ LISTS_URL = "http://cmp.felk.cvut.cz/cnnimageretrieval/data/train/dbs/retrieval-
 def sfm120k(root: Path, split: str, image_size: int) -> PhotoSet:
     """The split ``train`` or ``val``: the published query–positive pairs, with 3D models as scenes."""
     folder = _dataset(root)
-    lists = load_plain_pickle(folder / "retrieval-SfM-120k.pkl")
+    lists = load_plain_pickle(folder / LISTS)
     try:
         part = lists[split]
         cids, clusters = list(part["cids"]), np.asarray(part["cluster"], np.int64)
@@ -87,7 +88,7 @@ def photo_path(folder: Path, cid: str) -> Path:
 
 def _dataset(root: Path) -> Path:
     folder = root / FOLDER
-    if not ((folder / "retrieval-SfM-120k.pkl").exists() and (folder / "ims").is_dir()):
+    if not ((folder / LISTS).exists() and (folder / "ims").is_dir()):
         raise HowlError(
             f"{folder}: retrieval-SfM-120k is not here, or not whole: put {LISTS_URL} into it, and unpack "
             f"{PHOTOS_URL} into its ims/, or name the folder that holds train/ with --data-root"
