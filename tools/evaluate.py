@@ -1,4 +1,7 @@
-"""Measures an engine on labelled photos: ``python tools/evaluate.py engine.onnx DATA... [--distractors DIR]``."""
+"""Measures an engine on labelled photos: ``python tools/evaluate.py engine.onnx DATA... [--distractors DIR]``.
+
+DATA is a folder of folders, or a published set: ``roxford5k``, ``rparis6k``, ``sfm120k``.
+"""
 
 import argparse
 import json
@@ -12,9 +15,11 @@ from tools.evaluation.distractors import open_distractors
 from tools.evaluation.labelled import LabelledSet
 from tools.evaluation.leave_one_out import folder_set, sfm120k_set
 from tools.evaluation.report import for_machines, for_people
+from tools.evaluation.revisited import ARCHIVES, revisited_set
 from tools.evaluation.searching import evaluate
 
 SFM120K = "sfm120k"
+REVISITED = tuple(ARCHIVES)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -34,6 +39,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def open_set(data: str, root: Path) -> LabelledSet:
     """The published set of that name, or the folder of folders."""
+    if data in REVISITED:
+        return revisited_set(data, root)
     if data == SFM120K:
         return sfm120k_set(data, root)
     return folder_set(data)
@@ -43,14 +50,16 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="tools/evaluate.py",
         description="Mean average precision, precision among the first answers, and the worst queries by name. In a "
-        "folder of folders every photo is a query against all others.",
+        "folder with one folder a scene every photo is a query against all others. Published sets are judged as their "
+        "authors do, for figures that can be compared.",
     )
     add_engine_arguments(parser, searches=True)
     parser.add_argument(
         "data",
         metavar="DATA",
         nargs="+",
-        help=f"a folder with one folder a scene; or {SFM120K}, its validation photos",
+        help=f"a folder with one folder a scene, or a published set: {', '.join(REVISITED)} or {SFM120K} (its "
+        "validation photos)",
     )
     parser.add_argument("--distractors", metavar="DIR", help="photos of none of the scenes, to search among")
     parser.add_argument(
