@@ -1,4 +1,4 @@
-"""Measures an engine on labelled photos: ``python tools/evaluate.py engine.onnx DATA... [--distractors DIR]``.
+"""Measures an engine on labelled photos: ``python tools/evaluate.py engine.onnx DATA... [--distractors DIR|r1m]``.
 
 DATA is a folder of folders, or a published set: ``roxford5k``, ``rparis6k``, ``sfm120k``.
 """
@@ -11,7 +11,7 @@ from pathlib import Path
 
 from runtime.command import add_engine_arguments, run_command
 from runtime.encoder import Encoder
-from tools.evaluation.distractors import open_distractors
+from tools.evaluation.distractors import R1M, open_distractors
 from tools.evaluation.labelled import LabelledSet
 from tools.evaluation.leave_one_out import folder_set, sfm120k_set
 from tools.evaluation.report import for_machines, for_people
@@ -27,8 +27,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     engine, root = Path(options.engine), Path(options.data_root)
     sets = [open_set(data, root) for data in options.data]
     skipped: dict[str, str] = {}
-    labelled = (photo for each in sets for photo in each.photos)
-    with open_distractors(options.distractors, engine, options.device, labelled, skipped) as distractors:
+    labelled = {path for each in sets for path in (*each.photos, *(query.path for query in each.queries))}
+    with open_distractors(options.distractors, engine, options.device, root, labelled, skipped) as distractors:
         encoder = Encoder(engine, device=options.device, threshold=options.threshold, alpha=options.alpha)
         summaries = [evaluate(encoder, each, distractors, skipped) for each in sets]
     if options.json:
@@ -61,7 +61,12 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         help=f"a folder with one folder a scene, or a published set: {', '.join(REVISITED)} or {SFM120K} (its "
         "validation photos)",
     )
-    parser.add_argument("--distractors", metavar="DIR", help="photos of none of the scenes, to search among")
+    parser.add_argument(
+        "--distractors",
+        metavar=f"DIR|{R1M}",
+        help=f"photos of none of the scenes, to search among; {R1M}: the published million, which stay in an index "
+        "beside the engine, so that an interrupted run goes on",
+    )
     parser.add_argument(
         "--data-root", metavar="DIR", default="data", help="where published data sets lie (%(default)s)"
     )

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from runtime.encoder import Encoder
 from runtime.errors import HowlError, ImageError
+from runtime.retriever import Retriever
 from tools import evaluate
 from tools.evaluation.judging import Truth, judge, means
 from tools.evaluation.photos import read_photo
@@ -263,6 +264,85 @@ def test_distractors_are_searched_too(
     result = run(capsys, engine, oxford, "--distractors", others)["sets"][0]
     assert result["photos"] == 7
     assert result["settings"]["easy"]["mAP"] < alone["easy"]["mAP"]
+
+
+# -------------------------------------------------------------------------------------------------- the million
+
+
+@pytest.fixture
+def million(oxford: Path, make_photo: Callable[..., NDArray[np.uint8]]) -> Path:
+    """The folder of a small ``revisitop1m`` beside the set: four photos, the first as the box of a query."""
+    folder = oxford.parent / "revisitop1m"
+    (folder / "jpg").mkdir(parents=True)
+    left, top, right, bottom = map(int, BOX)
+    for number in range(4):
+        image = make_photo(50 + number) if number else make_photo(0)[top:bottom, left:right]
+        (folder / "jpg" / f"{number}.jpg").write_bytes(cv2.imencode(".png", image)[1].tobytes())
+    (folder / "revisitop1m.txt").write_text("".join(f"{number}.jpg\n" for number in range(4)))
+    return folder
+
+
+def test_the_million_is_indexed_once_and_kept_beside_the_engine(
+    engine: Path, oxford: Path, million: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    alone = run(capsys, engine, oxford)["sets"][0]["settings"]["easy"]["mAP"]
+    first = run(capsys, engine, oxford, "--distractors", "r1m")
+    assert (first["distractors"], first["sets"][0]["photos"]) == ("r1m", 10)
+    assert first["sets"][0]["settings"]["easy"]["mAP"] < alone
+    assert engine.with_suffix(".r1m.index").is_dir()
+    shutil.rmtree(million / "jpg")
+    assert run(capsys, engine, oxford, "--distractors", "r1m") == first
+
+
+def test_an_interrupted_million_goes_on(
+    engine: Path, oxford: Path, million: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = run(capsys, engine, oxford, "--distractors", "r1m")
+    shutil.rmtree(engine.with_suffix(".r1m.index"))
+    with Retriever(engine, engine.with_suffix(".r1m.index")) as retriever:
+        retriever.add([million / "jpg" / "0.jpg"], ["0.jpg"])
+    (million / "jpg" / "0.jpg").unlink()
+    assert run(capsys, engine, oxford, "--distractors", "r1m") == whole
+
+
+def test_an_unreadable_distractor_is_left_out_by_name_and_a_missing_one_is_an_error(
+    engine: Path, oxford: Path, million: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = million / "jpg" / "2.jpg"
+    path.write_bytes(b"")
+    answer = run(capsys, engine, oxford, "--distractors", "r1m")
+    assert answer["skipped"] == {str(path): f"{path}: empty file"}
+    assert answer["sets"][0]["photos"] == 9
+    path.unlink()
+    with pytest.raises(HowlError, match=r"2\.jpg: missing; unpack http.*revisitop1m\.100\.tar\.gz into .*jpg"):
+        run(capsys, engine, oxford, "--distractors", "r1m")
+
+
+def test_an_index_of_other_distractors_is_refused(
+    engine: Path, oxford: Path, million: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(capsys, engine, oxford, "--distractors", "r1m")
+    (million / "revisitop1m.txt").write_text("0.jpg\n1.jpg\n")
+    with pytest.raises(HowlError, match=r"engine\.r1m\.index: holds other photos than 2 distractors"):
+        run(capsys, engine, oxford, "--distractors", "r1m")
+
+
+@pytest.mark.parametrize(
+    ("content", "line"),
+    [
+        (None, r"the distractors are not here: put http[^\n]*revisitop1m\.txt [^\n]*--data-root"),
+        (b"", r"revisitop1m\.txt: no list of names; fetch it anew from http"),
+        (b"\xff\xfe\x00", r"revisitop1m\.txt: no list of names; fetch it anew from http"),
+    ],
+)
+def test_a_missing_or_broken_list_is_one_clear_error(
+    content: bytes | None, line: str, engine: Path, oxford: Path, million: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (million / "revisitop1m.txt").unlink()
+    if content is not None:
+        (million / "revisitop1m.txt").write_bytes(content)
+    with pytest.raises(HowlError, match=line):
+        run(capsys, engine, oxford, "--distractors", "r1m")
 
 
 # -------------------------------------------------------------------------------------------- what may be wrong

@@ -1,4 +1,4 @@
-"""Photos that are wrong answers to every query, as an index: a thousand photos a commit, on the disk."""
+"""Photos that are wrong answers to every query, as an index on the disk: a million would not fit the memory."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
@@ -9,30 +9,42 @@ from runtime.errors import HowlError
 from runtime.image import find_photos
 from runtime.index import Index
 from runtime.retriever import Retriever
+from tools.evaluation.labelled import refuse_missing
+from tools.evaluation.revisited import million
+
+R1M = "r1m"
 
 
 @contextmanager
 def open_distractors(
-    folder: str | None, engine: Path, device: str | None, labelled: Iterable[Path], skipped: dict[str, str]
+    named: str | None, engine: Path, device: str | None, root: Path, labelled: Iterable[Path], skipped: dict[str, str]
 ) -> Iterator[list[Index]]:
-    """The index of the photos in a folder, gone at the end of the block; none where no folder is named.
+    """The index of the photos in a folder, gone at the end of the block; or that of the million, which stays.
 
     Args:
-        labelled: photos of which none may be among the distractors.
+        named: a folder, ``r1m`` for the million of the revisited sets, or None for no distractors.
+        root: folder that holds published data sets.
+        labelled: photos of which none may be in the folder.
         skipped: takes the reason, by path, of photos that cannot be read and are left out.
 
     Raises:
-        HowlError: the folder has no readable photo, or one that is labelled.
+        HowlError: there is no readable photo, one is labelled too, or the million are not as they were published.
     """
-    if folder is None:
+    if named is None:
         yield []
-        return
-    photos = find_photos([folder])
-    refuse_overlap(labelled, photos)
-    with TemporaryDirectory(prefix="howl-distractors-") as index:
-        fill(Path(index), engine, device, {str(number): photo for number, photo in enumerate(photos)}, skipped)
-        with closing(Index(Path(index))) as opened:
+    elif named == R1M:
+        index = engine.with_suffix(f".{R1M}.index")
+        photos, mend = million(root)
+        fill(index, engine, device, photos, skipped, mend)
+        with closing(Index(index)) as opened:
             yield [opened]
+    else:
+        found = find_photos([named])
+        refuse_overlap(labelled, found)
+        with TemporaryDirectory(prefix="howl-distractors-") as folder:
+            fill(Path(folder), engine, device, {str(number): path for number, path in enumerate(found)}, skipped)
+            with closing(Index(Path(folder))) as opened:
+                yield [opened]
 
 
 def refuse_overlap(labelled: Iterable[Path], distractors: Sequence[Path]) -> None:
@@ -42,10 +54,32 @@ def refuse_overlap(labelled: Iterable[Path], distractors: Sequence[Path]) -> Non
         raise HowlError(f"{both[0]}: is a distractor and a labelled photo too; name a folder of other photos")
 
 
-def fill(index: Path, engine: Path, device: str | None, photos: Mapping[str, Path], skipped: dict[str, str]) -> None:
-    """Adds photos, given by their ids, to an index. Raises HowlError where none can be read."""
+def fill(
+    index: Path,
+    engine: Path,
+    device: str | None,
+    photos: Mapping[str, Path],
+    skipped: dict[str, str],
+    mend: str | None = None,
+) -> None:
+    """Adds the photos that an index does not hold yet: a run that was interrupted goes on.
+
+    Args:
+        photos: by their ids in the index.
+        skipped: takes the reason, by path, of photos that cannot be read.
+        mend: how to get photos of a published set; with it, missing ones are an error.
+
+    Raises:
+        HowlError: photos are missing, none can be read, or the index holds others than these.
+    """
     with Retriever(engine, index, device=device) as retriever:
-        report = retriever.add(list(photos.values()), list(photos))
+        known = set(retriever.index.known(list(photos))) if retriever.index else set()
+        if len(known) < len(retriever):
+            raise HowlError(f"{index}: holds other photos than {len(photos)} distractors; delete it to index them anew")
+        added = {id_: path for id_, path in photos.items() if id_ not in known}
+        if mend:
+            refuse_missing(list(added.values()), mend)
+        report = retriever.add(list(added.values()), list(added))
+        if not len(retriever):
+            raise HowlError("none of the distractors can be read")
     skipped |= {str(photos[id_]): reason for id_, reason in report.skipped.items()}
-    if not report.added:
-        raise HowlError("none of the distractors can be read")

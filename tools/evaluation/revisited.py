@@ -3,6 +3,7 @@
 ROOT/test/roxford5k/gnd_roxford5k.pkl     imlist, qimlist, gnd (bbx, easy, hard, junk of every query)
 ROOT/test/roxford5k/jpg/NAME.jpg          the photos of both lists
 ROOT/test/rparis6k/                       likewise
+ROOT/test/revisitop1m/revisitop1m.txt     the names of a million distractors, which lie in jpg/ beside it
 
 ``ROOT/datasets`` does as well as ``ROOT/test``: HOW's code has the one, the authors' the other.
 """
@@ -28,6 +29,7 @@ ARCHIVES = {
     "roxford5k": (f"{OXFORD_URL}/oxbuild_images-v1.tgz",),
     "rparis6k": (f"{PARIS_URL}/paris_1-v1.tgz", f"{PARIS_URL}/paris_2-v1.tgz"),
 }
+MILLION_URL = "http://ptak.felk.cvut.cz/revisitop/revisitop1m"
 SETTINGS = ("easy", "medium", "hard")
 
 
@@ -72,6 +74,30 @@ def revisited_set(name: str, root: Path) -> LabelledSet:
         return labels[query].truths()
 
     return LabelledSet(name, photos, queries, truths, SETTINGS, labels=path, mend=mend, upright=False)
+
+
+def million(root: Path) -> tuple[dict[str, Path], str]:
+    """The distractors of both sets: their photos, by the names on the list, and how to get them.
+
+    Raises:
+        HowlError: the list is missing or not readable; the line says what to put where.
+    """
+    folder = published_folder(root, "revisitop1m")
+    path, jpg = folder / "revisitop1m.txt", folder / "jpg"
+    mend = f"unpack {MILLION_URL}/jpg/revisitop1m.1.tar.gz to revisitop1m.100.tar.gz into {jpg}"
+    if not path.exists():
+        raise HowlError(
+            f"{folder}: the distractors are not here: put {MILLION_URL}/{path.name} into it; {mend}; or name the "
+            f"folder that holds {FOLDERS[0]}/ with --data-root"
+        )
+    try:
+        names = path.read_text(encoding="utf-8").split("\n")
+    except (OSError, UnicodeDecodeError):
+        names = []
+    photos = {name.strip(): jpg / name.strip() for name in names if name.strip()}
+    if not photos:
+        raise HowlError(f"{path}: no list of names; fetch it anew from {MILLION_URL}/{path.name}")
+    return photos, mend
 
 
 def published_folder(root: Path, name: str) -> Path:
