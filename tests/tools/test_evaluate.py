@@ -10,6 +10,8 @@ import pytest
 
 from runtime.errors import HowlError
 from tools import evaluate
+from tools.evaluation.judging import Truth
+from tools.evaluation.searching import with_positives
 
 
 @pytest.fixture
@@ -58,6 +60,14 @@ def test_distractors_are_searched_and_never_query(
 def test_distractors_that_are_labelled_too_are_refused(engine: Path, labelled: Path) -> None:
     with pytest.raises(HowlError, match=r"scene0/a\.png: is a distractor and a labelled photo too"):
         evaluate.main([str(engine), str(labelled), "--distractors", str(labelled / "scene0")])
+
+
+def test_an_unreadable_photo_is_no_answer_right_or_wrong() -> None:
+    truths = {"all": Truth(np.array([1, 3]), np.array([0])), "none": Truth(np.array([3]), np.array([0]))}
+    found = with_positives(truths, readable=np.array([True, True, False, False, True]))
+    assert {setting: [sorted(kind.tolist()) for kind in truth] for setting, truth in found.items()} == {
+        "all": [[1], [0, 2, 3]]
+    }
 
 
 def test_wrong_labels_lower_the_mean_to_what_a_plain_count_gives(

@@ -18,6 +18,7 @@ from runtime.encoder import Encoder
 from runtime.errors import HowlError, ImageError
 from runtime.retriever import Retriever
 from tools import evaluate
+from tools.evaluation import searching
 from tools.evaluation.judging import Truth, judge, means
 from tools.evaluation.photos import read_photo
 from tools.evaluation.revisited import Labels, read_labels
@@ -146,13 +147,17 @@ def test_the_longest_side_of_a_box_is_rounded_down(photo: tuple[Path, NDArray[np
     assert read_photo(path, 199, box=(0, 0, 99, 66)).shape == (65, 98, 3)  # 98.505
 
 
+def turned(jpeg: bytes) -> bytes:
+    """The file, with a segment that says that the camera was held upright."""
+    tiff = b"MM\x00\x2a" + struct.pack(">IHHHIHHI", 8, 1, 0x0112, 3, 1, 6, 0, 0)
+    return jpeg[:2] + b"\xff\xe1" + struct.pack(">H", 8 + len(tiff)) + b"Exif\x00\x00" + tiff + jpeg[2:]
+
+
 def test_a_box_counts_pixels_as_the_file_stores_them(
     tmp_path: Path, make_photo: Callable[..., NDArray[np.uint8]]
 ) -> None:
     data = cv2.imencode(".jpg", make_photo(0))[1].tobytes()
-    tiff = b"MM\x00\x2a" + struct.pack(">IHHHIHHI", 8, 1, 0x0112, 3, 1, 6, 0, 0)
-    turned = data[:2] + b"\xff\xe1" + struct.pack(">H", 8 + len(tiff)) + b"Exif\x00\x00" + tiff + data[2:]
-    for name, content in (("turned.jpg", turned), ("stored.jpg", data)):
+    for name, content in (("turned.jpg", turned(data)), ("stored.jpg", data)):
         (tmp_path / name).write_bytes(content)
     stored = read_photo(tmp_path / "stored.jpg", 1024, box=(0, 0, 128, 40))
     found = read_photo(tmp_path / "turned.jpg", 1024, box=(0, 0, 128, 40), upright=False)
@@ -230,6 +235,30 @@ def test_the_whole_way(engine: Path, oxford: Path, capsys: pytest.CaptureFixture
         assert found["mAP"] == pytest.approx(np.mean([area for area, _ in figures.values()]))
         precisions = np.mean([precisions for _, precisions in figures.values()], axis=0)
         assert [found[f"mP@{k}"] for k in (1, 5, 10)] == pytest.approx(precisions)
+
+
+def test_the_photos_of_the_set_are_taken_as_stored(
+    engine: Path, oxford: Path, photos: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = cv2.imencode(".jpg", cv2.imread(photos[0]), (cv2.IMWRITE_JPEG_QUALITY, 100))[1].tobytes()
+    figures = []
+    for content in (data, turned(data)):
+        for name in ("place_000000.jpg", "query_000000.jpg"):
+            (oxford / "jpg" / name).write_bytes(content)
+        figures.append(run(capsys, engine, oxford))
+    assert figures[0] == figures[1]
+    (oxford / "jpg" / "query_000000.jpg").write_bytes(
+        cv2.imencode(".png", np.rot90(cv2.imread(photos[0])))[1].tobytes()
+    )
+    assert run(capsys, engine, oxford) != figures[0]
+
+
+def test_figures_do_not_depend_on_the_pieces(
+    engine: Path, oxford: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = run(capsys, engine, oxford)
+    monkeypatch.setattr(searching, "PIECE", 2)
+    assert run(capsys, engine, oxford) == whole
 
 
 def test_the_table_has_a_line_a_setting(engine: Path, oxford: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -91,10 +91,9 @@ def million(root: Path) -> tuple[dict[str, Path], str]:
             f"folder that holds {FOLDERS[0]}/ with --data-root"
         )
     try:
-        names = path.read_text(encoding="utf-8").split("\n")
+        photos = {name: jpg / name for name in path.read_text(encoding="utf-8").split()}
     except (OSError, UnicodeDecodeError):
-        names = []
-    photos = {name.strip(): jpg / name.strip() for name in names if name.strip()}
+        photos = {}
     if not photos:
         raise HowlError(f"{path}: no list of names; fetch it anew from {MILLION_URL}/{path.name}")
     return photos, mend
