@@ -22,6 +22,7 @@ LISTS = "retrieval-SfM-120k.pkl"
 VALIDATION_LIST = "retrieval-SfM-120k-val-eccv2020.pkl"
 PHOTOS_URL = "http://cmp.felk.cvut.cz/cnnimageretrieval/data/train/ims/ims.tar.gz"
 LISTS_URL = "http://cmp.felk.cvut.cz/cnnimageretrieval/data/train/dbs/retrieval-SfM-120k.pkl"
+VALIDATION_URL = f"http://ptak.felk.cvut.cz/personal/toliageo/share/how/dataset/{VALIDATION_LIST}"
 
 
 def sfm120k(root: Path, split: str, image_size: int) -> PhotoSet:
@@ -90,7 +91,8 @@ def _dataset(root: Path) -> Path:
     folder = root / FOLDER
     if not ((folder / LISTS).exists() and (folder / "ims").is_dir()):
         raise HowlError(
-            f"{folder}: retrieval-SfM-120k is not here, or not whole: put {LISTS_URL} into it, and unpack "
-            f"{PHOTOS_URL} into its ims/, or name the folder that holds train/ with --data-root"
+            f"{folder}: retrieval-SfM-120k is not here, or not whole: put {LISTS_URL} into it and, for HOW's "
+            f"validation, {VALIDATION_URL}, and unpack {PHOTOS_URL} into its ims/, or name the folder that holds "
+            f"train/ with --data-root"
         )
     return folder
