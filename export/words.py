@@ -5,7 +5,7 @@ HOW publishes networks without words, and any network's words can be learned ane
 
 from pathlib import Path
 
-from runtime.asmk_pickles import load_asmk_codebook
+from runtime.asmk_pickles import load_any_codebook
 from runtime.codebook import Codebook
 from runtime.errors import HowlError
 from runtime.image import find_photos
@@ -40,8 +40,8 @@ def words_for(checkpoint: Checkpoint, source: str | None, most_photos: int | Non
 
 
 def from_file(checkpoint: Checkpoint, path: Path) -> Codebook:
-    """An engine's ``.codebook.npy``, or what the asmk package saves: ``codebook.pkl``."""
-    codebook = Codebook.load(path) if path.suffix == ".npy" else load_asmk_codebook(path)
+    """Words of another engine's ``.codebook.npy``, or of what the asmk package saves: ``codebook.pkl``."""
+    codebook = load_any_codebook(path)
     if codebook.dimensions != checkpoint.network.dimensions:
         raise HowlError(
             f"{path}: visual words of {codebook.dimensions} dimensions, the network's descriptors have "
@@ -55,7 +55,9 @@ def from_folder(checkpoint: Checkpoint, folder: Path, most_photos: int) -> Codeb
     photos = folder_photos(folder, {"": find_photos([folder])}, checkpoint.extraction.image_size)
     codebook = learn_words(checkpoint, photos, most_photos)
     used = min(most_photos, len(photos)) - len(photos.unreadable)
-    print(f"{len(codebook)} visual words, learned from {used} of {len(photos)} photos in {folder}", flush=True)
+    more = "--codebook-photos takes more of them" if len(photos) > most_photos else "more photos give more words"
+    hint = f"; {more}" if len(codebook) < MOST_WORDS else ""
+    print(f"{len(codebook)} visual words, learned from {used} of {len(photos)} photos in {folder}{hint}", flush=True)
     for reason in photos.unreadable.values():
         print(f"  left out: {reason}")
     return codebook

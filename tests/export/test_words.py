@@ -52,15 +52,22 @@ def test_words_of_a_folder_and_what_it_says(
     learned = words_for(loaded, str(photos), None)
     assert learned.dimensions == DIMENSIONS
     printed = capsys.readouterr().out
-    assert f"{len(learned)} visual words, learned from 4 of 5 photos in {photos}\n" in printed
+    assert (
+        f"{len(learned)} visual words, learned from 4 of 5 photos in {photos}; more photos give more words\n" in printed
+    )
     assert "left out: " in printed
     assert "broken.jpg" in printed
     again = words_for(loaded, str(photos), None)
     np.testing.assert_array_equal(again.centroids, learned.centroids)
 
 
-def test_fewer_photos_of_a_folder_give_fewer_words(loaded: Checkpoint, photos: Path) -> None:
+def test_fewer_photos_of_a_folder_give_fewer_words(
+    loaded: Checkpoint, photos: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert len(words_for(loaded, str(photos), 1)) < len(words_for(loaded, str(photos), 4))
+    assert "learned from 1 of 4 photos in " in capsys.readouterr().out
+    words_for(loaded, str(photos), 1)
+    assert capsys.readouterr().out.endswith("; --codebook-photos takes more of them\n")
 
 
 def test_without_any_words_made_scenes_stand_in_and_it_says_so(
@@ -77,7 +84,9 @@ def test_without_any_words_made_scenes_stand_in_and_it_says_so(
 
 def test_words_of_asmk_and_of_an_engine(loaded: Checkpoint, tmp_path: Path) -> None:
     Codebook(centroids()).save(tmp_path / "engine.codebook.npy")
-    for path in (asmk_pickle(tmp_path / "codebook.pkl", centroids()), tmp_path / "engine.codebook.npy"):
+    Codebook(centroids()).save(tmp_path / "ours.pkl")  # as runtime.asmk_method saves it at asmk's cache path
+    asmk_pickle(tmp_path / "codebook.pkl", centroids())
+    for path in (tmp_path / name for name in ("engine.codebook.npy", "ours.pkl", "codebook.pkl")):
         np.testing.assert_array_equal(words_for(loaded, str(path), None).centroids, centroids())
 
 
@@ -86,8 +95,7 @@ def test_words_of_asmk_and_of_an_engine(loaded: Checkpoint, tmp_path: Path) -> N
     [
         ("other.pkl", "other.pkl: visual words of 8 dimensions, the network's descriptors have 16"),
         ("other.npy", "other.npy: visual words of 8 dimensions, the network's descriptors have 16"),
-        ("missing.pkl", "missing.pkl: no such file"),
-        ("missing.npy", "missing.npy: the codebook is missing"),
+        ("missing.pkl", "missing.pkl: No such file or directory"),
         ("code.pkl", "code.pkl: refused: it asks for"),
         ("empty", "empty: no photos"),
         ("broken", "no readable photo to learn a codebook from"),

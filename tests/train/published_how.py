@@ -15,9 +15,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from runtime.image import Image
+from train.data.rendering import render_view
 from train.network import Network, NetworkConfig
 from train.trunk import BUILDERS
 from train.trunk.resnet import BasicBlock, Bottleneck, ResNet
+from train.whitening import Moments
 
 MEAN, DEVIATION = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 SKIP = {"resnet18": 0, "resnet50": 1}
@@ -46,19 +48,24 @@ class Published(nn.Module):
         self.dim_reduction = network.whitening.projection
 
 
+@torch.no_grad()
 def random_how(architecture: str, dimensions: int = DIMENSIONS) -> Network:
-    """HOW's network with statistics and whitening away from their initial values."""
+    """HOW's network on a random trunk, with the whitening that its features need: no part of it is without effect."""
     torch.manual_seed(0)
     network = Network(NetworkConfig(trunk=architecture, dimensions=dimensions))
-    with torch.no_grad():
-        for module in network.modules():
-            if isinstance(module, nn.BatchNorm2d):
-                module.running_mean.normal_(0, 0.3)
-                module.running_var.uniform_(0.5, 2)
-                module.weight.uniform_(0.5, 1)
-                module.bias.normal_(0, 0.3)
-        network.whitening.projection.bias.normal_()
-    return network.eval()
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.running_mean.normal_(0, 0.3)
+            module.running_var.uniform_(0.5, 2)
+            module.weight.uniform_(0.5, 1)
+            module.bias.normal_(0, 0.3)
+    moments = Moments(network.trunk.channels)
+    for scene in range(6):
+        pixels = torch.from_numpy(render_view(1, scene, 0, width=160, height=128)).permute(2, 0, 1)[None].float()
+        features, _ = network.eval().refined_features(pixels)
+        moments.add(features[0].flatten(1).T.numpy())
+    network.whitening.learn(moments)
+    return network
 
 
 def how_content(network: Network, *, older: bool = False) -> dict[str, Any]:
