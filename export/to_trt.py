@@ -15,9 +15,10 @@ from export.plan import build_plan
 from export.presets import PRESETS
 from export.quantise import quantise_trunk
 from export.to_onnx import export_onnx
+from export.words import PHOTOS, words_for
 from runtime.command import image_side, positive_int, run_command, scale_list, with_options
 from runtime.engine import open_engine
-from runtime.errors import HowlError
+from runtime.errors import HowlError, ImageError
 from runtime.gpu import find_gpus
 from runtime.image import SMALLEST_SIDE, Image, find_photos, load_rgb
 from runtime.manifest import ENGINE_SUFFIXES, Manifest, codebook_path, digest, manifest_path
@@ -39,13 +40,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
         )
     checkpoint = Checkpoint.load(source)
     checkpoint.extraction = with_options(checkpoint.extraction, options)
-    photos = some_photos(checkpoint, options.photos, PHOTOS_TO_CHECK)
-    calibration = some_photos(checkpoint, options.calibrate, CALIBRATION_PHOTOS) if options.precision == "int8" else []
-
     engine = plan.with_suffix(".onnx")
+    own = options.codebook if is_folder(options.codebook) else None
+    photos = some_photos(checkpoint, options.photos or own, PHOTOS_TO_CHECK)
+    int8 = options.precision == "int8"
+    calibration = some_photos(checkpoint, options.calibrate or own, CALIBRATION_PHOTOS) if int8 else []
+    words = words_for(checkpoint, options.codebook, options.codebook_photos)
+    if words is not checkpoint.codebook:
+        checkpoint.codebook = words
+        options.codebook = str(codebook_path(engine))  # for ``command_for``: words learned elsewhere would be others
+
     export_checked(checkpoint, options.precision, engine, photos, calibration)
     print(f"{engine}: {engine.stat().st_size / 1e6:.1f} MB, with {manifest_path(engine)} and {codebook_path(engine)}")
-    if options.precision == "int8":
+    if int8:
         print(f"{plan}: not built, int8 is for CPUs; for a GPU take --precision fp16")
     elif find_gpus():
         add_plan(checkpoint, options.precision, engine, plan, photos)
@@ -148,9 +155,28 @@ def some_photos(checkpoint: Checkpoint, folder: str | None, number: int) -> list
     size = checkpoint.extraction.image_size
     source = Path(folder or checkpoint.training.get("recipe", {}).get("data", ""))
     if folder or (source.is_dir() and source != Path()):
-        paths = find_photos([source])
-        return [load_rgb(path, size) for path in paths[:: max(1, len(paths) // number)][:number]]
+        return readable(find_photos([source]), size, number)
     return [render_view(0, scene, 0, width=size, height=size * 3 // 4) for scene in range(number)]
+
+
+def is_folder(path: str | None) -> bool:
+    return path is not None and Path(path).is_dir()
+
+
+def readable(paths: list[Path], size: int, number: int) -> list[Image]:
+    """At most so many photos, evenly taken from all; one that cannot be read is passed over for the next."""
+    photos: list[Image] = []
+    step = max(1, len(paths) // number)
+    for path in (path for start in range(step) for path in paths[start::step]):
+        try:
+            photos.append(load_rgb(path, size))
+        except ImageError as error:
+            unreadable = error
+        if len(photos) == number:
+            break
+    if not photos:
+        raise unreadable
+    return photos
 
 
 def command_for(options: argparse.Namespace) -> str:
@@ -158,7 +184,11 @@ def command_for(options: argparse.Namespace) -> str:
     parts = ["python export/to_trt.py", options.checkpoint, "--out", options.out]
     if options.precision != "fp32":
         parts += ["--precision", options.precision]
-    for flag, value in (("--image-size", options.image_size), ("--features", options.features)):
+    for flag, value in (
+        ("--image-size", options.image_size),
+        ("--features", options.features),
+        ("--codebook", options.codebook),
+    ):
         parts += [flag, str(value)] if value is not None else []
     if options.scales is not None:
         parts += ["--scales", ",".join(map(str, options.scales))]
@@ -171,7 +201,9 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         description="Exports a checkpoint as one whole graph, engine.onnx, proves it equal to the PyTorch network, and "
         "builds engine.plan where TensorRT and a GPU are present.",
     )
-    parser.add_argument("checkpoint", metavar="CKPT", help="as train/run.py writes it")
+    parser.add_argument(
+        "checkpoint", metavar="CKPT", help="as train/run.py writes it, or as HOW's authors publish theirs"
+    )
     parser.add_argument("--out", metavar="PLAN", default="engine.plan", help="engine.onnx lies beside it (%(default)s)")
     parser.add_argument(
         "--preset",
@@ -182,11 +214,25 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--image-size", type=image_side, metavar="PIXELS", help="default: the checkpoint's")
     parser.add_argument("--features", type=positive_int, metavar="K", help="default: the checkpoint's")
     parser.add_argument("--scales", type=scale_list, metavar="S,S,...", help="default: the checkpoint's")
-    parser.add_argument("--photos", metavar="DIR", help="photos to prove it on; default: training photos, or made ones")
+    parser.add_argument(
+        "--codebook",
+        metavar="DIR|FILE",
+        help="visual words instead of the checkpoint's: learned from a folder of photos, or an engine's .codebook.npy, "
+        "or the asmk package's codebook.pkl",
+    )
+    parser.add_argument(
+        "--codebook-photos",
+        type=positive_int,
+        metavar="N",
+        help=f"of the folder, to learn from: more take longer and give more words; default: {PHOTOS}",
+    )
+    parser.add_argument(
+        "--photos", metavar="DIR", help="photos to prove it on; default: --codebook's, training photos, or made ones"
+    )
     parser.add_argument(
         "--calibrate",
         metavar="DIR",
-        help="photos that int8 takes its ranges from; default: training photos, or made ones",
+        help="photos that int8 takes its ranges from; default: --codebook's, training photos, or made ones",
     )
     options = parser.parse_args(arguments)
     preset = asdict(PRESETS[options.preset]) if options.preset else {"precision": "fp32"}
@@ -195,6 +241,8 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
             setattr(options, name, value)
     if options.calibrate and options.precision != "int8":
         parser.error("--calibrate is for --precision int8")
+    if options.codebook_photos and not is_folder(options.codebook):
+        parser.error("--codebook-photos is for --codebook DIR")
     return options
 
 

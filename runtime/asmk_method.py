@@ -28,12 +28,11 @@ from tqdm import tqdm
 
 from runtime.asmk import AsmkParameters, aggregate, code_length, selectivity
 from runtime.asmk_ivf import Ivf, image_ids_of
-from runtime.asmk_pickles import load_asmk_codebook, words_of_size
+from runtime.asmk_pickles import load_any_codebook, words_of_size
 from runtime.codebook import Codebook, kmeans
 from runtime.errors import HowlError
 
 SEED = 0  # of k-means
-NPY_BEGINS = b"\x93NUMPY"
 
 
 class ASMKMethod:
@@ -331,13 +330,7 @@ def _joined(parts: list[NDArray], dtype: DTypeLike) -> NDArray:
 
 
 def _load_codebook(path: Path, size: int) -> AsmkCodebook:
-    """What ``Codebook.save`` or asmk saved."""
-    try:
-        with path.open("rb") as file:
-            ours = file.read(len(NPY_BEGINS)) == NPY_BEGINS
-    except OSError as error:
-        raise HowlError(f"{path}: {error.strerror or error}") from None
-    codebook = AsmkCodebook((Codebook.load(path) if ours else load_asmk_codebook(path)).centroids)
+    codebook = AsmkCodebook(load_any_codebook(path).centroids)
     if len(codebook) != size:
         raise HowlError(f"{path}: has {len(codebook)} visual words, train_codebook.codebook.size is {size}; change one")
     return codebook

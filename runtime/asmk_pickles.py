@@ -18,6 +18,7 @@ from runtime.inverted_file import LARGEST
 from runtime.unpickle import load_plain_pickle
 
 ASMK_BITS = 32  # of asmk's code words; component 0 is the highest bit of the first
+NPY_BEGINS = b"\x93NUMPY"
 MULTIPLES = {"k": 1024, "M": 1024**2}  # that a size may be given in, as "64k"
 MIRRORED = np.packbits(np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1), axis=1, bitorder="little")[:, 0]
 
@@ -109,6 +110,16 @@ class _Lists:
         """The images of a word, and their codes."""
         count = self.counts[word]
         return self.ids[word][:count], self.vectors[word][:count]
+
+
+def load_any_codebook(path: Path) -> Codebook:
+    """The codebook of a file that ``Codebook.save`` or asmk wrote, whatever its name. Raises HowlError."""
+    try:
+        with path.open("rb") as file:
+            ours = file.read(len(NPY_BEGINS)) == NPY_BEGINS
+    except OSError as error:
+        raise HowlError(f"{path}: {error.strerror or error}") from None
+    return Codebook.load(path) if ours else load_asmk_codebook(path)
 
 
 def load_asmk_codebook(path: Path) -> Codebook:

@@ -77,6 +77,8 @@ def export(options: argparse.Namespace, preset: str, out: Path) -> Path:
     """The engine of a preset."""
     engine = out / f"{preset}.onnx"
     command = ["export/to_trt.py", options.checkpoint, "--preset", preset, "--out", str(engine)]
+    if options.codebook:
+        command += ["--codebook", options.codebook]
     if options.calibrate and PRESETS[preset].precision == "int8":
         command += ["--calibrate", options.calibrate]
     run(command)
@@ -170,9 +172,10 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="tools/presets.py", description="Time against accuracy of every export preset, and of eager PyTorch."
     )
-    parser.add_argument("checkpoint", metavar="CKPT", help="as train/run.py writes it")
+    parser.add_argument("checkpoint", metavar="CKPT", help="as export/to_trt.py takes it")
     parser.add_argument("data", metavar="DATA", nargs="+", help="a folder with one folder a scene, to evaluate on")
     parser.add_argument("--distractors", metavar="DIR", help="photos of none of the scenes, to search among")
+    parser.add_argument("--codebook", metavar="DIR|FILE", help="visual words, as export/to_trt.py takes them")
     parser.add_argument("--calibrate", metavar="DIR", help="photos for int8; default: training photos, or made ones")
     parser.add_argument("--photos", type=positive_int, default=8, metavar="N", help="that are timed; default: 8")
     parser.add_argument("--out", metavar="DIR", default="presets", help="engines, table and plot; default: presets/")

@@ -16,6 +16,7 @@ from runtime.codebook import Codebook
 from runtime.errors import HowlError
 from runtime.files import replacing
 from train.extraction import ExtractionConfig
+from train.how_checkpoint import HowWeights, is_how_checkpoint, read_how_checkpoint
 from train.network import Network, NetworkConfig
 from train.tensor_file import load_tensors
 
@@ -32,7 +33,7 @@ class Checkpoint:
         weights: its state dict, of the best epoch.
         extraction: image size, scales and features that it was validated with.
         asmk: parameters of the search that it was validated with.
-        codebook: visual words, float32 [C, D], learned with these weights.
+        codebook: visual words, float32 [C, D], learned with these weights; none (C = 0) where HOW's authors made them.
         training: what ``--resume`` needs, and the recipe; plain values and tensors.
     """
 
@@ -70,13 +71,15 @@ class Checkpoint:
 
     @classmethod
     def load(cls, path: Path) -> "Checkpoint":
-        """Reads what ``save`` wrote.
+        """Reads what ``save`` wrote, or one of HOW's own checkpoints (``train.how_checkpoint``).
 
         Raises:
-            HowlError: the file is missing, damaged, newer than this program, or holds more than tensors and plain
-                values; nothing in it has been run.
+            HowlError: the file is missing, damaged, newer than this program, of another network than HOW's, or holds
+                more than tensors and plain values; nothing in it has been run.
         """
         content = load_tensors(path)
+        if is_how_checkpoint(content):
+            return cls.of_how(read_how_checkpoint(content, path))
         if not isinstance(content, dict) or content.get("format") != FORMAT:
             raise HowlError(f"{path}: not a howl checkpoint; python train/run.py --out {path.name} writes one")
         try:
@@ -93,3 +96,15 @@ class Checkpoint:
             )
         except (KeyError, TypeError, AttributeError) as error:
             raise HowlError(f"{path}: a damaged checkpoint: {error}") from None
+
+    @classmethod
+    def of_how(cls, how: HowWeights) -> "Checkpoint":
+        """HOW's weights with the search that HOW's authors set: words are still to be learned."""
+        return cls(
+            network=how.network,
+            weights=how.weights,
+            extraction=how.extraction,
+            asmk=AsmkParameters(),
+            codebook=Codebook(np.empty((0, how.network.dimensions), np.float32)),
+            training={},
+        )

@@ -43,20 +43,24 @@ def validate(
 ) -> Validation:
     """Learns the codebook on training photos at scale 1, then lets every validation query search all the others."""
     network.eval()
-    codebook = codebook_of(network, training, recipe, extraction)
+    codebook = codebook_of(
+        network, training, extraction, count=recipe.codebook_photos, words=recipe.words, seed=recipe.seed
+    )
     extractor = Extractor(network, extraction.scales, extraction.features)
     described = dict(extract_descriptors(extractor, validation, np.flatnonzero(validation.usable), "validation"))
     return Validation(codebook, mean_average_precision(validation, described, codebook, asmk))
 
 
-def codebook_of(network: Network, photos: PhotoSet, recipe: Recipe, extraction: ExtractionConfig) -> Codebook:
-    """Visual words for a network: k-means on the descriptors of training photos at scale 1."""
+def codebook_of(
+    network: Network, photos: PhotoSet, extraction: ExtractionConfig, *, count: int, words: int, seed: int
+) -> Codebook:
+    """At most ``words`` visual words for a network: k-means on the descriptors of ``count`` photos at scale 1."""
     extractor = Extractor(network, (1.0,), extraction.features)
-    chosen = sample(photos, recipe.codebook_photos, recipe.seed)
+    chosen = sample(photos, count, seed)
     parts = [descriptors for _, descriptors in extract_descriptors(extractor, photos, chosen, "codebook")]
     if not parts:
-        raise HowlError("no readable training photo to learn a codebook from")
-    return learn_codebook(np.concatenate(parts), recipe.words, seed=recipe.seed)
+        raise HowlError("no readable photo to learn a codebook from")
+    return learn_codebook(np.concatenate(parts), words, seed=seed)
 
 
 @torch.no_grad()

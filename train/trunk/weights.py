@@ -1,9 +1,10 @@
 """Where a trunk's initial weights come from: ImageNet, a file, or chance."""
 
 from pathlib import Path
+from typing import Any, TypeGuard
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from runtime.errors import HowlError
 from train.tensor_file import load_tensors
@@ -31,27 +32,40 @@ def initialise_trunk(trunk: Trunk, name: str, init: str) -> None:
 
 def load_trunk_weights(trunk: Trunk, path: Path) -> None:
     """Loads a published state dict; layers beyond the trunk's end (the classifier, a last stage) are left out."""
-    state = read_state_dict(path)
+    fill(trunk, read_state_dict(path), path)
+
+
+def fill(module: nn.Module, state: dict[str, Tensor], path: Path) -> None:
+    """Gives a module the weights of its names; others in ``state`` are left out.
+
+    Raises:
+        HowlError: weights of the module are missing in ``path``, or have another shape; the module is as it was.
+    """
     # BatchNorm's counters of batches are younger than some published weights, and frozen statistics need none.
-    wanted = {key: value for key, value in trunk.state_dict().items() if not key.endswith("num_batches_tracked")}
+    wanted = {key: value for key, value in module.state_dict().items() if not key.endswith("num_batches_tracked")}
     missing = [key for key in wanted if key not in state]
     if missing:
-        raise HowlError(f"{path}: no weights for this trunk: {missing[0]} and {len(missing) - 1} more are missing")
+        raise HowlError(f"{path}: no weights for this network: {missing[0]} and {len(missing) - 1} more are missing")
     for key, value in wanted.items():
         if state[key].shape != value.shape:
             raise HowlError(
-                f"{path}: {key} is {tuple(state[key].shape)}, this trunk needs {tuple(value.shape)}: weights of "
+                f"{path}: {key} is {tuple(state[key].shape)}, this network needs {tuple(value.shape)}: weights of "
                 f"another network"
             )
-    trunk.load_state_dict({key: state[key] for key in wanted}, strict=False)
+    module.load_state_dict({key: state[key] for key in wanted}, strict=False)
 
 
 def read_state_dict(path: Path) -> dict[str, Tensor]:
     """A file of named tensors and nothing else. Raises HowlError where it is anything more: no code is run."""
     state = load_tensors(path)
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+    if not is_state_dict(state):
         raise HowlError(f"{path}: not a state dict: it must map names to tensors")
     return state
+
+
+def is_state_dict(value: Any) -> TypeGuard[dict[str, Tensor]]:
+    """Whether it maps names to tensors and holds nothing else."""
+    return isinstance(value, dict) and all(isinstance(k, str) and isinstance(v, Tensor) for k, v in value.items())
 
 
 def _imagenet_file(name: str) -> Path:

@@ -1,0 +1,70 @@
+"""From one of HOW's own checkpoints to an engine that gives what HOW's inference gives, and searches."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from export import to_trt
+from export.words import words_for
+from runtime.engine import open_engine
+from runtime.image import find_photos, load_rgb
+from runtime.manifest import codebook_path, load_checked
+from runtime.retriever import Retriever
+from train.checkpoint import Checkpoint
+from train.data.scenes import write_scenes
+
+from ..train.published_how import (
+    FEATURES,
+    IMAGE_SIZE,
+    SCALES,
+    how_content,
+    how_inference,
+    random_how,
+    use_small_resnets,
+    write_how,
+)
+
+STRIDE = {"resnet18": 16, "resnet50": 8}  # of the small ones
+
+
+@pytest.mark.parametrize("architecture", ["resnet18", "resnet50"])
+def test_the_engine_gives_what_how_gives_and_searches(
+    architecture: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    use_small_resnets(monkeypatch)
+    monkeypatch.setattr(to_trt, "find_gpus", list)
+    content = how_content(random_how(architecture))
+    source, engine, folder = tmp_path / "how.pth", tmp_path / "engine.onnx", tmp_path / "photos"
+    write_how(source, content)
+    write_scenes(folder, scenes=3, views=2, image_size=IMAGE_SIZE, seed=0)
+    to_trt.main([str(source), "--out", str(engine), "--codebook", str(folder)])
+    printed = capsys.readouterr().out
+    assert f"learned from 6 of 6 photos in {folder}" in printed
+    assert f"--codebook {codebook_path(engine)}" in printed.splitlines()[-1]
+
+    photos = find_photos([folder])
+    image = load_rgb(photos[0], IMAGE_SIZE)
+    got = open_engine(engine, "cpu").extract(image)
+    wanted = how_inference(content["state_dict"], image, SCALES, FEATURES)
+    np.testing.assert_allclose(got.strengths, wanted.strengths, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(got.positions, pixels_of(wanted.cells.numpy(), image.shape, STRIDE[architecture]), 1e-5)
+    np.testing.assert_allclose(got.descriptors, wanted.descriptors, rtol=1e-3, atol=1e-3)
+
+    manifest, _ = load_checked(engine)
+    again = Checkpoint.load(source)
+    again.codebook = words_for(again, str(codebook_path(engine)), None)
+    assert to_trt.identity_of(again) == manifest.identity
+    with Retriever(engine, device="cpu") as retriever:
+        retriever.add([str(photo) for photo in photos])
+        assert {hit.id for hit in retriever.search(photos[0])} == {str(photo) for photo in photos}
+
+
+def pixels_of(cells: np.ndarray, shape: tuple[int, ...], stride: int) -> np.ndarray:
+    """Cells (x, y, scale) as positions in an image of that shape: the centres of pixels of the resized image."""
+    scale = cells[:, 2].astype(np.float64)
+    x, y = (
+        (cells[:, axis] * stride + 0.5) * side / np.floor(np.round(side * scale, 6)) - 0.5
+        for axis, side in ((0, shape[1]), (1, shape[0]))
+    )
+    return np.stack([x, y, scale], axis=1)
