@@ -37,11 +37,13 @@ class Matching:
             of the worthiest word come first; within a word, the nearest descriptors. Two descriptors of a query with
             multiple assignment can share several words; they are a pair for each.
         worths: float64 [p], of each pair's word.
+    ranks: int64 [p], 0 for the nearest pair of its word, 1 for the next.
     """
 
     shared: SharedWords
     pairs: NDArray[np.int64]
     worths: NDArray[np.float64]
+    ranks: NDArray[np.int64]
 
 
 def match(
@@ -68,10 +70,12 @@ def match(
     by_worth = np.argsort(-shared.worths, kind="stable")
     words = shared.words[by_worth].tolist()
     pairs = [nearest_first(pairs_of(word, query_words, image_words), query, image) for word in words]
+    none = np.empty(0, np.int64)
     return Matching(
         shared,
-        pairs=np.concatenate([*pairs, np.empty((0, 2), np.int64)]),
+        pairs=np.concatenate([*pairs, none.reshape(0, 2)]),
         worths=np.repeat(shared.worths[by_worth], [len(of_word) for of_word in pairs]),
+        ranks=np.concatenate([*(np.arange(len(of_word)) for of_word in pairs), none]),
     )
 
 

@@ -1,7 +1,7 @@
 """Matching against the inverted file's scores, and against a count of words one descriptor at a time."""
 
 from dataclasses import replace
-from itertools import product
+from itertools import pairwise, product
 from pathlib import Path
 
 import numpy as np
@@ -78,10 +78,11 @@ def test_the_worthiest_word_comes_first_and_in_it_the_nearest_descriptors() -> N
     matching = match(query, image, codebook(), AsmkParameters())
     assert (np.diff(matching.worths) <= 0).all()
     distances = np.linalg.norm(query[matching.pairs[:, 0]] - image[matching.pairs[:, 1]], axis=1)
-    for worth in np.unique(matching.worths[matching.worths > 0]):
-        of_word = distances[matching.worths == worth]
-        if (matching.shared.worths == worth).sum() == 1:
-            assert (np.diff(of_word) >= 0).all()
+    first = np.flatnonzero(matching.ranks == 0)
+    assert len(first) == len(matching.shared.words)
+    for start, end in pairwise([*first, len(matching.ranks)]):
+        assert matching.ranks[start:end].tolist() == list(range(end - start))
+        assert (np.diff(distances[start:end]) >= 0).all()
 
 
 def is_empty(matching: Matching) -> bool:
