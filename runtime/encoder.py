@@ -10,7 +10,7 @@ from runtime.ahead import map_ahead
 from runtime.asmk import Aggregated, AsmkParameters, aggregate
 from runtime.engine import Features, open_engine
 from runtime.errors import ImageError
-from runtime.image import Image, PhotoInput, load_rgb, shrink
+from runtime.image import Image, PhotoInput, load_rgb, shrink, unshrink
 from runtime.manifest import load_checked
 
 Photo = TypeVar("Photo", bound=PhotoInput)
@@ -66,9 +66,8 @@ class Encoder:
         if image is full:
             return features
         positions = features.positions.copy()
-        for axis, (before, after) in enumerate(((full.shape[1], image.shape[1]), (full.shape[0], image.shape[0]))):
-            # A pixel's centre lies half a pixel from its edge, at both sizes.
-            positions[:, axis] = (positions[:, axis] + 0.5) * (before / after) - 0.5
+        positions[:, 0] = unshrink(positions[:, 0], full.shape[1], image.shape[1])
+        positions[:, 1] = unshrink(positions[:, 1], full.shape[0], image.shape[0])
         return replace(features, positions=positions)
 
     def encode_all(

@@ -67,6 +67,14 @@ def shrink(image: Image, longest_side: int | None) -> Image:
     return cv2.resize(image, size, interpolation=cv2.INTER_AREA).astype(np.uint8, copy=False)
 
 
+def unshrink(pixels: NDArray[np.float32], full: int, part: int) -> NDArray[np.float32]:
+    """Positions along a side of ``part`` pixels, on the ``full`` pixels that it had before it was shrunk.
+
+    A pixel's centre lies half a pixel from its edge, at both sizes; the centre of the first is 0.
+    """
+    return (pixels + 0.5) * (full / part) - 0.5
+
+
 def find_photos(paths: Iterable[str | Path]) -> list[Path]:
     """The photos among files and, recursively, folders; sorted within each folder, each once.
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from runtime.command import run_command
 from runtime.errors import HowlError
 from runtime.retriever import Retriever
-from tools.gallery import Answer, Row, draw_gallery
+from tools.pictures.gallery import Answer, Row, draw_gallery
 from train.data.scenes import write_scenes
 
 SEED = 1000  # of a town that no training sees

@@ -66,16 +66,8 @@ class Extractor(nn.Module):
         )
 
     def _positions(self, strengths: Tensor, resized: Tensor, pixels: Tensor, scale: Fraction) -> Tensor:
-        """Where a level's positions lie in the input image, [n, 3]: x, y, scale.
-
-        Position i of the map lies on pixel stride·i of the resized image; resizing maps pixel centres (i + ½).
-        """
-        rows, columns = strengths.shape[-2:]
-        stride = self.network.trunk.stride
-        y, x = (
-            (torch.arange(cells, device=pixels.device) * stride + 0.5) * (full / part) - 0.5
-            for cells, full, part in zip((rows, columns), pixels.shape[-2:], resized.shape[-2:], strict=True)
-        )
+        """Where a level's positions lie in the input image, [n, 3]: x, y, scale."""
+        y, x = cell_pixels(strengths, resized, pixels, self.network.trunk.stride)
         grid = torch.stack(torch.broadcast_tensors(x[None, :], y[:, None], x.new_tensor(float(scale))), dim=2)
         return grid.flatten(0, 1)
 
@@ -93,6 +85,24 @@ class Extractor(nn.Module):
             positions.index_select(0, chosen) * valid.unsqueeze(1),
             valid.sum(dim=0, keepdim=True).to(torch.int32),
         )
+
+
+def cell_pixels(level: Tensor, resized: Tensor, pixels: Tensor, stride: int) -> tuple[Tensor, Tensor]:
+    """Where the rows and columns of a map lie: y [h] and x [w], in pixels of the image before it was resized.
+
+    Position i of the map lies on pixel stride·i of the resized image; resizing maps pixel centres (i + ½).
+
+    Args:
+        level: the map, [..., h, w].
+        resized: what the network was given, [..., H', W'].
+        pixels: the image before, [..., H, W].
+        stride: pixels of ``resized`` between neighbouring positions.
+    """
+    y, x = (
+        (torch.arange(cells, device=pixels.device) * stride + 0.5) * (full / part) - 0.5
+        for cells, full, part in zip(level.shape[-2:], pixels.shape[-2:], resized.shape[-2:], strict=True)
+    )
+    return y, x
 
 
 def resize(pixels: Tensor, scale: Fraction) -> Tensor:

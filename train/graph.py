@@ -26,27 +26,40 @@ class GraphRefinement(nn.Module):
     def forward(self, features: Tensor, strengths: Tensor) -> Tensor:
         """Features [B, C, h, w] and their attention [B, h, w] → refined features [B, C, h, w]."""
         height, width = features.shape[-2:]
-        # N slots of padding: a top-N exists for every map, and all its indices differ.
-        positions = F.pad(features.flatten(2).transpose(1, 2), (0, 0, 0, self.nodes))
-        strongest, chosen = F.pad(strengths.flatten(1), (0, self.nodes), value=-1.0).topk(self.nodes, dim=1)
-        rows = chosen.unsqueeze(2).expand(-1, -1, features.shape[1])
-        refined = self.refine(positions.gather(1, rows), is_node=strongest >= 0)
+        positions, rows, is_node = self.choose(features, strengths)
+        refined = self.refine(positions.gather(1, rows), is_node)
         positions = positions.scatter(1, rows, refined)
         return positions[:, : height * width].transpose(1, 2).unflatten(2, (height, width))
+
+    def choose(self, features: Tensor, strengths: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The nodes of a map, the strongest first.
+
+        Returns:
+            positions [B, h·w + N, C], the map row by row and N slots of padding: a top-N exists for every map, and all
+            its indices differ; the rows that are nodes, int64 [B, N, C], the same for every channel, for ``gather``;
+            bool [B, N], False for padding.
+        """
+        positions = F.pad(features.flatten(2).transpose(1, 2), (0, 0, 0, self.nodes))
+        strongest, chosen = F.pad(strengths.flatten(1), (0, self.nodes), value=-1.0).topk(self.nodes, dim=1)
+        return positions, chosen.unsqueeze(2).expand(-1, -1, features.shape[1]), strongest >= 0
 
     def refine(self, nodes: Tensor, is_node: Tensor) -> Tensor:
         """Node features [B, N, C], with False in ``is_node`` [B, N] for padding → re-weighted features [B, N, C].
 
         Permuting the nodes permutes the output; padded rows come out as they went in.
         """
-        directions = F.normalize(nodes, dim=2, eps=1e-4)
-        edges, edge_weights = nearest_neighbours(directions, is_node, self.neighbours)
+        directions, edges, edge_weights = self.connect(nodes, is_node)
         hidden = F.relu(self.embed(directions))
         refined = nodes
         for block in self.blocks:
             hidden, gain = block(hidden, edges, edge_weights)
             refined = refined * gain
         return torch.where(is_node.unsqueeze(2), refined, nodes)
+
+    def connect(self, nodes: Tensor, is_node: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Unit vectors [B, N, C] of the nodes, and their edges and weights as ``nearest_neighbours`` gives them."""
+        directions = F.normalize(nodes, dim=2, eps=1e-4)
+        return directions, *nearest_neighbours(directions, is_node, self.neighbours)
 
 
 class GraphBlock(nn.Module):

@@ -71,16 +71,22 @@ class SharedSmoothing(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """[B, C, h, w] → the same shape."""
-        bandwidth = F.softplus(self.raw_bandwidth)
-        confidence = torch.sigmoid(self.raw_confidence)
-        return gaussian_smoothing(features, bandwidth, confidence, self.rings)
+        return gaussian_smoothing(features, self.bandwidth(), self.confidence(), self.rings)
+
+    def bandwidth(self) -> Tensor:
+        """b ≥ 0, a scalar."""
+        return F.softplus(self.raw_bandwidth)
+
+    def confidence(self) -> Tensor:
+        """c in [0, 1], a scalar."""
+        return torch.sigmoid(self.raw_confidence)
 
     @torch.no_grad()
     def baked(self) -> "FixedSmoothing":
         """The same smoothing as one constant kernel, for export."""
-        kernel = torch.sigmoid(self.raw_confidence) * self.rings.centre
+        kernel = self.confidence() * self.rings.centre
         for squared_distance, ring in self.rings:
-            kernel = kernel + torch.exp(-F.softplus(self.raw_bandwidth) * squared_distance) * ring
+            kernel = kernel + torch.exp(-self.bandwidth() * squared_distance) * ring
         return FixedSmoothing(kernel)
 
 

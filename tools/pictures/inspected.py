@@ -1,0 +1,41 @@
+"""A checkpoint's network, looked into on one photo: what the pictures of attention, smoothing and graph begin with."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from runtime.image import shrink, unshrink
+from tools.pictures.canvas import Photo, View
+from train.checkpoint import Checkpoint
+from train.inspection import Inspection, inspect
+from train.network import Network, NetworkConfig
+
+
+@dataclass(frozen=True)
+class Inspected:
+    """A network and what it makes of a photo; positions are in pixels of the photo as it is on the disk."""
+
+    network: Network
+    seen: Inspection
+
+
+def inspect_photo(path: Path, photo: Photo, view: View) -> Inspected:
+    """Runs a checkpoint's network on a photo. Raises HowlError where the checkpoint cannot be read."""
+    checkpoint = Checkpoint.load(path)
+    network = checkpoint.build_network()
+    image = shrink(photo.full, view.image_size or checkpoint.extraction.image_size)
+    seen = inspect(network, image, view.scale)
+    height, width = image.shape[:2]
+    graph = seen.graph
+    if graph is not None:
+        nodes = graph.nodes.copy()
+        nodes[:, 0] = unshrink(nodes[:, 0], photo.width, width)
+        nodes[:, 1] = unshrink(nodes[:, 1], photo.height, height)
+        graph = replace(graph, nodes=nodes)
+    x, y = unshrink(seen.x, photo.width, width), unshrink(seen.y, photo.height, height)
+    return Inspected(network, replace(seen, x=x, y=y, graph=graph))
+
+
+def refinements(config: NetworkConfig) -> str:
+    """What a network does to its trunk's features, in words; empty for nothing."""
+    smoothing = {"average": "average smoothing", "learned": "learned smoothing", "none": ""}[config.smoothing]
+    return " and ".join(filter(None, [smoothing, "graph" if config.graph else ""]))

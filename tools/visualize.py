@@ -1,0 +1,190 @@
+"""The pictures: ``python tools/visualize.py attention|smoothing|graph|matches|gallery ... [--out FILE.png]``."""
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias
+
+from runtime.command import add_engine_arguments, image_side, positive_int, run_command
+from runtime.encoder import Encoder
+from runtime.errors import HowlError
+from runtime.retriever import Retriever
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+NEEDED = {"matplotlib": "matplotlib", "torch": "PyTorch"}  # by pictures only: the commands that search do without
+SCALES = 0.1, 4.0  # of a pyramid, the least and the largest
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    options = parse(arguments)
+    out = Path(options.out or f"{options.picture}.png")
+    try:
+        from tools.pictures.canvas import check_output, save
+
+        check_output(out, inputs(options))
+        save(options.draw(options), out)
+    except ModuleNotFoundError as error:
+        if error.name not in NEEDED:
+            raise
+        raise HowlError(
+            f"{NEEDED[error.name]} is not installed, and this picture needs it: pip install '.[train]'"
+        ) from None
+    print(out)
+
+
+def inputs(options: argparse.Namespace) -> list[Path]:
+    """The files that a picture is made of."""
+    values = [getattr(options, name, None) for name in ("model", "engine", "against", "photo", "query", "image")]
+    return [Path(value) for value in [*values, *getattr(options, "queries", [])] if value is not None]
+
+
+def attention(options: argparse.Namespace) -> "Figure":
+    from tools.pictures.attention import draw_attention
+    from tools.pictures.canvas import Photo, View
+
+    against = Path(options.against) if options.against else None
+    view = View(options.image_size, options.scale)
+    return draw_attention(Path(options.model), Photo.load(Path(options.photo)), against, view, options.device)
+
+
+def smoothing(options: argparse.Namespace) -> "Figure":
+    from tools.pictures.canvas import Photo, View
+    from tools.pictures.smoothing import draw_smoothing
+
+    return draw_smoothing(Path(options.model), Photo.load(Path(options.photo)), View(options.image_size, options.scale))
+
+
+def graph(options: argparse.Namespace) -> "Figure":
+    from tools.pictures.canvas import Photo, View
+    from tools.pictures.graph import draw_graph
+
+    view = View(options.image_size, options.scale)
+    return draw_graph(Path(options.model), Photo.load(Path(options.photo)), view, options.point, options.nodes)
+
+
+def matches(options: argparse.Namespace) -> "Figure":
+    from tools.pictures.canvas import Photo
+    from tools.pictures.matches import draw_matches
+
+    encoder = Encoder(Path(options.engine), device=options.device, threshold=options.threshold, alpha=options.alpha)
+    query, image = (Photo.load(Path(path)) for path in (options.query, options.image))
+    return draw_matches(encoder, query, image, options.top, options.assignments)
+
+
+def gallery(options: argparse.Namespace) -> "Figure":
+    from tools.pictures.gallery import gallery, ranked
+
+    with Retriever(
+        options.engine, options.index, device=options.device, threshold=options.threshold, alpha=options.alpha
+    ) as retriever:
+        rows = [ranked(retriever, Path(query), options.top, by_folder=options.by_folder) for query in options.queries]
+    return gallery(rows, "Queries, and the photos found for them")
+
+
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="tools/visualize.py", description="Draws what a network or a search sees.")
+    pictures = parser.add_subparsers(dest="picture", metavar="PICTURE", required=True)
+    add_attention(pictures)
+    add_smoothing(pictures)
+    add_graph(pictures)
+    add_matches(pictures)
+    add_gallery(pictures)
+    return parser.parse_args(arguments)
+
+
+Pictures: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
+
+
+def add_picture(
+    pictures: Pictures, draw: Callable[[argparse.Namespace], "Figure"], what: str
+) -> argparse.ArgumentParser:
+    """A sub-command named like the function that draws it."""
+    parser = pictures.add_parser(draw.__name__, help=what, description=f"Draws {what}.")
+    parser.set_defaults(draw=draw)
+    parser.add_argument("--out", metavar="FILE", help=f"the picture, PNG or what its suffix says ({draw.__name__}.png)")
+    return parser
+
+
+def add_attention(pictures: Pictures) -> None:
+    parser = add_picture(pictures, attention, "attention, before and after refinement or of two models")
+    add_view_arguments(parser, "a checkpoint, or an engine for its strongest features")
+    parser.add_argument("--against", metavar="MODEL", help="another, to compare with")
+    parser.add_argument("--device", choices=("cpu", "cuda"), help="of engines; default: a GPU where there is one")
+
+
+def add_smoothing(pictures: Pictures) -> None:
+    parser = add_picture(pictures, smoothing, "self-confidence and bandwidth of the learned smoothing")
+    add_view_arguments(parser, "a checkpoint with learned smoothing")
+
+
+def add_graph(pictures: Pictures) -> None:
+    parser = add_picture(pictures, graph, "edges of the graph")
+    add_view_arguments(parser, "a checkpoint with a graph")
+    where = parser.add_mutually_exclusive_group()
+    where.add_argument(
+        "--point",
+        type=point,
+        action="append",
+        default=[],
+        metavar="X,Y",
+        help="the edges of the node nearest to this pixel of the photo; may be repeated",
+    )
+    where.add_argument("--nodes", type=positive_int, default=3, metavar="N", help="strongest nodes (%(default)s)")
+
+
+def add_matches(pictures: Pictures) -> None:
+    parser = add_picture(pictures, matches, "matched features of two photos")
+    add_engine_arguments(parser, searches=True)
+    parser.add_argument("query", metavar="QUERY", help="a photo, as one searches with it")
+    parser.add_argument("image", metavar="PHOTO", help="a photo, as an index keeps it")
+    parser.add_argument("--top", type=positive_int, default=50, metavar="N", help="pairs at most (%(default)s)")
+    parser.add_argument(
+        "--assignments", type=positive_int, metavar="M", help="visual words of a query feature; default: the search's"
+    )
+
+
+def add_gallery(pictures: Pictures) -> None:
+    parser = add_picture(pictures, gallery, "queries, and the photos of an index found for them")
+    add_engine_arguments(parser, searches=True)
+    parser.add_argument(
+        "queries", metavar="QUERY", nargs="+", help="photos; one that is in the index never finds itself"
+    )
+    parser.add_argument("--index", metavar="DIR", help="default: engine.index beside the engine")
+    parser.add_argument("--top", type=positive_int, default=5, metavar="N", help="answers at most (%(default)s)")
+    parser.add_argument(
+        "--by-folder", action="store_true", help="a folder holds one place: mark answers as right or wrong by theirs"
+    )
+
+
+def add_view_arguments(parser: argparse.ArgumentParser, model: str) -> None:
+    """The model, the photo, and how a checkpoint's network looks at it."""
+    parser.add_argument("model", metavar="MODEL", help=model)
+    parser.add_argument("photo", metavar="PHOTO", help="any photo")
+    parser.add_argument(
+        "--image-size", type=image_side, metavar="PIXELS", help="shrink larger photos to; default: the checkpoint's"
+    )
+    parser.add_argument("--scale", type=scale, default=1.0, metavar="S", help="of the pyramid (%(default)s)")
+
+
+def scale(text: str) -> float:
+    """An argparse type: a scale of a pyramid."""
+    value = float(text)
+    if not SCALES[0] <= value <= SCALES[1]:
+        raise argparse.ArgumentTypeError(f"{text}: must lie between {SCALES[0]:g} and {SCALES[1]:g}")
+    return value
+
+
+def point(text: str) -> tuple[float, float]:
+    """An argparse type: pixels such as ``320,240``."""
+    try:
+        x, y = map(float, text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text}: needs two numbers with a comma between, as 320,240") from None
+    return x, y
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))
