@@ -6,7 +6,12 @@ from typing import Any
 from train.extraction import HOW_SCALES, ExtractionConfig
 
 # Learning rates of the trunks: HOW's for ResNets; EfficientNet-Lite0's is ours, chosen on made scenes.
-TRUNK_LEARNING_RATES = {"resnet18": 5e-6, "resnet50": 1e-6, "efficientnet_lite0": 2e-5}
+TRUNK_LEARNING_RATES = {
+    "resnet18": 5e-6,
+    "resnet50": 1e-6,
+    "efficientnet_lite0": 2e-5,
+    "efficientnet_lite0_stride32": 2e-5,
+}
 
 
 @dataclass(frozen=True)
@@ -22,6 +27,7 @@ class Recipe:
         negatives: hard negatives of a tuple.
         nearest_positives: a query's positive is drawn from its so many nearest.
         tuples_per_step: tuples whose gradients are summed for one step of the optimiser.
+        loss: ``contrastive`` on global descriptors, as HOW, or ``match`` on local ones.
         margin: of the contrastive loss.
         learning_rate: of the trunk.
         new_module_factor: the new modules learn so many times faster.
@@ -43,6 +49,7 @@ class Recipe:
     negatives: int = 5
     nearest_positives: int = 5
     tuples_per_step: int = 5
+    loss: str = "contrastive"
     margin: float = 0.8
     new_module_factor: float = 10.0
     learning_rate_decay: float = 0.99

@@ -81,6 +81,7 @@ def test_channels_and_size_of_the_map(name: str, height: int, width: int) -> Non
         "resnet18": (512, 32),
         "resnet50": (1024, 16),
         "efficientnet_lite0": (224, 16),
+        "efficientnet_lite0_stride32": (1280, 32),
     }[name]
     features = trunk(torch.rand(1, 3, height, width) * 255)
     assert features.shape == (1, trunk.channels, -(-height // trunk.stride), -(-width // trunk.stride))

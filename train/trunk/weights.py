@@ -69,7 +69,7 @@ def is_state_dict(value: Any) -> TypeGuard[dict[str, Tensor]]:
 
 
 def _imagenet_file(name: str) -> Path:
-    if name == "efficientnet_lite0":
+    if name not in TORCHVISION_FILES:
         return _packaged_lite0()
     file = TORCHVISION_FILES[name]
     path = Path(torch.hub.get_dir()) / "checkpoints" / file
