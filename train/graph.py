@@ -1,9 +1,10 @@
 """Graph refinement (the deck's method 1): the strongest positions hear from those that look alike, however far.
 
 Nodes are the N strongest positions of a map; each has edges to its k most similar nodes (cosine). Stacked graph
-convolutions pass messages along the edges, and every block re-weights the node features channel by channel. N and k
-are static, so the graph traces: smaller maps are padded, and padding takes no part as a node, as a neighbour or in
-the output.
+convolutions pass messages along the edges, and every block re-weights the node features channel by channel, and the
+nodes' attention: what else looks alike in a photo tells what a position is worth (docs/experiments.md). N and k are
+static, so the graph traces: smaller maps are padded, and padding takes no part as a node, as a neighbour or in the
+output.
 """
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 NO_EDGE = -2.0  # below every cosine
+MOST_CHANGE = 3.0  # of the logarithm of attention: no position is lost for good, none drowns the others
 
 
 class GraphRefinement(nn.Module):
@@ -23,13 +25,17 @@ class GraphRefinement(nn.Module):
         self.embed = nn.Linear(channels, width)
         self.blocks = nn.ModuleList(GraphBlock(channels, width) for _ in range(blocks))
 
-    def forward(self, features: Tensor, strengths: Tensor) -> Tensor:
-        """Features [B, C, h, w] and their attention [B, h, w] → refined features [B, C, h, w]."""
+    def forward(self, features: Tensor, strengths: Tensor) -> tuple[Tensor, Tensor]:
+        """Features [B, C, h, w] and their attention [B, h, w] → both, refined, in the same shapes."""
         height, width = features.shape[-2:]
         positions, rows, is_node = self.choose(features, strengths)
-        refined = self.refine(positions.gather(1, rows), is_node)
+        refined, importance = self.refine(positions.gather(1, rows), is_node)
         positions = positions.scatter(1, rows, refined)
-        return positions[:, : height * width].transpose(1, 2).unflatten(2, (height, width))
+        factors = positions.new_ones(positions.shape[:2]).scatter(1, rows[:, :, 0], importance)
+        return (
+            positions[:, : height * width].transpose(1, 2).unflatten(2, (height, width)),
+            strengths * factors[:, : height * width].unflatten(1, (height, width)),
+        )
 
     def choose(self, features: Tensor, strengths: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The nodes of a map, the strongest first.
@@ -43,18 +49,23 @@ class GraphRefinement(nn.Module):
         strongest, chosen = F.pad(strengths.flatten(1), (0, self.nodes), value=-1.0).topk(self.nodes, dim=1)
         return positions, chosen.unsqueeze(2).expand(-1, -1, features.shape[1]), strongest >= 0
 
-    def refine(self, nodes: Tensor, is_node: Tensor) -> Tensor:
-        """Node features [B, N, C], with False in ``is_node`` [B, N] for padding → re-weighted features [B, N, C].
+    def refine(self, nodes: Tensor, is_node: Tensor) -> tuple[Tensor, Tensor]:
+        """Node features [B, N, C], with False in ``is_node`` [B, N] for padding → what becomes of the nodes.
 
         Permuting the nodes permutes the output; padded rows come out as they went in.
+
+        Returns:
+            re-weighted features [B, N, C], and the factors [B, N] of the nodes' attention.
         """
         directions, edges, edge_weights = self.connect(nodes, is_node)
         hidden = F.relu(self.embed(directions))
-        refined = nodes
+        refined, log_importance = nodes, torch.zeros_like(nodes[:, :, 0])
         for block in self.blocks:
-            hidden, gain = block(hidden, edges, edge_weights)
+            hidden, gain, change = block(hidden, edges, edge_weights)
             refined = refined * gain
-        return torch.where(is_node.unsqueeze(2), refined, nodes)
+            log_importance = log_importance + change
+        importance = torch.exp(log_importance.clamp(-MOST_CHANGE, MOST_CHANGE))
+        return torch.where(is_node.unsqueeze(2), refined, nodes), torch.where(is_node, importance, 1.0)
 
     def connect(self, nodes: Tensor, is_node: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Unit vectors [B, N, C] of the nodes, and their edges and weights as ``nearest_neighbours`` gives them."""
@@ -70,14 +81,17 @@ class GraphBlock(nn.Module):
         self.own = nn.Linear(width, width)
         self.heard = nn.Linear(width, width, bias=False)
         self.gain = nn.Linear(width, channels)
-        nn.init.zeros_(self.gain.weight)  # so that a new block is the identity
-        nn.init.zeros_(self.gain.bias)
+        self.importance = nn.Linear(width, 1)
+        for head in (self.gain, self.importance):  # so that a new block is the identity
+            nn.init.zeros_(head.weight)
+            nn.init.zeros_(head.bias)
 
-    def forward(self, hidden: Tensor, edges: Tensor, edge_weights: Tensor) -> tuple[Tensor, Tensor]:
-        """Hidden states [B, N, H] → the next ones [B, N, H], and gains [B, N, C] in (0, 2)."""
+    def forward(self, hidden: Tensor, edges: Tensor, edge_weights: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Hidden states [B, N, H] → the next ones [B, N, H], gains [B, N, C] in (0, 2), and what is added to the
+        logarithm of the attention [B, N]."""
         messages = gather_messages(hidden, edges, edge_weights)
         hidden = hidden + F.relu(self.own(hidden) + self.heard(messages))
-        return hidden, 1 + torch.tanh(self.gain(hidden))
+        return hidden, 1 + torch.tanh(self.gain(hidden)), self.importance(hidden).squeeze(2)
 
 
 def nearest_neighbours(directions: Tensor, is_node: Tensor, neighbours: int) -> tuple[Tensor, Tensor]:

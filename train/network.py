@@ -76,12 +76,13 @@ class Network(nn.Module):
         return LocalFeatures(self.whitening(features), strengths)
 
     def refined_features(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        """What whitening is given: features [B, C, h, w], and attention [B, h, w] of the raw trunk features."""
+        """What whitening is given: features [B, C, h, w], and attention [B, h, w]: that of the raw trunk features, as
+        HOW takes it, re-weighted where there is a graph."""
         features = self.trunk(image)
         strengths = attention(features)
         features = self.smoothing(features)
         if self.graph is not None:
-            features = self.graph(features, strengths)
+            features, strengths = self.graph(features, strengths)
         return features, strengths
 
     def new_modules(self) -> list[nn.Module]:

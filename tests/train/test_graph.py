@@ -25,11 +25,12 @@ def random_map(height: int, width: int, images: int = 1, seed: int = 1) -> tuple
     return features, features.norm(dim=1)
 
 
-def refined_node_by_node(graph: GraphRefinement, nodes: Tensor) -> Tensor:
-    """The refinement of nodes [n, C], without batches, padding or tensors of edges."""
+def refined_node_by_node(graph: GraphRefinement, nodes: Tensor) -> tuple[Tensor, Tensor]:
+    """The refined nodes [n, C] and the factors of their attention, without batches, padding or tensors of edges."""
     directions = [node / node.norm() for node in nodes]
     hidden = [torch.relu(graph.embed(direction)) for direction in directions]
     refined = list(nodes)
+    changes = [torch.zeros(()) for _ in nodes]
     for block in graph.blocks:
         heard = []
         for i, direction in enumerate(directions):
@@ -40,7 +41,8 @@ def refined_node_by_node(graph: GraphRefinement, nodes: Tensor) -> Tensor:
             heard.append(hidden[i] + torch.relu(block.own(hidden[i]) + block.heard(message)))
         hidden = heard
         refined = [x * (1 + torch.tanh(block.gain(h))) for x, h in zip(refined, hidden, strict=True)]
-    return torch.stack(refined)
+        changes = [change + block.importance(h)[0] for change, h in zip(changes, hidden, strict=True)]
+    return torch.stack(refined), torch.stack([torch.exp(change.clamp(-3, 3)) for change in changes])
 
 
 @pytest.mark.parametrize("padding", [0, 5])
@@ -50,16 +52,21 @@ def test_refinement_equals_message_passing_node_by_node(count: int, neighbours: 
     nodes = torch.randn(1, count, CHANNELS, generator=torch.Generator().manual_seed(2))  # some cosines are below 0
     rows = torch.cat([nodes, torch.full((1, padding, CHANNELS), 9.0)], dim=1)
     is_node = torch.arange(count + padding)[None] < count
-    refined = graph.refine(rows, is_node)
-    torch.testing.assert_close(refined[0, :count], refined_node_by_node(graph, nodes[0]))
+    refined, importance = graph.refine(rows, is_node)
+    expected, expected_importance = refined_node_by_node(graph, nodes[0])
+    torch.testing.assert_close(refined[0, :count], expected)
+    torch.testing.assert_close(importance[0, :count], expected_importance)
     assert torch.equal(refined[:, count:], rows[:, count:])
+    assert (importance[:, count:] == 1).all()
 
 
 @pytest.mark.parametrize(("height", "width"), [(4, 5), (2, 3), (7, 8)])
 def test_a_new_graph_is_the_identity(height: int, width: int) -> None:
     features, strengths = random_map(height, width)
     graph = GraphRefinement(CHANNELS, nodes=20, neighbours=4, blocks=2, width=5)
-    assert torch.equal(graph(features, strengths), features)
+    refined, weighted = graph(features, strengths)
+    assert torch.equal(refined, features)
+    assert torch.equal(weighted, strengths)
 
 
 def test_permuting_the_nodes_permutes_the_output() -> None:
@@ -68,14 +75,16 @@ def test_permuting_the_nodes_permutes_the_output() -> None:
     is_node = torch.arange(15) < 11
     order = torch.randperm(15, generator=torch.Generator().manual_seed(4))
     permuted = graph.refine(nodes[:, order], is_node[order].expand(2, -1))
-    torch.testing.assert_close(permuted, graph.refine(nodes, is_node.expand(2, -1))[:, order])
+    for there, here in zip(permuted, graph.refine(nodes, is_node.expand(2, -1)), strict=True):
+        torch.testing.assert_close(there, here[:, order])
 
 
 def test_more_nodes_than_positions_change_nothing() -> None:
     features, strengths = random_map(4, 5)
     exact, padded = (trained_graph(nodes, neighbours=4)(features, strengths) for nodes in (20, 64))
     torch.testing.assert_close(padded, exact)
-    assert (exact - features).abs().max() > 0.1
+    assert (exact[0] - features).abs().max() > 0.1
+    assert (exact[1] - strengths).abs().max() > 0.1
 
 
 def test_what_padding_holds_does_not_matter() -> None:
@@ -84,39 +93,45 @@ def test_what_padding_holds_does_not_matter() -> None:
     is_node = torch.arange(10)[None] < 6
     other = nodes.clone()
     other[:, 6:] = nodes[:, :1]  # look-alikes of a true node
-    torch.testing.assert_close(graph.refine(other, is_node)[:, :6], graph.refine(nodes, is_node)[:, :6])
+    for there, here in zip(graph.refine(other, is_node), graph.refine(nodes, is_node), strict=True):
+        torch.testing.assert_close(there[:, :6], here[:, :6])
 
 
 def test_a_map_of_fewer_positions_than_neighbours() -> None:
     features, strengths = random_map(1, 3)
-    refined = trained_graph(nodes=16, neighbours=8)(features, strengths)
-    reference = refined_node_by_node(trained_graph(nodes=16, neighbours=8), features[0].flatten(1).T)
+    refined, weighted = trained_graph(nodes=16, neighbours=8)(features, strengths)
+    reference, importance = refined_node_by_node(trained_graph(nodes=16, neighbours=8), features[0].flatten(1).T)
     torch.testing.assert_close(refined[0].flatten(1).T, reference)
+    torch.testing.assert_close(weighted.flatten(), strengths.flatten() * importance)
 
 
 def test_only_the_strongest_positions_of_a_large_map_change() -> None:
     features, strengths = random_map(6, 7)
-    refined = trained_graph(nodes=10, neighbours=4)(features, strengths)
+    refined, weighted = trained_graph(nodes=10, neighbours=4)(features, strengths)
     changed = (refined != features).any(dim=1).flatten()
     strongest = torch.zeros_like(changed)
     strongest[strengths.flatten().argsort(descending=True)[:10]] = True
     assert torch.equal(changed, strongest)
-    nodes = features[0].flatten(1).T[strongest]
-    torch.testing.assert_close(refined[0].flatten(1).T[strongest], refined_node_by_node(trained_graph(10, 4), nodes))
+    assert torch.equal((weighted != strengths).flatten(), strongest)
+    expected, importance = refined_node_by_node(trained_graph(10, 4), features[0].flatten(1).T[strongest])
+    torch.testing.assert_close(refined[0].flatten(1).T[strongest], expected)
+    torch.testing.assert_close((weighted / strengths).flatten()[strongest], importance)
 
 
 def test_a_batch_equals_its_images_one_by_one() -> None:
     features, strengths = random_map(5, 5, images=3)
     graph = trained_graph(nodes=12, neighbours=4)
     one_by_one = [graph(features[i : i + 1], strengths[i : i + 1]) for i in range(3)]
-    torch.testing.assert_close(graph(features, strengths), torch.cat(one_by_one))
+    for together, alone in zip(graph(features, strengths), zip(*one_by_one, strict=True), strict=True):
+        torch.testing.assert_close(together, torch.cat(alone))
 
 
 @pytest.mark.parametrize("filling", [0.0, 1.0])
 def test_gradients_are_finite_where_nodes_are_empty_or_equal(filling: float) -> None:
     graph = trained_graph(nodes=16, neighbours=4)
     features = torch.full((1, CHANNELS, 3, 3), filling, requires_grad=True)
-    graph(features, torch.ones(1, 3, 3)).square().sum().backward()
+    refined, weighted = graph(features, torch.ones(1, 3, 3))
+    (refined.square().sum() + weighted.sum()).backward()
     assert features.grad is not None
     assert features.grad.isfinite().all()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in graph.parameters())

@@ -26,7 +26,7 @@ def test_descriptors_and_attention_are_maps_of_one_size(
 
 
 def test_attention_is_the_norm_of_raw_trunk_features(tiny_config: NetworkConfig, images: Tensor) -> None:
-    network = Network(replace(tiny_config, smoothing="learned", graph=True)).eval()
+    network = Network(replace(tiny_config, smoothing="learned")).eval()
     for module in network.new_modules():
         for parameter in module.parameters():
             nn.init.normal_(parameter)
@@ -42,8 +42,9 @@ def test_the_pipeline_is_smoothing_then_graph_then_whitening(tiny_config: Networ
             nn.init.normal_(parameter)
     assert network.graph is not None
     raw = network.trunk(images)
-    expected = network.whitening(network.graph(network.smoothing(raw), raw.norm(dim=1)))
-    torch.testing.assert_close(network(images).descriptors, expected)
+    features, strengths = network.graph(network.smoothing(raw), raw.norm(dim=1))
+    torch.testing.assert_close(network(images).descriptors, network.whitening(features))
+    torch.testing.assert_close(network(images).strengths, strengths)
 
 
 def test_a_new_graph_leaves_the_network_as_it_is_without(tiny_config: NetworkConfig, images: Tensor) -> None:
