@@ -1,6 +1,6 @@
-"""Global descriptors of photos at one scale: what the loss compares and mining ranks by."""
+"""Photos of any sizes at one scale, through the network: what the losses compare and mining ranks by."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import islice
 
 import numpy as np
@@ -11,14 +11,14 @@ from tqdm import tqdm
 
 from runtime.image import Image
 from train.data.photos import PhotoSet
-from train.network import Network, global_descriptor
+from train.network import LocalFeatures, Network, global_descriptor
 from train.parallel import Processes
 
 BATCH = 16  # photos read together; those of one size go through the network together
 
 
 class Describer(nn.Module):
-    """Images of any sizes → HOW's training descriptors. The module that DDP wraps."""
+    """Images of any sizes → HOW's training descriptors, or their local features."""
 
     def __init__(self, network: Network) -> None:
         super().__init__()
@@ -26,15 +26,27 @@ class Describer(nn.Module):
 
     def forward(self, images: Sequence[Image]) -> Tensor:
         """RGB uint8 images, each [H, W, 3] → L2-normalised descriptors [n, D], in order."""
+        numbers, batches = zip(*self._by_shape(images), strict=True)
+        described = torch.cat([global_descriptor(local) for local in batches])
+        return described[torch.tensor([i for of in numbers for i in of], device=described.device).argsort()]
+
+    def local_features(self, images: Sequence[Image]) -> list[LocalFeatures]:
+        """RGB uint8 images, each [H, W, 3] → each one's descriptors [D, h, w] and strengths [h, w], in order."""
+        found = {
+            i: LocalFeatures(descriptors, strengths)
+            for numbers, local in self._by_shape(images)
+            for i, descriptors, strengths in zip(numbers, *local, strict=True)
+        }
+        return [found[i] for i in range(len(images))]
+
+    def _by_shape(self, images: Sequence[Image]) -> Iterator[tuple[list[int], LocalFeatures]]:
+        """Images of one shape go through the network together: pairs of their numbers and their batch."""
         by_shape: dict[tuple[int, ...], list[int]] = {}
         for i, image in enumerate(images):
             by_shape.setdefault(image.shape, []).append(i)
-        described = [global_descriptor(self.network(self._batch([images[i] for i in of]))) for of in by_shape.values()]
-        order = torch.tensor([i for of in by_shape.values() for i in of], device=described[0].device)
-        return torch.cat(described)[order.argsort()]
-
-    def _batch(self, images: list[Image]) -> Tensor:
-        return as_batch(images, next(self.network.parameters()).device)
+        device = next(self.network.parameters()).device
+        for numbers in by_shape.values():
+            yield numbers, self.network(as_batch([images[i] for i in numbers], device))
 
 
 def as_batch(images: Sequence[Image], device: torch.device) -> Tensor:

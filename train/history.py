@@ -16,7 +16,7 @@ class EpochRecord:
 
     Attributes:
         epoch: epochs trained so far; 0 is the network before its first step.
-        loss: mean contrastive loss of a tuple; None for epoch 0.
+        loss: mean loss of a tuple; None for epoch 0.
         mean_average_precision: of validation, in [0, 1]; None where the epoch was not validated.
         learning_rate: of the trunk.
         tuples: trained on.
@@ -61,7 +61,7 @@ def plot_curve(records: list[EpochRecord], path: Path) -> None:
         losses.plot(*zip(*trained, strict=True), "o-", color="tab:blue")
     scores.plot(*zip(*validated, strict=True), "s-", color="tab:red")
     losses.set_xlabel("epoch")
-    losses.set_ylabel("contrastive loss of a tuple", color="tab:blue")
+    losses.set_ylabel("loss of a tuple", color="tab:blue")
     scores.set_ylabel("validation mAP, %", color="tab:red")
     losses.xaxis.set_major_locator(MaxNLocator(integer=True))
     losses.set_title("training")

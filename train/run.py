@@ -24,6 +24,7 @@ from train.checkpoint import Checkpoint
 from train.data import open_data
 from train.extraction import ExtractionConfig
 from train.history import CURVE_SUFFIX, LOG_SUFFIX
+from train.losses import LOSSES
 from train.network import Network, NetworkConfig
 from train.parallel import Processes, join_processes
 from train.recipe import TRUNK_LEARNING_RATES, Recipe, scale_for
@@ -189,6 +190,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     learning = parser.add_argument_group("learning")
     learning.add_argument("--epochs", type=whole_number, help="0 only learns whitening and codebook")
     learning.add_argument("--tuples", type=positive_int, help="query tuples an epoch")
+    learning.add_argument("--loss", choices=LOSSES, help="default: contrastive, as HOW; match: on local features")
     learning.add_argument("--tuples-per-step", type=positive_int, help="default: 5")
     learning.add_argument("--pool", type=positive_int, help="photos that negatives are mined from; default: 20000")
     learning.add_argument(

@@ -22,7 +22,7 @@ from train.data.photos import PhotoSet
 from train.describing import Describer, quiet
 from train.extraction import ExtractionConfig
 from train.history import EpochRecord, write_history
-from train.losses import contrastive_loss
+from train.losses import TupleLoss
 from train.mining import TrainingTuple, mine_tuples
 from train.network import Network
 from train.parallel import Processes
@@ -55,6 +55,7 @@ class Training:
         self.network.to(self.processes.device)
         self.network.trunk.mixed_precision = self.processes.device.type == "cuda"
         self.describer = Describer(self.network)
+        self.tuple_loss = TupleLoss(self.describer, self.recipe.loss, self.recipe.margin)
         self.optimiser = build_optimiser(self.network, self.recipe)
         self.records: list[EpochRecord] = []
         self.best: Checkpoint | None = None
@@ -116,8 +117,7 @@ class Training:
         """Adds one tuple's gradient; the processes exchange gradients with the last of a step."""
         wait = isinstance(model, DistributedDataParallel) and not last_of_step
         with model.no_sync() if wait else nullcontext():  # type: ignore[operator]
-            query, positive, *negatives = model(images)
-            loss = contrastive_loss(query, positive, torch.stack(negatives), self.recipe.margin)
+            loss = model(images)
             # HOW sums gradients over the tuples of a step; DDP divides by the number of processes.
             (loss * self.processes.world).backward()
         return float(loss.detach())
@@ -125,7 +125,7 @@ class Training:
     def _learn_nothing(self, model: nn.Module) -> None:
         """The turn of a process that a short last step leaves no tuple: the others wait for its gradient, 0."""
         black = np.zeros((SMALLEST_SIDE, SMALLEST_SIDE, 3), np.uint8)
-        (0 * model([black]).sum()).backward()
+        (0 * model([black] * 3)).backward()
 
     def _tuple_images(self, tuples: list[TrainingTuple]) -> Iterator[list[Image]]:
         """The photos of each tuple: query, positive, negatives; read ahead."""
@@ -189,9 +189,9 @@ class Training:
 
     def _distributed(self) -> nn.Module:
         if self.processes.world == 1:
-            return self.describer
+            return self.tuple_loss
         on_gpu = self.processes.device.type == "cuda"
-        return DistributedDataParallel(self.describer, device_ids=[self.processes.device] if on_gpu else None)
+        return DistributedDataParallel(self.tuple_loss, device_ids=[self.processes.device] if on_gpu else None)
 
 
 def build_optimiser(network: Network, recipe: Recipe) -> torch.optim.Adam:

@@ -1,13 +1,24 @@
-"""The contrastive loss against its formula."""
+"""The losses against their formulas."""
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from train.losses import contrastive_loss
+from train.describing import Describer
+from train.losses import (
+    LOSSES,
+    SELECTION_WIDTH,
+    TEMPERATURE,
+    TupleLoss,
+    contrastive_loss,
+    match_loss,
+    match_score,
+)
+from train.network import LocalFeatures, Network, NetworkConfig, global_descriptor
 
 MARGIN = 0.8
 
@@ -60,3 +71,73 @@ def test_gradients_are_finite_where_descriptors_are_equal() -> None:
     contrastive_loss(query, query.detach(), query.detach().unsqueeze(0), MARGIN).backward()
     assert query.grad is not None
     assert query.grad.isfinite().all()
+
+
+def features_of(seed: int, height: int = 3, width: int = 4) -> LocalFeatures:
+    random = torch.Generator().manual_seed(seed)
+    return LocalFeatures(
+        torch.randn(6, height, width, generator=random), torch.rand(height, width, generator=random) + 0.1
+    )
+
+
+def selection_by_hand(strengths: list[float]) -> list[float]:
+    """Sigmoid of how far the logarithm lies above the median's, in units of the soft selection's width."""
+    logs = sorted(map(math.log, strengths))
+    middle = len(logs) // 2
+    median = (logs[middle] + logs[~middle]) / 2
+    return [1 / (1 + math.exp(-(math.log(s) - median) / SELECTION_WIDTH)) for s in strengths]
+
+
+def score_by_hand(a: LocalFeatures, b: LocalFeatures) -> float:
+    x, y = ([v / v.norm() for v in side.descriptors.flatten(1).T] for side in (a, b))
+    w_a, w_b = (selection_by_hand(side.strengths.flatten().tolist()) for side in (a, b))
+    worth = [
+        [max(float(u @ v), 0) ** 3 * p * q for v, q in zip(y, w_b, strict=True)] for u, p in zip(x, w_a, strict=True)
+    ]
+    best = sum(map(max, worth)) + sum(map(max, zip(*worth, strict=True)))
+    return best / 2 / math.sqrt(sum(w_a) * sum(w_b))
+
+
+def test_match_score_is_the_sum_of_best_matches() -> None:
+    a, b = features_of(0), features_of(1, 5, 2)
+    assert float(match_score(a, b)) == pytest.approx(score_by_hand(a, b), rel=1e-4)
+    assert float(match_score(a, b)) == pytest.approx(float(match_score(b, a)), rel=1e-5)
+
+
+def test_match_loss_is_a_softmax_over_scores() -> None:
+    query, positive, *negatives = (features_of(seed) for seed in range(4))
+    scores = [score_by_hand(query, other) / TEMPERATURE for other in (positive, *negatives)]
+    expected = math.log(sum(map(math.exp, scores))) - scores[0]
+    assert float(match_loss(query, positive, negatives)) == pytest.approx(expected, rel=1e-3)
+
+
+def test_match_loss_is_small_where_the_positive_is_the_query_itself() -> None:
+    query, *negatives = (features_of(seed) for seed in range(4))
+    assert float(match_loss(query, query, negatives)) < 0.01
+    assert float(match_loss(query, negatives[0], [query])) > 1
+
+
+def test_match_loss_teaches_strengths_and_descriptors() -> None:
+    query, positive, negative = (features_of(seed) for seed in range(3))
+    leaves = [tensor.requires_grad_() for tensor in query]
+    match_loss(query, positive, [negative]).backward()
+    for leaf in leaves:
+        assert leaf.grad is not None
+        assert leaf.grad.isfinite().all()
+        assert leaf.grad.abs().max() > 0
+
+
+@pytest.mark.parametrize("kind", LOSSES)
+def test_a_tuple_of_images_has_a_loss_whatever_their_sizes(kind: str, tiny_config: NetworkConfig) -> None:
+    torch.manual_seed(0)
+    describer = Describer(Network(tiny_config).eval())
+    random = np.random.default_rng(0)
+    images = [random.integers(0, 256, (*side, 3), dtype=np.uint8) for side in ((36, 48), (48, 36), (36, 48), (40, 40))]
+    loss = TupleLoss(describer, kind, MARGIN)(images)
+    local = describer.local_features(images)
+    if kind == "match":
+        expected = match_loss(local[0], local[1], local[2:])
+    else:
+        query, positive, *negatives = (global_descriptor(LocalFeatures(d[None], s[None]))[0] for d, s in local)
+        expected = contrastive_loss(query, positive, torch.stack(negatives), MARGIN)
+    torch.testing.assert_close(loss, expected)
