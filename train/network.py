@@ -1,4 +1,8 @@
-"""The network: HOW (Tolias, Jenicek, Chum, ECCV 2020) with the deck's two refinements."""
+"""The network: HOW (Tolias, Jenicek, Chum, ECCV 2020) with the deck's two refinements.
+
+trunk → attention → graph → smoothing → whitening. The graph comes before smoothing, so that it compares positions as
+they are, and the filter smooths what the graph left (docs/experiments.md has both orders).
+"""
 
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
@@ -80,10 +84,9 @@ class Network(nn.Module):
         HOW takes it, re-weighted where there is a graph."""
         features = self.trunk(image)
         strengths = attention(features)
-        features = self.smoothing(features)
         if self.graph is not None:
             features, strengths = self.graph(features, strengths)
-        return features, strengths
+        return self.smoothing(features), strengths
 
     def new_modules(self) -> list[nn.Module]:
         """The modules that start untrained and so learn faster than the trunk."""

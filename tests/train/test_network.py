@@ -34,7 +34,7 @@ def test_attention_is_the_norm_of_raw_trunk_features(tiny_config: NetworkConfig,
     torch.testing.assert_close(network(images).strengths, expected, rtol=1e-4, atol=1e-4)
 
 
-def test_the_pipeline_is_smoothing_then_graph_then_whitening(tiny_config: NetworkConfig, images: Tensor) -> None:
+def test_the_pipeline_is_graph_then_smoothing_then_whitening(tiny_config: NetworkConfig, images: Tensor) -> None:
     network = Network(replace(tiny_config, smoothing="learned", graph=True)).eval()
     torch.manual_seed(1)
     for module in network.new_modules():
@@ -42,8 +42,8 @@ def test_the_pipeline_is_smoothing_then_graph_then_whitening(tiny_config: Networ
             nn.init.normal_(parameter)
     assert network.graph is not None
     raw = network.trunk(images)
-    features, strengths = network.graph(network.smoothing(raw), raw.norm(dim=1))
-    torch.testing.assert_close(network(images).descriptors, network.whitening(features))
+    features, strengths = network.graph(raw, raw.norm(dim=1))
+    torch.testing.assert_close(network(images).descriptors, network.whitening(network.smoothing(features)))
     torch.testing.assert_close(network(images).strengths, strengths)
 
 
