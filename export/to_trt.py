@@ -25,6 +25,8 @@ from runtime.manifest import ENGINE_SUFFIXES, Manifest, codebook_path, digest, m
 from train.checkpoint import Checkpoint
 from train.data.rendering import render_view
 from train.extraction import Extractor
+from train.graph import nodes_covering
+from train.network import NetworkConfig
 from train.trunk import build_trunk
 
 PHOTOS_TO_CHECK = 3
@@ -40,6 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         )
     checkpoint = Checkpoint.load(source)
     checkpoint.extraction = with_options(checkpoint.extraction, options)
+    checkpoint.network = with_graph_nodes(checkpoint.network, options)
     engine = plan.with_suffix(".onnx")
     own = options.codebook if is_folder(options.codebook) else None
     photos = some_photos(checkpoint, options.photos or own, PHOTOS_TO_CHECK)
@@ -150,6 +153,22 @@ def identity_of(checkpoint: Checkpoint) -> str:
     return sha.hexdigest()
 
 
+def with_graph_nodes(config: NetworkConfig, options: argparse.Namespace) -> NetworkConfig:
+    """The network with as many nodes as the options ask for, or, for larger images than it knew, as their maps have.
+
+    Nodes are no weights: a graph that knew a whole map in training would else re-weight a part of it.
+    """
+    if options.graph_nodes is None and options.image_size is not None:
+        covering = nodes_covering(options.image_size, build_trunk(config.trunk).stride)
+        return replace(config, graph_nodes=max(config.graph_nodes, covering))
+    config = with_options(config, options)
+    if config.graph and config.graph_neighbours >= config.graph_nodes:
+        raise HowlError(
+            f"--graph-nodes {config.graph_nodes}: the graph needs more than its {config.graph_neighbours} edges"
+        )
+    return config
+
+
 def some_photos(checkpoint: Checkpoint, folder: str | None, number: int) -> list[Image]:
     """A few photos, as the engine takes them: of a folder, of the training folder, or made."""
     size = checkpoint.extraction.image_size
@@ -187,6 +206,7 @@ def command_for(options: argparse.Namespace) -> str:
     for flag, value in (
         ("--image-size", options.image_size),
         ("--features", options.features),
+        ("--graph-nodes", options.graph_nodes),
         ("--codebook", options.codebook),
     ):
         parts += [flag, str(value)] if value is not None else []
@@ -214,6 +234,12 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--image-size", type=image_side, metavar="PIXELS", help="default: the checkpoint's")
     parser.add_argument("--features", type=positive_int, metavar="K", help="default: the checkpoint's")
     parser.add_argument("--scales", type=scale_list, metavar="S,S,...", help="default: the checkpoint's")
+    parser.add_argument(
+        "--graph-nodes",
+        type=positive_int,
+        metavar="N",
+        help="positions of a level that the graph refines; default: the checkpoint's, or the map of --image-size",
+    )
     parser.add_argument(
         "--codebook",
         metavar="DIR|FILE",

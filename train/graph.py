@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+MOST_NODES = 3840  # TensorRT's TopK takes no more
 NO_EDGE = -2.0  # below every cosine
 MOST_CHANGE = 3.0  # of the logarithm of attention: no position is lost for good, none drowns the others
 
@@ -92,6 +93,12 @@ class GraphBlock(nn.Module):
         messages = gather_messages(hidden, edges, edge_weights)
         hidden = hidden + F.relu(self.own(hidden) + self.heard(messages))
         return hidden, 1 + torch.tanh(self.gain(hidden)), self.importance(hidden).squeeze(2)
+
+
+def nodes_covering(image_size: int, stride: int) -> int:
+    """N for which every position of a square image's map is a node, or as many as there can be."""
+    side = -(-image_size // stride)
+    return min(side * side, MOST_NODES)
 
 
 def nearest_neighbours(directions: Tensor, is_node: Tensor, neighbours: int) -> tuple[Tensor, Tensor]:

@@ -23,6 +23,7 @@ from runtime.errors import HowlError
 from train.checkpoint import Checkpoint
 from train.data import open_data
 from train.extraction import ExtractionConfig
+from train.graph import nodes_covering
 from train.history import CURVE_SUFFIX, LOG_SUFFIX
 from train.losses import LOSSES
 from train.network import Network, NetworkConfig
@@ -32,7 +33,6 @@ from train.training import Training
 from train.trunk import BUILDERS, build_trunk, initialise_trunk
 
 KEPT_ON_RESUME = {"resume", "epochs", "out", "data_root"}
-MOST_GRAPH_NODES = 3840  # TensorRT's TopK takes no more
 DEFAULT_TRUNK = "efficientnet_lite0"
 
 
@@ -133,8 +133,7 @@ def network_of(options: argparse.Namespace, image_size: int) -> NetworkConfig:
     if config.dimensions > trunk.channels:
         raise HowlError(f"--dimensions {config.dimensions}: {config.trunk} has {trunk.channels} channels, no more")
     if options.graph_nodes is None:
-        side = -(-image_size // trunk.stride)
-        config = replace(config, graph_nodes=min(side * side, MOST_GRAPH_NODES))
+        config = replace(config, graph_nodes=nodes_covering(image_size, trunk.stride))
     if config.graph and config.graph_neighbours >= config.graph_nodes:
         raise HowlError(
             f"--graph-neighbours {config.graph_neighbours} needs more than {config.graph_nodes} nodes: lower it, or "
