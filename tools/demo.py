@@ -17,6 +17,7 @@ from runtime.command import run_command
 from runtime.errors import HowlError
 from runtime.retriever import Retriever
 from tools.pictures.gallery import Answer, Row, draw_gallery
+from tools.running import run_script
 from train.data.scenes import write_scenes
 
 SEED = 1000  # of a town that no training sees
@@ -88,12 +89,7 @@ def run(script: str, *arguments: str | Path, quiet: bool = False) -> str:
     """Runs one of the project's commands, printing it, and gives what it prints when ``quiet``."""
     words = [script, *map(str, arguments)]
     print("$ python " + shlex.join(words), flush=True)
-    home = Path(__file__).resolve().parent.parent
-    command = [sys.executable, str(home / script), *words[1:]]
-    finished = subprocess.run(command, check=False, text=True, stdout=subprocess.PIPE if quiet else None)
-    if finished.returncode:
-        raise HowlError(f"{script} failed with exit status {finished.returncode}; its own line above says why")
-    return finished.stdout or ""
+    return run_script(*words, stdout=subprocess.PIPE if quiet else None)
 
 
 def say(what: str) -> None:

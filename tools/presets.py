@@ -22,11 +22,11 @@ from export.parity import run_pytorch
 from export.presets import PRESETS
 from runtime.command import positive_int, run_command
 from runtime.engine import open_engine
-from runtime.errors import HowlError
 from runtime.image import Image, find_photos, load_rgb, shrink
 from runtime.manifest import Manifest, manifest_path
 from tools.machine import describe_machine
 from tools.plotting import load_pyplot
+from tools.running import run_script
 from train.checkpoint import Checkpoint
 from train.extraction import Extractor
 
@@ -93,13 +93,9 @@ def evaluate(options: argparse.Namespace, engine: Path) -> dict[str, float]:
 
 
 def run(command: Sequence[str]) -> str:
-    """What one of howl's commands prints. Raises HowlError where it fails; its own line stands above."""
-    root = Path(__file__).parents[1]
+    """What one of howl's commands prints; the command goes to stderr."""
     print(f"python {' '.join(command)}", file=sys.stderr)
-    done = subprocess.run([sys.executable, str(root / command[0]), *command[1:]], stdout=subprocess.PIPE, text=True)
-    if done.returncode:
-        raise HowlError(f"{command[0]} ended with status {done.returncode}; its lines are above")
-    return done.stdout
+    return run_script(*command, stdout=subprocess.PIPE)
 
 
 def measure(source: Path, engines: dict[str, Path], photos: Sequence[Image]) -> dict[str, list[float]]:

@@ -49,7 +49,7 @@ def test_the_plot_is_drawn(result: dict, tmp_path: Path) -> None:
 
 
 def test_a_command_that_fails_ends_it(tmp_path: Path) -> None:
-    with pytest.raises(HowlError, match=r"export/to_trt\.py ended with status 1"):
+    with pytest.raises(HowlError, match=r"export/to_trt\.py failed with exit status 1"):
         presets.run(["export/to_trt.py", str(tmp_path / "missing.pt")])
 
 
