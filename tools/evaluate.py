@@ -68,7 +68,12 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         "beside the engine, so that an interrupted run goes on",
     )
     parser.add_argument(
-        "--data-root", metavar="DIR", default="data", help="where published data sets lie (%(default)s)"
+        "--root",
+        "--data-root",
+        dest="data_root",
+        metavar="DIR",
+        default="data",
+        help="where published data sets lie (%(default)s)",
     )
     parser.add_argument("--json", action="store_true", help="for machines; with every query's average precision")
     return parser.parse_args(arguments)

@@ -191,7 +191,7 @@ def oxford(tmp_path: Path, photos: list[str]) -> Path:
 
 
 def run(capsys: pytest.CaptureFixture[str], engine: Path, folder: Path, *arguments: object) -> dict[str, Any]:
-    root = ("--data-root", folder.parents[1])
+    root = ("--root", folder.parents[1])
     evaluate.main(list(map(str, (engine, folder.name, *root, *arguments, "--json"))))
     return json.loads(capsys.readouterr().out)
 
