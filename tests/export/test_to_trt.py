@@ -1,6 +1,7 @@
 """The export command: what it writes, and what it leaves alone when it fails."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -64,6 +65,20 @@ def test_options_replace_the_checkpoint_s_settings_and_the_photos(
     assert manifest.precision == "fp16"
 
 
+@pytest.mark.parametrize(
+    ("flags", "nodes"),
+    [
+        ([], 64),
+        (["--image-size", "96"], 24 * 24),  # the map at stride 4
+        (["--image-size", "1024"], 3840),  # TensorRT's most
+        (["--image-size", "96", "--graph-nodes", "9"], 9),
+    ],
+)
+def test_the_graph_covers_the_map_of_the_image_size(flags: list[str], nodes: int, checkpoint: Write) -> None:
+    network = Checkpoint.load(checkpoint()).network
+    assert to_trt.with_graph_nodes(network, to_trt.parse(["ckpt.pt", *flags])) == replace(network, graph_nodes=nodes)
+
+
 def test_a_precision_keeps_the_identity_and_other_weights_change_it(checkpoint: Write) -> None:
     first = Checkpoint.load(checkpoint())
     assert to_trt.identity_of(first) == to_trt.identity_of(Checkpoint.load(checkpoint()))
@@ -96,6 +111,7 @@ def test_a_graph_that_differs_is_not_kept(checkpoint: Write, tmp_path: Path, mon
         (["good.pt", "--precision", "int8", "--calibrate", "nowhere"], "nowhere: no such file or folder"),
         (["good.pt", "--out", "engine.pt"], "--out engine.pt: name an engine.plan"),
         (["good.pt", "--photos", "nowhere"], "nowhere: no such file or folder"),
+        (["good.pt", "--graph-nodes", "4"], "--graph-nodes 4: the graph needs more than its 4 edges"),
     ],
 )
 def test_wrong_input_is_one_line_and_leaves_nothing(
