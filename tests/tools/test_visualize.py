@@ -119,11 +119,18 @@ def test_attention_before_and_after_is_over_its_maximum(checkpoint: Write, large
     assert isinstance(before, AttentionMap)
     assert isinstance(after, AttentionMap)
     np.testing.assert_allclose(before.strengths, seen.trunk_attention / seen.trunk_attention.max())
-    np.testing.assert_allclose(after.strengths, seen.refined_attention / seen.refined_attention.max())
+    np.testing.assert_allclose(after.strengths, seen.strengths / seen.strengths.max())
     change = difference([before, after])
     assert change is not None
     assert abs(change.strengths.mean()) < 1e-5
     assert np.abs(change.strengths).max() > 0.01
+
+
+def test_after_a_filter_alone_it_is_the_norm_of_the_filtered_features(checkpoint: Write, large: Path) -> None:
+    model, photo = checkpoint(graph=False), Photo.load(large)
+    _, after = before_and_after(model, photo, View())
+    seen = inspect_photo(model, photo, View()).seen
+    np.testing.assert_allclose(after.strengths, seen.refined_attention / seen.refined_attention.max())
 
 
 def test_nothing_changes_where_nothing_refines(checkpoint: Write, large: Path) -> None:

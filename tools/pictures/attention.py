@@ -129,13 +129,18 @@ def chosen_by(model: Path, photo: Photo, view: View, device: str | None) -> Atte
 
 
 def before_and_after(checkpoint: Path, photo: Photo, view: View) -> list[Attention]:
-    """The attention of the trunk's features, and, where anything refines them, that of the refined ones."""
+    """The attention of the trunk's features, and, where anything refines them, that after it.
+
+    A graph re-weights attention, which is what features are chosen by; after a filter alone, features are chosen as
+    before, and it is the norm of the filtered ones that is drawn.
+    """
     from tools.pictures.inspected import inspect_photo, refinements
 
     inspected = inspect_photo(checkpoint, photo, view)
     seen, steps = inspected.seen, refinements(inspected.network.config)
     before = AttentionMap("before: the trunk's features", seen.x, seen.y, over_maximum(seen.trunk_attention))
-    after = AttentionMap(f"after {steps}", seen.x, seen.y, over_maximum(seen.refined_attention))
+    refined = seen.strengths if inspected.network.config.graph else seen.refined_attention
+    after = AttentionMap(f"after {steps}", seen.x, seen.y, over_maximum(refined))
     return [before, after] if steps else [before]
 
 
