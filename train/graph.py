@@ -82,10 +82,9 @@ class GraphBlock(nn.Module):
         self.own = nn.Linear(width, width)
         self.heard = nn.Linear(width, width, bias=False)
         self.gain = nn.Linear(width, channels)
-        self.importance = nn.Linear(width, 1)
-        for head in (self.gain, self.importance):  # so that a new block is the identity
-            nn.init.zeros_(head.weight)
-            nn.init.zeros_(head.bias)
+        self.importance = nn.Linear(width, 1, bias=False)  # a factor that all nodes share would say nothing
+        for parameter in (*self.gain.parameters(), *self.importance.parameters()):  # so that a new block is the identity
+            nn.init.zeros_(parameter)
 
     def forward(self, hidden: Tensor, edges: Tensor, edge_weights: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Hidden states [B, N, H] → the next ones [B, N, H], gains [B, N, C] in (0, 2), and what is added to the
