@@ -83,7 +83,7 @@ class GraphBlock(nn.Module):
         self.heard = nn.Linear(width, width, bias=False)
         self.gain = nn.Linear(width, channels)
         self.importance = nn.Linear(width, 1, bias=False)  # a factor that all nodes share would say nothing
-        for parameter in (*self.gain.parameters(), *self.importance.parameters()):  # so that a new block is the identity
+        for parameter in (*self.gain.parameters(), *self.importance.parameters()):  # a new block is the identity
             nn.init.zeros_(parameter)
 
     def forward(self, hidden: Tensor, edges: Tensor, edge_weights: Tensor) -> tuple[Tensor, Tensor, Tensor]:
