@@ -7,6 +7,7 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, replace
+from fractions import Fraction
 from pathlib import Path
 
 from export.bake import bake
@@ -24,9 +25,9 @@ from runtime.image import SMALLEST_SIDE, Image, find_photos, load_rgb
 from runtime.manifest import ENGINE_SUFFIXES, Manifest, codebook_path, digest, manifest_path
 from train.checkpoint import Checkpoint
 from train.data.rendering import render_view
-from train.extraction import Extractor
+from train.extraction import ExtractionConfig, Extractor, scaled_side
 from train.graph import nodes_covering
-from train.network import NetworkConfig
+from train.network import Network, NetworkConfig
 from train.trunk import build_trunk
 
 PHOTOS_TO_CHECK = 3
@@ -42,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         )
     checkpoint = Checkpoint.load(source)
     checkpoint.extraction = with_options(checkpoint.extraction, options)
-    checkpoint.network = with_graph_nodes(checkpoint.network, options)
+    checkpoint.network = with_graph_nodes(checkpoint.network, checkpoint.extraction, options)
     engine = plan.with_suffix(".onnx")
     own = options.codebook if is_folder(options.codebook) else None
     photos = some_photos(checkpoint, options.photos or own, PHOTOS_TO_CHECK)
@@ -124,7 +125,7 @@ def add_plan(checkpoint: Checkpoint, precision: str, engine: Path, plan: Path, p
 def prove(checkpoint: Checkpoint, precision: str, engine: Path, photos: list[Image]) -> None:
     """Prints how far the engine is from the PyTorch network on every image; raises beyond the tolerance."""
     extraction = checkpoint.extraction
-    pytorch = Extractor(checkpoint.build_network(), extraction.scales, extraction.features).eval()
+    pytorch = extractor_of(checkpoint.build_network(), checkpoint)
     device = "cpu" if engine.suffix == ".onnx" else None
     runner = open_engine(engine, device)
     print(f"{engine.name} against PyTorch, {runner.provider}, {precision}:")
@@ -137,8 +138,13 @@ def prove(checkpoint: Checkpoint, precision: str, engine: Path, photos: list[Ima
 
 def baked_extractor(checkpoint: Checkpoint, precision: str) -> Extractor:
     """What is traced: the network with its constants folded, and the selection of its strongest descriptors."""
-    network = bake(checkpoint.build_network(), precision)
-    return Extractor(network, checkpoint.extraction.scales, checkpoint.extraction.features).eval()
+    return extractor_of(bake(checkpoint.build_network(), precision), checkpoint)
+
+
+def extractor_of(network: Network, checkpoint: Checkpoint) -> Extractor:
+    """The network with the checkpoint's extraction."""
+    extraction = checkpoint.extraction
+    return Extractor(network, extraction.scales, extraction.features, extraction.image_size).eval()
 
 
 def identity_of(checkpoint: Checkpoint) -> str:
@@ -153,13 +159,14 @@ def identity_of(checkpoint: Checkpoint) -> str:
     return sha.hexdigest()
 
 
-def with_graph_nodes(config: NetworkConfig, options: argparse.Namespace) -> NetworkConfig:
-    """The network with as many nodes as the options ask for, or, for larger images than it knew, as their maps have.
+def with_graph_nodes(config: NetworkConfig, extraction: ExtractionConfig, options: argparse.Namespace) -> NetworkConfig:
+    """The network with as many nodes as the options ask for, or, in larger maps than it knew, as these have.
 
     Nodes are no weights: a graph that knew a whole map in training would else re-weight a part of it.
     """
-    if options.graph_nodes is None and options.image_size is not None:
-        covering = nodes_covering(options.image_size, build_trunk(config.trunk).stride)
+    if options.graph_nodes is None:
+        largest = scaled_side(extraction.image_size, Fraction(max(extraction.scales)).limit_denominator(1000))
+        covering = nodes_covering(largest, build_trunk(config.trunk).stride)
         return replace(config, graph_nodes=max(config.graph_nodes, covering))
     config = with_options(config, options)
     if config.graph and config.graph_neighbours >= config.graph_nodes:
@@ -238,7 +245,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--graph-nodes",
         type=positive_int,
         metavar="N",
-        help="positions of a level that the graph refines; default: the checkpoint's, or the map of --image-size",
+        help="positions of a level that the graph refines; default: those of the largest",
     )
     parser.add_argument(
         "--codebook",

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from train.graph import MOST_NODES, nodes_covering
 from train.network import Network
 
 HOW_SCALES = (2.0, 1.414, 1.0, 0.707, 0.5, 0.353, 0.25)
@@ -32,14 +33,19 @@ class ExtractionConfig:
 
 
 class Extractor(nn.Module):
-    """RGB image → K descriptors, their strengths and positions, and how many of the K rows are valid."""
+    """RGB image → K descriptors, their strengths and positions, and how many of the K rows are valid.
 
-    def __init__(self, network: Network, scales: Sequence[float], features: int) -> None:
+    ``image_size`` is the longest side of the images that will come, where known: a graph then spends on their small
+    levels what these need, and not what the largest does.
+    """
+
+    def __init__(self, network: Network, scales: Sequence[float], features: int, image_size: int | None = None) -> None:
         super().__init__()
         self.network = network
         # As fractions the sizes of a pyramid are whole-number arithmetic: the same in PyTorch and in any engine.
         self.scales = [Fraction(scale).limit_denominator(1000) for scale in scales]
         self.features = features
+        self.image_size = image_size
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Image, uint8 [H, W, 3] → the strongest first.
@@ -58,12 +64,18 @@ class Extractor(nn.Module):
     def _level(self, pixels: Tensor, scale: Fraction) -> tuple[Tensor, Tensor, Tensor]:
         """All positions of one level of the pyramid: descriptors [n, D], strengths [n], positions [n, 3]."""
         resized = resize(pixels, scale)
-        local = self.network(resized)
+        local = self.network(resized, self._positions_at_most(scale))
         return (
             local.descriptors[0].flatten(1).transpose(0, 1),
             local.strengths[0].flatten(),
             self._positions(local.strengths, resized, pixels, scale),
         )
+
+    def _positions_at_most(self, scale: Fraction) -> int:
+        """How many positions the map of a level can have."""
+        if self.image_size is None:
+            return MOST_NODES
+        return nodes_covering(scaled_side(self.image_size, scale), self.network.trunk.stride)
 
     def _positions(self, strengths: Tensor, resized: Tensor, pixels: Tensor, scale: Fraction) -> Tensor:
         """Where a level's positions lie in the input image, [n, 3]: x, y, scale."""
@@ -105,9 +117,14 @@ def cell_pixels(level: Tensor, resized: Tensor, pixels: Tensor, stride: int) -> 
     return y, x
 
 
+def scaled_side(side: int, scale: Fraction) -> int:
+    """⌊scale·side⌋."""
+    return (side * scale.numerator) // scale.denominator
+
+
 def resize(pixels: Tensor, scale: Fraction) -> Tensor:
     """[1, 3, H, W] → ⌊scale·H⌋ × ⌊scale·W⌋, bilinear without antialiasing, the ratio taken from the sizes, as HOW."""
     if scale == 1:
         return pixels
-    height, width = ((side * scale.numerator) // scale.denominator for side in pixels.shape[-2:])
+    height, width = (scaled_side(side, scale) for side in pixels.shape[-2:])
     return F.interpolate(pixels, size=(height, width), mode="bilinear", align_corners=False)

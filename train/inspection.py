@@ -15,7 +15,7 @@ from torch.utils.hooks import RemovableHandle
 from runtime.image import Image
 from train.attention import attention
 from train.extraction import cell_pixels, resize
-from train.graph import GraphRefinement
+from train.graph import GraphRefinement, choose_nodes
 from train.network import Network
 from train.smoothing import LearnedSmoothing
 
@@ -89,7 +89,7 @@ def inspect(network: Network, image: Image, scale: float = 1.0) -> Inspection:
     bandwidth, confidence = smoothing_maps(network.smoothing, calls["smoothing"].inputs[0])
     graph = None
     if network.graph is not None:
-        features, attention_map = calls["graph"].inputs
+        features, attention_map, _ = calls["graph"].inputs
         graph = graph_edges(network.graph, features, attention_map, x, y)
     return Inspection(
         x=x.numpy(),
@@ -131,8 +131,8 @@ def smoothing_maps(smoothing: nn.Module, features: Tensor) -> tuple[NDArray[np.f
 
 def graph_edges(graph: GraphRefinement, features: Tensor, strengths: Tensor, x: Tensor, y: Tensor) -> GraphEdges:
     """The graph that refines features [1, C, h, w] with their attention [1, h, w], without its padding."""
-    positions, rows, is_node = graph.choose(features, strengths)
-    directions, edges, weights = graph.connect(positions.gather(1, rows), is_node)
+    positions, rows, is_node = choose_nodes(features, strengths, graph.nodes)
+    directions, edges, weights, _ = graph.connect(positions.gather(1, rows), is_node)
     n = int(is_node.sum())
     k = min(graph.neighbours, n - 1)  # what is beyond, are edges to padding
     edges, weights, cells = edges[0, :n, :k], weights[0, :n, :k], rows[0, :n, 0]

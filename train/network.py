@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from train.attention import attention
-from train.graph import GraphRefinement
+from train.graph import MOST_NODES, GraphRefinement
 from train.smoothing import build_smoothing
 from train.trunk import build_trunk
 from train.whitening import Whitening
@@ -74,18 +74,21 @@ class Network(nn.Module):
         )
         self.whitening = Whitening(channels, config.dimensions)
 
-    def forward(self, image: Tensor) -> LocalFeatures:
-        """RGB image [B, 3, H, W], float in 0…255 → local features."""
-        features, strengths = self.refined_features(image)
+    def forward(self, image: Tensor, positions_at_most: int = MOST_NODES) -> LocalFeatures:
+        """RGB image [B, 3, H, W], float in 0…255 → local features.
+
+        ``positions_at_most``, where known, bounds those of the map: the graph then has no more nodes.
+        """
+        features, strengths = self.refined_features(image, positions_at_most)
         return LocalFeatures(self.whitening(features), strengths)
 
-    def refined_features(self, image: Tensor) -> tuple[Tensor, Tensor]:
+    def refined_features(self, image: Tensor, positions_at_most: int = MOST_NODES) -> tuple[Tensor, Tensor]:
         """What whitening is given: features [B, C, h, w], and attention [B, h, w]: that of the raw trunk features, as
         HOW takes it, re-weighted where there is a graph."""
         features = self.trunk(image)
         strengths = attention(features)
         if self.graph is not None:
-            features, strengths = self.graph(features, strengths)
+            features, strengths = self.graph(features, strengths, positions_at_most)
         return self.smoothing(features), strengths
 
     def new_modules(self) -> list[nn.Module]:

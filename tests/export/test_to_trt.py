@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from export import to_trt
-from runtime.command import run_command
+from runtime.command import run_command, with_options
 from runtime.errors import HowlError
 from runtime.manifest import load_checked
 from runtime.retriever import Retriever
@@ -68,15 +68,17 @@ def test_options_replace_the_checkpoint_s_settings_and_the_photos(
 @pytest.mark.parametrize(
     ("flags", "nodes"),
     [
-        ([], 64),
-        (["--image-size", "96"], 24 * 24),  # the map at stride 4
+        ([], 45 * 45),  # the map of 180 pixels, 1.414 times 128, at stride 4
+        (["--image-size", "96", "--scales", "0.5,1"], 24 * 24),
         (["--image-size", "1024"], 3840),  # TensorRT's most
         (["--image-size", "96", "--graph-nodes", "9"], 9),
     ],
 )
-def test_the_graph_covers_the_map_of_the_image_size(flags: list[str], nodes: int, checkpoint: Write) -> None:
-    network = Checkpoint.load(checkpoint()).network
-    assert to_trt.with_graph_nodes(network, to_trt.parse(["ckpt.pt", *flags])) == replace(network, graph_nodes=nodes)
+def test_the_graph_covers_the_largest_map(flags: list[str], nodes: int, checkpoint: Write) -> None:
+    loaded, options = Checkpoint.load(checkpoint()), to_trt.parse(["ckpt.pt", *flags])
+    extraction = with_options(loaded.extraction, options)
+    network = to_trt.with_graph_nodes(loaded.network, extraction, options)
+    assert network == replace(loaded.network, graph_nodes=nodes)
 
 
 def test_a_precision_keeps_the_identity_and_other_weights_change_it(checkpoint: Write) -> None:

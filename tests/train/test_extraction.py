@@ -1,6 +1,7 @@
 """Extraction against a pyramid that is worked out scale by scale and position by position."""
 
 import math
+from dataclasses import replace
 from typing import NamedTuple
 
 import pytest
@@ -8,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from train import graph
 from train.extraction import Extractor
 from train.network import Network, NetworkConfig
 
@@ -64,6 +66,22 @@ def test_the_strongest_positions_of_a_plain_pyramid(network: Network, height: in
     torch.testing.assert_close(descriptors, torch.stack([c.descriptor for c in reference]))
     expected = torch.tensor([(c.x, c.y, c.scale) for c in reference])
     torch.testing.assert_close(positions, expected, rtol=1e-5, atol=1e-4)
+
+
+@torch.no_grad()
+def test_a_known_image_size_spares_a_graph_nodes_and_changes_nothing(
+    tiny_config: NetworkConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network = Network(replace(tiny_config, graph=True, graph_nodes=900)).eval()
+    chosen: list[int] = []
+    choose = graph.choose_nodes
+    monkeypatch.setattr(graph, "choose_nodes", lambda *given: (chosen.append(given[2]), choose(*given))[1])
+    image, scales = noise(40, 56), (2.0, 1.0, 0.5, 0.1)
+    spared, plain = (Extractor(network, scales, 100, size)(image) for size in (56, None))
+    for there, here in zip(spared, plain, strict=True):
+        torch.testing.assert_close(there, here)
+    sides = [math.ceil(side / network.trunk.stride) for side in (112, 56, 28)]
+    assert chosen == [side**2 for side in sides] + [network.config.graph_neighbours + 1] + [900] * 4
 
 
 @pytest.mark.parametrize(("height", "width"), [(32, 32), (7, 3)])

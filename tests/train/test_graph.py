@@ -1,11 +1,14 @@
 """Graph refinement against message passing that is written node by node."""
 
+import math
+
 import pytest
 import torch
 from torch import Tensor
 from torch.export import Dim
+from torch.nn import functional as F
 
-from train.graph import GraphRefinement
+from train.graph import INITIAL_BURSTINESS, GraphRefinement
 
 CHANNELS = 6
 
@@ -30,7 +33,13 @@ def refined_node_by_node(graph: GraphRefinement, nodes: Tensor) -> tuple[Tensor,
     directions = [node / node.norm() for node in nodes]
     hidden = [torch.relu(graph.embed(direction)) for direction in directions]
     refined = list(nodes)
-    changes = [torch.zeros(()) for _ in nodes]
+    burstiness, changes = [], [torch.zeros(()) for _ in nodes]
+    for i, direction in enumerate(directions):
+        cosines = sorted((float(direction @ other) for j, other in enumerate(directions) if j != i), reverse=True)
+        likeness = sum(max(cosine, 0) for cosine in cosines[: graph.neighbours]) / max(
+            1, len(cosines[: graph.neighbours])
+        )
+        burstiness.append(graph.burstiness * (1 - likeness))
     for block in graph.blocks:
         heard = []
         for i, direction in enumerate(directions):
@@ -40,9 +49,11 @@ def refined_node_by_node(graph: GraphRefinement, nodes: Tensor) -> tuple[Tensor,
             message = sum(max(cosines[j], 0) / total * hidden[j] for j in nearest) if total else 0 * hidden[i]
             heard.append(hidden[i] + torch.relu(block.own(hidden[i]) + block.heard(message)))
         hidden = heard
-        refined = [x * (1 + torch.tanh(block.gain(h))) for x, h in zip(refined, hidden, strict=True)]
+        refined = [x * (1 + 0.1 * torch.tanh(block.gain(h))) for x, h in zip(refined, hidden, strict=True)]
         changes = [change + block.importance(h)[0] for change, h in zip(changes, hidden, strict=True)]
-    return torch.stack(refined), torch.stack([torch.exp(change.clamp(-3, 3)) for change in changes])
+    mean = sum(changes) / len(changes)
+    importance = [torch.exp(b + (change - mean).clamp(-3, 3)) for b, change in zip(burstiness, changes, strict=True)]
+    return torch.stack(refined), torch.stack(importance)
 
 
 @pytest.mark.parametrize("padding", [0, 5])
@@ -61,12 +72,23 @@ def test_refinement_equals_message_passing_node_by_node(count: int, neighbours: 
 
 
 @pytest.mark.parametrize(("height", "width"), [(4, 5), (2, 3), (7, 8)])
-def test_a_new_graph_is_the_identity(height: int, width: int) -> None:
+def test_a_new_graph_leaves_features_as_they_are(height: int, width: int) -> None:
     features, strengths = random_map(height, width)
     graph = GraphRefinement(CHANNELS, nodes=20, neighbours=4, blocks=2, width=5)
-    refined, weighted = graph(features, strengths)
+    refined, _ = graph(features, strengths)
     assert torch.equal(refined, features)
-    assert torch.equal(weighted, strengths)
+
+
+def test_a_new_graph_counts_what_is_one_of_many_for_less() -> None:
+    """A wall of one texture, and one position that looks like nothing else."""
+    features = torch.zeros(1, CHANNELS, 4, 4)
+    features[:, 0] = 1.0
+    features[:, :, 2, 1] = F.one_hot(torch.tensor(1), CHANNELS).float()
+    graph = GraphRefinement(CHANNELS, nodes=20, neighbours=4, blocks=2, width=5)
+    weighted = graph(features, torch.ones(1, 4, 4))[1].detach()
+    assert float(weighted[0, 2, 1]) == pytest.approx(math.exp(INITIAL_BURSTINESS))
+    weighted[0, 2, 1] = 1.0
+    torch.testing.assert_close(weighted, torch.ones(1, 4, 4))
 
 
 def test_permuting_the_nodes_permutes_the_output() -> None:
@@ -83,7 +105,7 @@ def test_more_nodes_than_positions_change_nothing() -> None:
     features, strengths = random_map(4, 5)
     exact, padded = (trained_graph(nodes, neighbours=4)(features, strengths) for nodes in (20, 64))
     torch.testing.assert_close(padded, exact)
-    assert (exact[0] - features).abs().max() > 0.1
+    assert (exact[0] - features).abs().max() > 0.01
     assert (exact[1] - strengths).abs().max() > 0.1
 
 

@@ -76,7 +76,7 @@ def test_edges_are_those_of_nearest_neighbours(tiny_config: NetworkConfig, nodes
     features = network.trunk(torch.from_numpy(image_of()).float().permute(2, 0, 1)[None])[0].flatten(1).T
     order = features.norm(dim=1).argsort(descending=True)[:nodes]
     directions = F.normalize(features[order], dim=1)
-    edges, weights = nearest_neighbours(directions[None], torch.ones(1, len(order), dtype=torch.bool), neighbours)
+    edges, weights, _ = nearest_neighbours(directions[None], torch.ones(1, len(order), dtype=torch.bool), neighbours)
     assert graph.edges.shape == (min(nodes, 130), neighbours)
     np.testing.assert_array_equal(graph.edges, edges[0])
     np.testing.assert_allclose(graph.weights, weights[0], rtol=1e-5)
