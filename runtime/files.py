@@ -9,6 +9,13 @@ from typing import BinaryIO
 from runtime.errors import HowlError
 
 
+def ensure_writable(path: Path) -> None:
+    """Finds out, before the work that fills a file, whether it can be written. Raises HowlError."""
+    existing = next(folder for folder in path.absolute().parents if folder.exists())
+    if path.is_dir() or not existing.is_dir() or not os.access(existing, os.W_OK):
+        raise HowlError(f"{path}: cannot be written there; name another --out")
+
+
 @contextmanager
 def replacing(path: Path) -> Iterator[BinaryIO]:
     """A file to write that becomes ``path`` at the end of the block, once it is on the disk.

@@ -1,7 +1,6 @@
 """Trains a network: ``python train/run.py [--data scenes|DIR|sfm120k] [--smoothing ...] [--graph] [--out ckpt.pt]``."""
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -20,6 +19,7 @@ from runtime.command import (
     with_options,
 )
 from runtime.errors import HowlError
+from runtime.files import ensure_writable
 from train.checkpoint import Checkpoint
 from train.data import open_data
 from train.extraction import ExtractionConfig
@@ -56,9 +56,7 @@ def checkpoint_path(options: argparse.Namespace) -> Path:
     out = Path(options.out or options.resume or "ckpt.pt")
     if out.suffix in (LOG_SUFFIX, CURVE_SUFFIX):
         raise HowlError(f"--out {out}: the log or the curve beside the checkpoint gets that name; use .pt")
-    existing = next(folder for folder in (out.parent, *out.parent.absolute().parents) if folder.exists())
-    if out.is_dir() or not existing.is_dir() or not os.access(existing, os.W_OK):
-        raise HowlError(f"--out {out}: cannot be written there")
+    ensure_writable(out)
     if out.exists() and not options.resume:
         raise HowlError(f"{out}: exists already; go on with --resume {out}, name another --out, or delete it")
     return out
@@ -97,7 +95,7 @@ def resumed(options: argparse.Namespace, processes: Processes) -> Training:
         root=Path(options.data_root),
     )
     training = Training(
-        Network(checkpoint.network),
+        checkpoint.build_network(),
         photos,
         validation,
         recipe,

@@ -1,0 +1,94 @@
+"""A trunk that learns another's features: what it learns, what the command writes, and what it says when it cannot."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from runtime.command import run_command
+from train.data import PhotoSet
+from train.distil import main
+from train.distillation import Distillation, DistillationConfig
+from train.trunk import build_trunk, initialise_trunk
+
+
+@pytest.fixture
+def photos(tmp_path: Path, write_photos: Callable) -> Path:
+    write_photos(tmp_path / "photos", scenes=5, views=2)
+    return tmp_path / "photos"
+
+
+@pytest.fixture
+def teacher(tmp_path: Path, tiny_trunk: str) -> Path:
+    """Weights of a tiny trunk whose features are far from even."""
+    torch.manual_seed(3)
+    trunk = build_trunk(tiny_trunk)
+    nn.init.normal_(trunk.get_submodule("bn2").bias)
+    torch.save(trunk.state_dict(), tmp_path / "teacher.pth")
+    return tmp_path / "teacher.pth"
+
+
+def distil(photos: Path, teacher: Path, *arguments: object) -> int:
+    flags = ["--data", photos, "--trunk", "tiny", "--teacher", "tiny", "--teacher-init", teacher, "--crop", 64]
+    return run_command(lambda _: main([*map(str, flags), "--batch", "4", *map(str, arguments)]))
+
+
+def test_a_student_comes_to_see_what_its_teacher_sees(tiny_trunk: str, teacher: Path, made_photos: Callable) -> None:
+    photos: PhotoSet = made_photos(scenes=6, views=2)
+
+    def explained(steps: int) -> float:
+        torch.manual_seed(0)
+        source, student = build_trunk(tiny_trunk), build_trunk(tiny_trunk)
+        initialise_trunk(source, tiny_trunk, str(teacher))
+        config = DistillationConfig(crop=32, batch=4, steps=steps, learning_rate=0.02)
+        return Distillation(source, student, photos, config).run(photos)
+
+    assert explained(120) > max(0.5, explained(1) + 0.2)
+
+
+def test_the_command_writes_weights_that_training_begins_with(photos: Path, teacher: Path, tmp_path: Path) -> None:
+    out = tmp_path / "new" / "student.pth"
+    assert distil(photos, teacher, "--steps", 3, "--out", out) == 0
+    trunk = build_trunk("tiny")
+    initialise_trunk(trunk, "tiny", str(out))
+    written = torch.load(out, weights_only=True)
+    for name, parameter in trunk.named_parameters():
+        assert torch.equal(parameter, written[name])
+    assert not torch.equal(written["conv1.weight"], torch.load(teacher, weights_only=True)["conv1.weight"])
+    assert (written["bn1.running_var"] != 1).all()
+
+
+def test_the_same_seed_gives_the_same_weights(photos: Path, teacher: Path, tmp_path: Path) -> None:
+    for name in ("a.pth", "b.pth"):
+        distil(photos, teacher, "--steps", 3, "--seed", 5, "--out", tmp_path / name)
+    first, second = (torch.load(tmp_path / name, weights_only=True) for name in ("a.pth", "b.pth"))
+    torch.testing.assert_close(first, second, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (("--teacher", "resnet18"), "--teacher resnet18: its stride is 32, that of tiny 4"),
+        (("--teacher-init", "nothing.pth"), "nothing.pth: no such file"),
+        (("--data", "nowhere"), "nowhere"),
+        (("--out", "photos"), "photos: cannot be written there"),
+        (("--out", "teacher.pth"), "teacher.pth: exists already"),
+    ],
+)
+def test_what_cannot_be_distilled_is_said_in_one_line(
+    arguments: tuple[str, ...],
+    complaint: str,
+    photos: Path,
+    teacher: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(photos.parent)
+    assert distil(photos, teacher, "--steps", 1, *arguments) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert error.count("\n") == 1
+    assert complaint in error
+    assert not Path("tiny.pth").exists()

@@ -1,0 +1,75 @@
+"""Gives a trunk a start where no published weights are at hand: it learns to see what another trunk sees.
+
+``python train/distil.py --data DIR [--trunk resnet18] [--teacher efficientnet_lite0_stride32] [--out resnet18.pth]``;
+then ``python train/run.py --trunk resnet18 --init resnet18.pth ...``.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from runtime.command import image_side, positive_float, positive_int, run_command, whole_number, with_options
+from runtime.errors import HowlError
+from runtime.files import ensure_writable, replacing
+from train.data import open_data
+from train.distillation import Distillation, DistillationConfig
+from train.trunk import BUILDERS, build_trunk, initialise_trunk
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    options = parse(arguments)
+    out = Path(options.out or f"{options.trunk}.pth")
+    ensure_writable(out)
+    if out.exists():
+        raise HowlError(f"{out}: exists already; name another --out, or delete it")
+    config = with_options(DistillationConfig(), options)
+    torch.manual_seed(config.seed)
+    teacher, student = build_trunk(options.teacher), build_trunk(options.trunk)
+    if teacher.stride != student.stride:
+        raise HowlError(
+            f"--teacher {options.teacher}: its stride is {teacher.stride}, that of {options.trunk} {student.stride}; "
+            f"their maps must be of one size"
+        )
+    initialise_trunk(teacher, options.teacher, options.teacher_init)
+    photos, validation = open_data(
+        options.data, image_size=options.image_size, seed=config.seed, root=Path(options.data_root)
+    )
+    judged = "the photos held out" if validation is not photos else "the same photos: too few scenes to hold any out"
+    print(f"distilling from {photos.describe()}; judged on {validation.describe()}")
+    explained = Distillation(teacher, student, photos, config).run(validation)
+    with replacing(out) as file:
+        torch.save(student.state_dict(), file)
+    print(f"{out}: explains {explained:.1%} of the variance of {options.teacher}'s features on {judged}")
+
+
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="train/distil.py",
+        description="Trains a trunk from random weights to give another trunk's features, for train/run.py --init.",
+    )
+    parser.add_argument("--data", metavar="scenes|sfm120k|DIR", required=True, help="photos; their labels are not used")
+    parser.add_argument(
+        "--data-root", metavar="DIR", default="data", help="where published data sets lie (%(default)s)"
+    )
+    parser.add_argument("--trunk", choices=BUILDERS, default="resnet18", help="what learns (%(default)s)")
+    parser.add_argument(
+        "--teacher", choices=BUILDERS, default="efficientnet_lite0_stride32", help="what it learns from (%(default)s)"
+    )
+    parser.add_argument(
+        "--teacher-init", metavar="imagenet|FILE", default="imagenet", help="the teacher's weights (%(default)s)"
+    )
+    parser.add_argument("--out", metavar="FILE", help="the state dict to write; default: the trunk's name and .pth")
+    parser.add_argument("--image-size", type=image_side, default=480, metavar="PIXELS", help="(%(default)s)")
+    parser.add_argument("--crop", type=image_side, metavar="PIXELS", help="side of what is learned from; default: 192")
+    parser.add_argument("--batch", type=positive_int, help="crops a step; default: 32")
+    parser.add_argument("--steps", type=positive_int, help="default: 2000")
+    parser.add_argument("--learning-rate", type=positive_float, help="at its peak; default: 0.002")
+    parser.add_argument("--seed", type=whole_number)
+    return parser.parse_args(arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))

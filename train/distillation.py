@@ -1,0 +1,135 @@
+"""Distillation of trunks: a student's features, through a linear map, are to give the teacher's, position by position.
+
+Features of a trunk trained on a million photos say far more of each position than a label would, so a few hundred
+photos teach a start that retrieval can be trained from (FitNets: Romero et al., ICLR 2015).
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from tqdm import tqdm
+
+from runtime.errors import HowlError
+from runtime.image import Image
+from train.data.photos import PhotoSet
+from train.describing import as_batch
+from train.preparation import calibrate_batch_norm
+from train.trunk import Trunk
+
+STATISTICS_BATCHES = 16
+SMALLEST_CROP = 0.2  # of a photo's area
+GAIN, SHIFT = 0.3, 30  # of a crop's colours, at most: light and cameras differ
+
+
+@dataclass(frozen=True)
+class DistillationConfig:
+    """Attributes:
+    crop: side of the squares that are learned from, in pixels.
+    batch: crops of a step.
+    steps: of the optimiser.
+    learning_rate: of Adam, at its peak; it rises and falls in one cycle (Smith and Topin, 2018).
+    seed: of everything that is left to chance.
+    """
+
+    crop: int = 192
+    batch: int = 32
+    steps: int = 2000
+    learning_rate: float = 2e-3
+    seed: int = 0
+
+
+class Distillation:
+    """A student that learns its teacher's features, standardised channel by channel."""
+
+    def __init__(self, teacher: Trunk, student: Trunk, photos: PhotoSet, config: DistillationConfig) -> None:
+        self.teacher = teacher.eval()
+        self.student = student
+        self.photos = photos
+        self.config = config
+        self.regressor = nn.Conv2d(student.channels, teacher.channels, 1)
+        self.rng = np.random.default_rng(config.seed)
+
+    def run(self, validation: PhotoSet) -> float:
+        """Trains the student; the share of the teacher's variance that it explains on ``validation``, at most 1."""
+        mean, deviation = self._teacher_statistics()
+        parameters = [*self.student.parameters(), *self.regressor.parameters()]
+        optimiser = torch.optim.Adam(parameters)
+        schedule = torch.optim.lr_scheduler.OneCycleLR(
+            optimiser, self.config.learning_rate, total_steps=self.config.steps
+        )
+        train_with_statistics(self.student)
+        crops = self._crops(self.photos)
+        bar = tqdm(range(self.config.steps), desc="distilling", unit="step", disable=None)
+        for _ in bar:
+            images = as_batch(next(crops), mean.device)
+            loss = self._loss(images, mean, deviation)
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+            schedule.step()
+            bar.set_postfix(explained=f"{1 - loss.item():.2f}", refresh=False)
+        calibrate_batch_norm(self.student, self.photos, self.config.seed)
+        self.student.eval()
+        held_out = self._crops(validation)
+        with torch.no_grad():
+            losses = [
+                self._loss(as_batch(next(held_out), mean.device), mean, deviation) for _ in range(STATISTICS_BATCHES)
+            ]
+        return 1 - float(torch.stack(losses).mean())
+
+    def _loss(self, images: Tensor, mean: Tensor, deviation: Tensor) -> Tensor:
+        """The share of the teacher's variance that is left unexplained, a scalar."""
+        with torch.no_grad():
+            target = (self.teacher(images) - mean) / deviation
+        return F.mse_loss(self.regressor(self.student(images)), target)
+
+    @torch.no_grad()
+    def _teacher_statistics(self) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation of the teacher's channels over crops, each [C, 1, 1]."""
+        crops = self._crops(self.photos)
+        features = torch.cat(
+            [self.teacher(as_batch(next(crops), self.teacher.mean.device)) for _ in range(STATISTICS_BATCHES)]
+        )
+        deviation, mean = torch.std_mean(features, dim=(0, 2, 3))
+        return mean[:, None, None], deviation.clamp(min=1e-4)[:, None, None]
+
+    def _crops(self, photos: PhotoSet) -> Iterator[list[Image]]:
+        """Batches of crops, without end: all photos in random order, again and again."""
+
+        def order() -> Iterator[int]:
+            while len(usable := np.flatnonzero(photos.usable)):
+                yield from self.rng.permutation(usable).tolist()
+
+        crops = (self._crop(image) for _, image in photos.read_all(order()) if image is not None)
+        while batch := list(islice(crops, self.config.batch)):
+            yield batch
+        raise HowlError("no readable photo to learn from")
+
+    def _crop(self, image: Image) -> Image:
+        """A random square of the photo, mirrored half the time, with colours changed."""
+        height, width = image.shape[:2]
+        shorter = min(height, width)
+        smallest = min(shorter, int(np.sqrt(SMALLEST_CROP * height * width)))
+        side = int(self.rng.integers(smallest, shorter, endpoint=True))
+        y = int(self.rng.integers(height - side, endpoint=True))
+        x = int(self.rng.integers(width - side, endpoint=True))
+        square = cv2.resize(image[y : y + side, x : x + side], (self.config.crop,) * 2, interpolation=cv2.INTER_AREA)
+        if self.rng.random() < 0.5:
+            square = square[:, ::-1]
+        gain = self.rng.uniform(1 - GAIN, 1 + GAIN, 3).mean() + self.rng.uniform(-GAIN / 3, GAIN / 3, 3)
+        shift = self.rng.uniform(-SHIFT, SHIFT)
+        return np.clip(square * gain + shift, 0, 255).astype(np.uint8)
+
+
+def train_with_statistics(trunk: Trunk) -> None:
+    """Training mode with BatchNorm learning too: random weights have no statistics worth keeping."""
+    trunk.train()
+    for module in trunk.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.train()
