@@ -19,7 +19,6 @@ from runtime.errors import HowlError
 from runtime.image import Image
 from train.data.photos import PhotoSet
 from train.describing import as_batch
-from train.preparation import calibrate_batch_norm
 from train.trunk import Trunk
 
 STATISTICS_BATCHES = 16
@@ -74,7 +73,6 @@ class Distillation:
             optimiser.step()
             schedule.step()
             bar.set_postfix(explained=f"{1 - loss.item():.2f}", refresh=False)
-        calibrate_batch_norm(self.student, self.photos, self.config.seed)
         self.student.eval()
         held_out = self._crops(validation)
         with torch.no_grad():
