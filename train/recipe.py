@@ -30,6 +30,7 @@ class Recipe:
         loss: ``contrastive`` on global descriptors, as HOW, or ``match`` on local ones.
         margin: of the contrastive loss.
         learning_rate: of the trunk.
+        freeze_trunk: only the new modules learn; without any, nothing does, and training ends before its first step.
         new_module_factor: the new modules learn so many times faster.
         learning_rate_decay: of both, each epoch.
         weight_decay: of Adam.
@@ -51,6 +52,7 @@ class Recipe:
     tuples_per_step: int = 5
     loss: str = "contrastive"
     margin: float = 0.8
+    freeze_trunk: bool = False
     new_module_factor: float = 10.0
     learning_rate_decay: float = 0.99
     weight_decay: float = 1e-4

@@ -46,6 +46,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             print("too few scenes to keep any for validation: the training photos serve for both (10 scenes would do)")
         if processes.is_first:
             print(f"training on {training.photos.describe()}; validation on {training.validation.describe()}")
+        if processes.is_first and not training.learns:
+            print("the trunk is frozen and there is no refinement: only whitening and visual words are learned")
         checkpoint = training.run(out)
         if checkpoint is not None:
             report(training, checkpoint, out)
@@ -200,6 +202,11 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     learning.add_argument("--pool", type=positive_int, help="photos that negatives are mined from; default: 20000")
     learning.add_argument(
         "--learning-rate", type=positive_float, help="of the trunk; new modules learn 10 times faster"
+    )
+    learning.add_argument(
+        "--freeze-trunk",
+        action=argparse.BooleanOptionalAction,
+        help="only the refinements learn: three times as fast, and enough for few photos",
     )
     learning.add_argument("--words", type=positive_int, help="visual words at most; default: 65536")
     learning.add_argument("--validate-every", type=positive_int, metavar="EPOCHS", help="default: 1")

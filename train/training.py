@@ -53,12 +53,18 @@ class Training:
                 f"{self.recipe.tuples_per_step} are set (--tuples-per-step)"
             )
         self.network.to(self.processes.device)
+        self.network.trunk.requires_grad_(not self.recipe.freeze_trunk)
         self.network.trunk.mixed_precision = self.processes.device.type == "cuda"
         self.describer = Describer(self.network)
         self.tuple_loss = TupleLoss(self.describer, self.recipe.loss, self.recipe.margin)
         self.optimiser = build_optimiser(self.network, self.recipe)
         self.records: list[EpochRecord] = []
         self.best: Checkpoint | None = None
+
+    @property
+    def learns(self) -> bool:
+        """Whether there is anything to learn: a frozen trunk alone has nothing."""
+        return any(parameter.requires_grad for parameter in self.network.parameters())
 
     def prepare(self, *, random_trunk: bool) -> None:
         """Learns what stays frozen: BatchNorm statistics of a random trunk, and whitening."""
@@ -87,7 +93,7 @@ class Training:
         elif self.processes.is_first:
             self._write(out)  # where no epoch is left, nothing else would
         model = self._distributed()
-        for epoch in range(self.records[-1].epoch, self.recipe.epochs):
+        for epoch in range(self.records[-1].epoch, self.recipe.epochs if self.learns else 0):
             begin = time.perf_counter()
             rate = self._set_learning_rate(epoch)
             self.network.eval()

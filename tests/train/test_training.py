@@ -78,6 +78,24 @@ def test_training_learns_all_but_what_is_frozen(begin: Callable, recipe: Recipe,
     assert {name.split(".")[0] for name in before if name not in learned} == {"trunk", "whitening"}
 
 
+def test_a_frozen_trunk_stays_and_the_refinements_learn(begin: Callable, recipe: Recipe, tmp_path: Path) -> None:
+    training = begin(replace(recipe, freeze_trunk=True))
+    before = copied(training.network.state_dict())
+    training.run(tmp_path / "ckpt.pt")
+    same = {name: torch.equal(value, before[name]) for name, value in training.network.state_dict().items()}
+    assert all(same[name] for name in same if name.startswith(("trunk.", "whitening.")))
+    assert not any(same[name] for name in same if name.startswith(("smoothing.", "graph.")) and "rings" not in name)
+
+
+def test_a_frozen_trunk_without_refinements_ends_before_its_first_step(
+    begin: Callable, recipe: Recipe, tmp_path: Path
+) -> None:
+    training = begin(replace(recipe, freeze_trunk=True), smoothing="average", graph=False)
+    best = training.run(tmp_path / "ckpt.pt")
+    assert [record.epoch for record in training.records] == [0]
+    assert len(best.codebook)
+
+
 def test_random_trunks_are_given_statistics_and_others_keep_theirs(begin: Callable, recipe: Recipe) -> None:
     training = begin(recipe, prepare=False)
     trunk = training.network.trunk
