@@ -1,4 +1,4 @@
-"""Measures an engine on labelled photos: ``python tools/evaluate.py engine.onnx DATA... [--distractors DIR|r1m]``.
+"""Measures an engine on labelled photos: ``python tools/evaluate.py [engine.onnx] DATA... [--distractors DIR|r1m]``.
 
 DATA is a folder of folders, or a published set: ``roxford5k``, ``rparis6k``, ``sfm120k``.
 """
@@ -11,6 +11,8 @@ from pathlib import Path
 
 from runtime.command import add_engine_arguments, run_command
 from runtime.encoder import Encoder
+from runtime.errors import HowlError
+from runtime.manifest import ENGINE_SUFFIXES
 from tools.evaluation.distractors import R1M, open_distractors
 from tools.evaluation.labelled import LabelledSet
 from tools.evaluation.leave_one_out import folder_set, sfm120k_set
@@ -20,6 +22,7 @@ from tools.evaluation.searching import evaluate
 
 SFM120K = "sfm120k"
 REVISITED = tuple(ARCHIVES)
+DEFAULT_ENGINE = "engine.onnx"  # what export/to_trt.py leaves in the current folder
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -43,6 +46,8 @@ def open_set(data: str, root: Path) -> LabelledSet:
         return revisited_set(data, root)
     if data == SFM120K:
         return sfm120k_set(data, root)
+    if not Path(data).exists():
+        raise HowlError(f"{data}: no such folder, nor a published set ({', '.join((*REVISITED, SFM120K))})")
     return folder_set(data)
 
 
@@ -57,7 +62,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "data",
         metavar="DATA",
-        nargs="+",
+        nargs="*",
         help=f"a folder with one folder a scene, or a published set: {', '.join(REVISITED)} or {SFM120K} (its "
         "validation photos)",
     )
@@ -76,7 +81,12 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         help="where published data sets lie (%(default)s)",
     )
     parser.add_argument("--json", action="store_true", help="for machines; with every query's average precision")
-    return parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
+    if Path(options.engine).suffix not in ENGINE_SUFFIXES:
+        options.engine, options.data = DEFAULT_ENGINE, [options.engine, *options.data]
+    if not options.data:
+        parser.error("name DATA: a folder with one folder a scene, or a published set")
+    return options
 
 
 if __name__ == "__main__":

@@ -42,7 +42,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     explained = Distillation(teacher, student, photos, config).run(validation)
     with replacing(out) as file:
         torch.save(student.state_dict(), file)
-    print(f"{out}: explains {explained:.1%} of the variance of {options.teacher}'s features on {judged}")
+    share = f"{explained:.1%}" if explained > 0 else "nothing yet (give it more --steps)"
+    print(f"{out}: explains {share} of the variance of {options.teacher}'s features on {judged}")
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:

@@ -151,7 +151,7 @@ def report(training: Training, checkpoint: Checkpoint, out: Path) -> None:
     best = max(scored, key=lambda record: (record.mean_average_precision, -record.epoch))
     print(
         f"{out}: epoch {best.epoch} is the best, validation mAP {best.mean_average_precision:.4f}, "
-        f"{len(checkpoint.codebook)} visual words; log {out.with_suffix(LOG_SUFFIX)}, "
+        f"{words_of(checkpoint, training.recipe)}; log {out.with_suffix(LOG_SUFFIX)}, "
         f"curve {out.with_suffix(CURVE_SUFFIX)}"
     )
     if best.epoch == 0 and training.records[-1].epoch > 0:
@@ -161,6 +161,13 @@ def report(training: Training, checkpoint: Checkpoint, out: Path) -> None:
         print(f"left out {len(unreadable)} unreadable photos:")
         for reason in unreadable.values():
             print(f"  {reason}")
+
+
+def words_of(checkpoint: Checkpoint, recipe: Recipe) -> str:
+    """How many visual words there are, and why not as many as were asked for."""
+    count = len(checkpoint.codebook)
+    fewer = f" ({recipe.words} asked: too few descriptors for more)" if count < recipe.words else ""
+    return f"{count} visual words{fewer}"
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:

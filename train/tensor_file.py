@@ -27,9 +27,17 @@ def load_tensors(path: Path) -> Any:
     except FileNotFoundError:
         raise HowlError(f"{path}: no such file") from None
     except pickle.UnpicklingError:
+        if not begins_like_tensors(path):
+            raise HowlError(f"{path}: not a file of tensors") from None
         raise HowlError(f"{path}: refused: only tensors and plain values are read; nothing in it was run") from None
     except Exception:  # a damaged file can raise any
         raise HowlError(f"{path}: damaged, or not a file of tensors") from None
+
+
+def begins_like_tensors(path: Path) -> bool:
+    """Whether it is a ZIP archive or a pickle, as ``torch.save`` writes."""
+    with path.open("rb") as file:
+        return file.read(2).startswith((b"PK", b"\x80"))
 
 
 class _NumberType:

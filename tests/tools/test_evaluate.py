@@ -43,6 +43,16 @@ def test_a_near_copy_is_found_and_a_lone_photo_is_no_query(
     assert set(result["average_precisions"]) == {str(labelled / f"scene{s}" / f"{n}.png") for s in (0, 1) for n in "ab"}
 
 
+def test_without_an_engine_it_is_the_one_in_this_folder(
+    engine: Path, labelled: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(engine.parent)
+    assert engine.name == evaluate.DEFAULT_ENGINE
+    assert run(capsys, labelled)["sets"] == run(capsys, engine, labelled)["sets"]
+    with pytest.raises(SystemExit):
+        evaluate.main([str(engine)])
+
+
 def test_distractors_are_searched_and_never_query(
     engine: Path, labelled: Path, photos: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -96,7 +106,7 @@ def test_the_table_names_the_worst(engine: Path, labelled: Path, capsys: pytest.
 @pytest.mark.parametrize(
     ("make", "line"),
     [
-        (lambda root: None, "no such folder"),
+        (lambda root: None, "no such folder, nor a published set .*roxford5k, rparis6k, sfm120k"),
         (lambda root: root.mkdir(), "no photos in its folders"),
         (lambda root: (root / "a").mkdir(parents=True), "no photos in its folders"),
     ],

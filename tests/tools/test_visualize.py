@@ -221,6 +221,12 @@ def test_lines_end_on_the_features_of_both_photos() -> None:
     assert edge > 79.5
 
 
+def test_no_pairs_make_no_lines() -> None:
+    photo, none = flat_photo(80, 60), np.empty((0, 2), np.float32)
+    (cell, *_) = draw_pairs(photo, photo, none, none, np.empty(0), "0 shared visual words").axes
+    assert not lines_of(cell)[0].get_segments()
+
+
 # The gallery
 
 
@@ -287,9 +293,10 @@ def test_photos_without_a_feature_in_common_have_a_picture(
 REFUSALS = [
     (["attention", "missing.pt", "{photo}"], "missing.pt: no such file"),
     (["attention", "missing.onnx", "{photo}"], "missing.onnx: no such engine"),
-    (["attention", "{photo}", "{photo}"], "photo0.png: refused: only tensors"),
+    (["attention", "{photo}", "{photo}"], "photo0.png: not a file of tensors"),
     (["attention", "{both}", "nowhere.jpg"], "nowhere.jpg: No such file"),
     (["smoothing", "{both}", "{broken}"], "truncated"),
+    (["graph", "{engine}", "{photo}"], "an engine cannot be looked into; name the checkpoint"),
     (["graph", "{both}", "{photo}", "--point", "128,5"], "--point 128,5: outside the photo, which is 128×96 pixels"),
     (["graph", "{both}", "{photo}", "--point", "5,nan"], "outside the photo"),
     (["matches", "{engine}", "{photo}", "{broken}"], "truncated"),

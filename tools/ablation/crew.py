@@ -23,7 +23,7 @@ class Crew:
 
     def __init__(self, jobs: int):
         self._jobs = jobs
-        self._environment = {**os.environ, "OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // jobs))}
+        self._environment = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // jobs)), **os.environ}
         self._live: set[subprocess.Popen[str]] = set()
         self._stopped = False
         self._lock = Lock()

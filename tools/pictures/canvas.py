@@ -23,6 +23,7 @@ from runtime.files import replacing
 from runtime.image import Image, load_rgb, shrink
 
 AMOUNT, DIFFERENCE = "plasma", "PuOr_r"  # colour maps
+SMALLEST_RANGE = 0.02  # that fills a colour scale, relative to what it shows, or to 1
 OPACITY = 0.6  # of a map over its photo
 PANEL_AREA, SINGLE_AREA = 20.0, 42.0  # square inches of a photo, beside others and alone
 BAR, HEADING = 0.7, 0.75  # inches of height that colour bars and titles take
@@ -182,7 +183,7 @@ def draw_lines(
     lines = LineCollection(
         list(np.stack((starts[order], ends[order]), axis=1)),
         linewidths=widths[order].tolist(),
-        alpha=opacity if isinstance(opacity, float) else opacity[order],
+        alpha=opacity if isinstance(opacity, float) else opacity[order] if len(order) else None,
         cmap=AMOUNT,
         norm=Normalize(*limits),
         capstyle="round",
@@ -198,11 +199,11 @@ def draw_dots(cell: Axes, positions: NDArray[np.floating], **style: Any) -> Path
 
 
 def limits_of(values: NDArray[np.floating]) -> tuple[float, float]:
-    """The least and the largest value, some way apart even where all are equal."""
+    """The least and the largest value, but some way apart: colours must not make much of what is nearly equal."""
     if values.size == 0:
         return 0.0, 1.0
     low, high = float(values.min()), float(values.max())
-    room = max(0.0, 1e-3 * max(1.0, abs(high)) - (high - low)) / 2
+    room = max(0.0, SMALLEST_RANGE * max(1.0, abs(high)) - (high - low)) / 2
     return low - room, high + room
 
 

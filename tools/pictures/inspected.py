@@ -3,7 +3,9 @@
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from runtime.errors import HowlError
 from runtime.image import shrink, unshrink
+from runtime.manifest import ENGINE_SUFFIXES
 from tools.pictures.canvas import Photo, View
 from train.checkpoint import Checkpoint
 from train.inspection import Inspection, inspect
@@ -19,7 +21,9 @@ class Inspected:
 
 
 def inspect_photo(path: Path, photo: Photo, view: View) -> Inspected:
-    """Runs a checkpoint's network on a photo. Raises HowlError where the checkpoint cannot be read."""
+    """Runs a checkpoint's network on a photo. Raises HowlError where the checkpoint is none, or cannot be read."""
+    if path.suffix in ENGINE_SUFFIXES:
+        raise HowlError(f"{path}: an engine cannot be looked into; name the checkpoint that it was exported from")
     checkpoint = Checkpoint.load(path)
     network = checkpoint.build_network()
     image = shrink(photo.full, view.image_size or checkpoint.extraction.image_size)
@@ -38,4 +42,4 @@ def inspect_photo(path: Path, photo: Photo, view: View) -> Inspected:
 def refinements(config: NetworkConfig) -> str:
     """What a network does to its trunk's features, in words; empty for nothing."""
     smoothing = {"average": "average smoothing", "learned": "learned smoothing", "none": ""}[config.smoothing]
-    return " and ".join(filter(None, [smoothing, "graph" if config.graph else ""]))
+    return " and ".join(filter(None, ["graph" if config.graph else "", smoothing]))
