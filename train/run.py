@@ -34,7 +34,6 @@ from train.trunk import BUILDERS, build_trunk, initialise_trunk
 
 KEPT_ON_RESUME = {"resume", "epochs", "out", "data_root"}
 DEFAULT_TRUNK = "efficientnet_lite0"
-LEARNED_KERNEL = 5  # a learned filter can make a wide window narrow, and not the other way round
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -133,8 +132,6 @@ def network_of(options: argparse.Namespace, image_size: int) -> NetworkConfig:
     trunk = build_trunk(config.trunk)
     if config.dimensions > trunk.channels:
         raise HowlError(f"--dimensions {config.dimensions}: {config.trunk} has {trunk.channels} channels, no more")
-    if options.kernel is None and config.smoothing == "learned":
-        config = replace(config, kernel=LEARNED_KERNEL)
     if options.graph_nodes is None:
         config = replace(config, graph_nodes=nodes_covering(image_size, trunk.stride))
     if config.graph and config.graph_neighbours >= config.graph_nodes:
@@ -192,7 +189,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--kernel",
         type=int,
         choices=(3, 5, 7),
-        help="side of the smoothing window; default: 3 of the average, as HOW, 5 of learned",
+        help="side of the smoothing window; default: 3",
     )
     network.add_argument("--bandwidth", choices=("per-position", "shared"), help="of learned smoothing")
     network.add_argument("--graph", action=argparse.BooleanOptionalAction, help="refine the strongest positions")

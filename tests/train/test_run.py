@@ -197,19 +197,6 @@ def test_the_graph_covers_the_map_at_training_size() -> None:
     assert network_of(parse(["--graph-nodes", "50"]), 320).graph_nodes == 50
 
 
-@pytest.mark.parametrize(
-    ("flags", "side"),
-    [
-        ([], 3),
-        (["--smoothing", "learned"], 5),
-        (["--smoothing", "learned", "--kernel", "3"], 3),
-        (["--kernel", "7"], 7),
-    ],
-)
-def test_learned_smoothing_has_a_wider_window_than_the_average(flags: list[str], side: int) -> None:
-    assert network_of(parse(flags), 320).kernel == side
-
-
 def test_options_overrule_what_the_data_and_the_trunk_suggest() -> None:
     assert recipe_of(parse(["--trunk", "resnet50"])).learning_rate == 1e-6
     recipe = recipe_of(parse(["--data", "sfm120k", "--trunk", "resnet18", "--epochs", "0", "--seed", "7"]))
