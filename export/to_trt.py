@@ -7,7 +7,6 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, replace
-from fractions import Fraction
 from pathlib import Path
 
 from export.bake import bake
@@ -25,9 +24,9 @@ from runtime.image import SMALLEST_SIDE, Image, find_photos, load_rgb
 from runtime.manifest import ENGINE_SUFFIXES, Manifest, codebook_path, digest, manifest_path
 from train.checkpoint import Checkpoint
 from train.data.rendering import render_view
-from train.extraction import ExtractionConfig, Extractor, scaled_side
+from train.extraction import ExtractionConfig, Extractor, exact, scaled_side
 from train.graph import nodes_covering
-from train.network import Network, NetworkConfig
+from train.network import NetworkConfig
 from train.trunk import build_trunk
 
 PHOTOS_TO_CHECK = 3
@@ -125,7 +124,7 @@ def add_plan(checkpoint: Checkpoint, precision: str, engine: Path, plan: Path, p
 def prove(checkpoint: Checkpoint, precision: str, engine: Path, photos: list[Image]) -> None:
     """Prints how far the engine is from the PyTorch network on every image; raises beyond the tolerance."""
     extraction = checkpoint.extraction
-    pytorch = extractor_of(checkpoint.build_network(), checkpoint)
+    pytorch = Extractor.of(checkpoint.build_network(), extraction).eval()
     device = "cpu" if engine.suffix == ".onnx" else None
     runner = open_engine(engine, device)
     print(f"{engine.name} against PyTorch, {runner.provider}, {precision}:")
@@ -138,13 +137,7 @@ def prove(checkpoint: Checkpoint, precision: str, engine: Path, photos: list[Ima
 
 def baked_extractor(checkpoint: Checkpoint, precision: str) -> Extractor:
     """What is traced: the network with its constants folded, and the selection of its strongest descriptors."""
-    return extractor_of(bake(checkpoint.build_network(), precision), checkpoint)
-
-
-def extractor_of(network: Network, checkpoint: Checkpoint) -> Extractor:
-    """The network with the checkpoint's extraction."""
-    extraction = checkpoint.extraction
-    return Extractor(network, extraction.scales, extraction.features, extraction.image_size).eval()
+    return Extractor.of(bake(checkpoint.build_network(), precision), checkpoint.extraction).eval()
 
 
 def identity_of(checkpoint: Checkpoint) -> str:
@@ -165,7 +158,7 @@ def with_graph_nodes(config: NetworkConfig, extraction: ExtractionConfig, option
     Nodes are no weights: a graph that knew a whole map in training would else re-weight a part of it.
     """
     if options.graph_nodes is None:
-        largest = scaled_side(extraction.image_size, Fraction(max(extraction.scales)).limit_denominator(1000))
+        largest = scaled_side(extraction.image_size, exact(max(extraction.scales)))
         covering = nodes_covering(largest, build_trunk(config.trunk).stride)
         return replace(config, graph_nodes=max(config.graph_nodes, covering))
     config = with_options(config, options)

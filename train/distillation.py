@@ -62,7 +62,7 @@ class Distillation:
         schedule = torch.optim.lr_scheduler.OneCycleLR(
             optimiser, self.config.learning_rate, total_steps=self.config.steps
         )
-        train_with_statistics(self.student)
+        nn.Module.train(self.student)  # a trunk's own leaves BatchNorm as it is, and random weights have no statistics
         crops = self._crops(self.photos)
         bar = tqdm(range(self.config.steps), desc="distilling", unit="step", disable=None)
         for _ in bar:
@@ -123,11 +123,3 @@ class Distillation:
         gain = self.rng.uniform(1 - GAIN, 1 + GAIN, 3).mean() + self.rng.uniform(-GAIN / 3, GAIN / 3, 3)
         shift = self.rng.uniform(-SHIFT, SHIFT)
         return np.clip(square * gain + shift, 0, 255).astype(np.uint8)
-
-
-def train_with_statistics(trunk: Trunk) -> None:
-    """Training mode with BatchNorm learning too: random weights have no statistics worth keeping."""
-    trunk.train()
-    for module in trunk.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.train()

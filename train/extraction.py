@@ -42,10 +42,14 @@ class Extractor(nn.Module):
     def __init__(self, network: Network, scales: Sequence[float], features: int, image_size: int | None = None) -> None:
         super().__init__()
         self.network = network
-        # As fractions the sizes of a pyramid are whole-number arithmetic: the same in PyTorch and in any engine.
-        self.scales = [Fraction(scale).limit_denominator(1000) for scale in scales]
+        self.scales = [exact(scale) for scale in scales]
         self.features = features
         self.image_size = image_size
+
+    @classmethod
+    def of(cls, network: Network, extraction: ExtractionConfig) -> "Extractor":
+        """The network with scales, features and image size of a configuration."""
+        return cls(network, extraction.scales, extraction.features, extraction.image_size)
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Image, uint8 [H, W, 3] → the strongest first.
@@ -115,6 +119,11 @@ def cell_pixels(level: Tensor, resized: Tensor, pixels: Tensor, stride: int) -> 
         for cells, full, part in zip(level.shape[-2:], pixels.shape[-2:], resized.shape[-2:], strict=True)
     )
     return y, x
+
+
+def exact(scale: float) -> Fraction:
+    """A scale as a fraction: the sizes of a pyramid are then whole-number arithmetic, the same in any engine."""
+    return Fraction(scale).limit_denominator(1000)
 
 
 def scaled_side(side: int, scale: Fraction) -> int:

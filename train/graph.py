@@ -64,7 +64,7 @@ class GraphRefinement(nn.Module):
             refined = refined * gain
             change = change + asked
         change = about_mean(change, is_node).clamp(-MOST_CHANGE, MOST_CHANGE)
-        # 1 − likeness, not −likeness: a node never counts for less than a weaker position that is none.
+        # 1 − likeness, not −likeness: likeness alone never sets a node below a weaker position that is none.
         importance = torch.exp(self.burstiness * (1 - likeness) + change)
         return torch.where(is_node.unsqueeze(2), refined, nodes), torch.where(is_node, importance, 1.0)
 

@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from fractions import Fraction
 from typing import NamedTuple, TypeAlias
 
 import numpy as np
@@ -14,7 +13,7 @@ from torch.utils.hooks import RemovableHandle
 
 from runtime.image import Image
 from train.attention import attention
-from train.extraction import cell_pixels, resize
+from train.extraction import cell_pixels, exact, resize
 from train.graph import GraphRefinement, choose_nodes
 from train.network import Network
 from train.smoothing import LearnedSmoothing
@@ -82,7 +81,7 @@ def inspect(network: Network, image: Image, scale: float = 1.0) -> Inspection:
         scale: of the level, resized as in extraction.
     """
     pixels = torch.from_numpy(np.ascontiguousarray(image)).float().permute(2, 0, 1).unsqueeze(0)
-    resized = resize(pixels, Fraction(scale).limit_denominator(1000))
+    resized = resize(pixels, exact(scale))
     with recorded_calls(network) as calls:
         strengths = network(resized).strengths
     y, x = cell_pixels(strengths, resized, pixels, network.trunk.stride)

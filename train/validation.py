@@ -1,7 +1,7 @@
 """Validation as the product is used: codebook, ASMK, and the mean average precision of leave-one-out queries."""
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -46,7 +46,7 @@ def validate(
     codebook = codebook_of(
         network, training, extraction, count=recipe.codebook_photos, words=recipe.words, seed=recipe.seed
     )
-    extractor = Extractor(network, extraction.scales, extraction.features, extraction.image_size)
+    extractor = Extractor.of(network, extraction)
     described = dict(extract_descriptors(extractor, validation, np.flatnonzero(validation.usable), "validation"))
     return Validation(codebook, mean_average_precision(validation, described, codebook, asmk))
 
@@ -55,7 +55,7 @@ def codebook_of(
     network: Network, photos: PhotoSet, extraction: ExtractionConfig, *, count: int, words: int, seed: int
 ) -> Codebook:
     """At most ``words`` visual words for a network: k-means on the descriptors of ``count`` photos at scale 1."""
-    extractor = Extractor(network, (1.0,), extraction.features, extraction.image_size)
+    extractor = Extractor.of(network, replace(extraction, scales=(1.0,)))
     chosen = sample(photos, count, seed)
     parts = [descriptors for _, descriptors in extract_descriptors(extractor, photos, chosen, "codebook")]
     if not parts:
