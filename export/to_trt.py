@@ -21,7 +21,7 @@ from runtime.engine import open_engine
 from runtime.errors import HowlError, ImageError
 from runtime.gpu import find_gpus
 from runtime.image import SMALLEST_SIDE, Image, find_photos, load_rgb
-from runtime.manifest import ENGINE_SUFFIXES, Manifest, codebook_path, digest, manifest_path
+from runtime.manifest import Manifest, codebook_path, digest, is_engine, manifest_path
 from train.checkpoint import Checkpoint
 from train.data.rendering import render_view
 from train.extraction import ExtractionConfig, Extractor, exact, scaled_side
@@ -36,7 +36,7 @@ CALIBRATION_PHOTOS = 32
 def main(arguments: Sequence[str] | None = None) -> None:
     options = parse(arguments)
     source, plan = Path(options.checkpoint), Path(options.out).with_suffix(".plan")
-    if Path(options.out).suffix not in ENGINE_SUFFIXES:
+    if not is_engine(Path(options.out)):
         raise HowlError(
             f"--out {options.out}: name an engine.plan, or an engine.onnx; its other files get the same name"
         )

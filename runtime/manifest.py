@@ -102,6 +102,11 @@ class Manifest:
             raise HowlError(f"{file} is not the file that {manifest} was written for; export the checkpoint again")
 
 
+def is_engine(path: Path) -> bool:
+    """Whether it has the name of an engine."""
+    return path.suffix in ENGINE_SUFFIXES
+
+
 def manifest_path(engine: Path) -> Path:
     """``engine.json`` for ``engine.onnx`` and ``engine.plan``."""
     return engine.with_suffix(".json")
@@ -123,7 +128,7 @@ def load_checked(engine: Path) -> tuple[Manifest, Codebook]:
     Raises:
         HowlError: a file is missing, or two do not belong together; the line names both.
     """
-    if engine.suffix not in ENGINE_SUFFIXES:
+    if not is_engine(engine):
         raise HowlError(f"{engine}: an engine is an .onnx or a .plan file; python export/to_trt.py ckpt.pt writes one")
     if not engine.exists():
         raise HowlError(f"{engine}: no such engine; python export/to_trt.py ckpt.pt writes one")

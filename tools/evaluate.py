@@ -12,7 +12,7 @@ from pathlib import Path
 from runtime.command import add_engine_arguments, run_command
 from runtime.encoder import Encoder
 from runtime.errors import HowlError
-from runtime.manifest import ENGINE_SUFFIXES
+from runtime.manifest import is_engine
 from tools.evaluation.distractors import R1M, open_distractors
 from tools.evaluation.labelled import LabelledSet
 from tools.evaluation.leave_one_out import folder_set, sfm120k_set
@@ -82,7 +82,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--json", action="store_true", help="for machines; with every query's average precision")
     options = parser.parse_args(arguments)
-    if Path(options.engine).suffix not in ENGINE_SUFFIXES:
+    if not is_engine(Path(options.engine)):
         options.engine, options.data = DEFAULT_ENGINE, [options.engine, *options.data]
     if not options.data:
         parser.error("name DATA: a folder with one folder a scene, or a published set")

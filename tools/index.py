@@ -15,7 +15,7 @@ from runtime.errors import HowlError
 from runtime.image import find_photos
 from runtime.index import Index
 from runtime.index.verification import verify
-from runtime.manifest import ENGINE_SUFFIXES, index_path
+from runtime.manifest import index_path, is_engine
 from runtime.retriever import Retriever
 from tools.machine import peak_memory
 
@@ -147,7 +147,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         parser.error("name an engine, or an index with --index")
     if options.import_asmk and options.engine is not None:
         parser.error(f"{options.engine}: --import-asmk makes an index without an engine")
-    if options.engine is not None and Path(options.engine).suffix not in ENGINE_SUFFIXES:
+    if options.engine is not None and not is_engine(Path(options.engine)):
         parser.error(f"{options.engine}: an engine is an .onnx or a .plan file")
     tasks = (options.photos, options.import_asmk, options.remove, options.compact, options.stats, options.verify)
     if not any(tasks):

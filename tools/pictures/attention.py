@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from runtime.encoder import Encoder
-from runtime.manifest import ENGINE_SUFFIXES
+from runtime.manifest import is_engine
 from tools.pictures.canvas import AMOUNT, DIFFERENCE, Photo, View, colour_bar, draw_dots, draw_map, photo_panels
 
 DOT = 12.0  # points²: a feature of scale 1; those of smaller scales cover more of the photo
@@ -105,10 +105,6 @@ def difference(sides: Sequence[Attention]) -> AttentionMap | None:
         return None
     change = second.strengths / second.strengths.mean() - first.strengths / first.strengths.mean()
     return AttentionMap("difference", first.x, first.y, change)
-
-
-def is_engine(model: Path) -> bool:
-    return model.suffix in ENGINE_SUFFIXES
 
 
 def chosen_by(model: Path, photo: Photo, view: View, device: str | None) -> Attention:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from runtime.errors import HowlError
 from runtime.image import shrink, unshrink
-from runtime.manifest import ENGINE_SUFFIXES
+from runtime.manifest import is_engine
 from tools.pictures.canvas import Photo, View
 from train.checkpoint import Checkpoint
 from train.inspection import Inspection, inspect
@@ -22,7 +22,7 @@ class Inspected:
 
 def inspect_photo(path: Path, photo: Photo, view: View) -> Inspected:
     """Runs a checkpoint's network on a photo. Raises HowlError where the checkpoint is none, or cannot be read."""
-    if path.suffix in ENGINE_SUFFIXES:
+    if is_engine(path):
         raise HowlError(f"{path}: an engine cannot be looked into; name the checkpoint that it was exported from")
     checkpoint = Checkpoint.load(path)
     network = checkpoint.build_network()
