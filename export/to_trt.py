@@ -155,14 +155,17 @@ def identity_of(checkpoint: Checkpoint) -> str:
 def with_graph_nodes(config: NetworkConfig, extraction: ExtractionConfig, options: argparse.Namespace) -> NetworkConfig:
     """The network with as many nodes as the options ask for, or, in larger maps than it knew, as these have.
 
-    Nodes are no weights: a graph that knew a whole map in training would else re-weight a part of it.
+    Nodes are no weights: a graph that knew a whole map in training would else re-weight a part of it. A network without
+    a graph stays as it is, and so does its engines' identity.
     """
+    if not config.graph:
+        return config
     if options.graph_nodes is None:
         largest = scaled_side(extraction.image_size, exact(max(extraction.scales)))
         covering = nodes_covering(largest, build_trunk(config.trunk).stride)
         return replace(config, graph_nodes=max(config.graph_nodes, covering))
     config = with_options(config, options)
-    if config.graph and config.graph_neighbours >= config.graph_nodes:
+    if config.graph_neighbours >= config.graph_nodes:
         raise HowlError(
             f"--graph-nodes {config.graph_nodes}: the graph needs more than its {config.graph_neighbours} edges"
         )
