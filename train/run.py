@@ -183,7 +183,11 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
     network = parser.add_argument_group("network")
     network.add_argument("--trunk", choices=BUILDERS, help=f"default: {DEFAULT_TRUNK}")
-    network.add_argument("--init", metavar="imagenet|random|FILE", help="the trunk's weights; default: imagenet")
+    network.add_argument(
+        "--init",
+        metavar="imagenet|random|FILE",
+        help="the trunk's weights, or a checkpoint to take them from; default: imagenet",
+    )
     network.add_argument("--smoothing", choices=("average", "learned", "none"), help="default: average, as HOW")
     network.add_argument("--kernel", type=int, choices=(3, 5, 7), help="side of the smoothing window; default: 3")
     network.add_argument("--bandwidth", choices=("per-position", "shared"), help="of learned smoothing")

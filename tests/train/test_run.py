@@ -87,6 +87,28 @@ def test_resume_goes_on_in_the_same_file(photos: Path, tmp_path: Path) -> None:
     assert Checkpoint.load(out).training["recipe"]["epochs"] == 2
 
 
+def test_a_trained_network_gives_its_trunk_to_another(photos: Path, tmp_path: Path) -> None:
+    run("--data", photos, "--out", tmp_path / "how.pt", "--epochs", 1, "--learning-rate", 1e-3, *SMALL)
+    run(
+        "--data",
+        photos,
+        "--out",
+        tmp_path / "refined.pt",
+        "--epochs",
+        1,
+        "--init",
+        tmp_path / "how.pt",
+        "--freeze-trunk",
+        "--graph",
+        *SMALL,
+    )
+    how, refined = (Checkpoint.load(tmp_path / name).weights for name in ("how.pt", "refined.pt"))
+    trunk = [name for name in how if name.startswith("trunk.")]
+    assert trunk
+    assert all(torch.equal(how[name], refined[name]) for name in trunk)
+    assert any(name.startswith("graph.") for name in refined)
+
+
 def test_a_random_trunk_with_broken_photos_trains_to_the_end(
     photos: Path, tmp_path: Path, break_photo: Callable, capsys: pytest.CaptureFixture[str]
 ) -> None:
