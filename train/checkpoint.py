@@ -80,7 +80,7 @@ class Checkpoint:
         content = load_tensors(path)
         if is_how_checkpoint(content):
             return cls.of_how(read_how_checkpoint(content, path))
-        if not isinstance(content, dict) or content.get("format") != FORMAT:
+        if not is_checkpoint(content):
             raise HowlError(f"{path}: not a howl checkpoint; python train/run.py --out {path.name} writes one")
         try:
             if content["version"] > VERSION:
@@ -108,3 +108,8 @@ class Checkpoint:
             codebook=Codebook(np.empty((0, how.network.dimensions), np.float32)),
             training={},
         )
+
+
+def is_checkpoint(content: Any) -> bool:
+    """Whether the content of a file is what ``Checkpoint.load`` reads, damaged or not."""
+    return is_how_checkpoint(content) or (isinstance(content, dict) and content.get("format") == FORMAT)

@@ -20,6 +20,7 @@ from runtime.command import (
 )
 from runtime.errors import HowlError
 from runtime.files import ensure_writable
+from train.beginning import begin_with
 from train.checkpoint import Checkpoint
 from train.data import open_data
 from train.extraction import ExtractionConfig
@@ -30,7 +31,7 @@ from train.network import Network, NetworkConfig
 from train.parallel import Processes, join_processes
 from train.recipe import TRUNK_LEARNING_RATES, Recipe, scale_for
 from train.training import Training
-from train.trunk import BUILDERS, build_trunk, initialise_trunk
+from train.trunk import BUILDERS, build_trunk
 
 KEPT_ON_RESUME = {"resume", "epochs", "out", "data_root"}
 DEFAULT_TRUNK = "efficientnet_lite0"
@@ -71,9 +72,9 @@ def begun(options: argparse.Namespace, processes: Processes) -> Training:
     )
     torch.manual_seed(recipe.seed)
     network = Network(network_of(options, extraction.image_size))
-    initialise_trunk(network.trunk, options.trunk or DEFAULT_TRUNK, options.init or "imagenet")
+    whitened = begin_with(network, options.init or "imagenet")
     training = Training(network, photos, validation, recipe, extraction, AsmkParameters(), processes)
-    training.prepare(random_trunk=options.init == "random")
+    training.prepare(random_trunk=options.init == "random", whitened=whitened)
     return training
 
 
@@ -186,7 +187,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     network.add_argument(
         "--init",
         metavar="imagenet|random|FILE",
-        help="the trunk's weights, or a checkpoint to take them from; default: imagenet",
+        help="the trunk's weights, or a checkpoint to begin with; default: imagenet",
     )
     network.add_argument("--smoothing", choices=("average", "learned", "none"), help="default: average, as HOW")
     network.add_argument("--kernel", type=int, choices=(3, 5, 7), help="side of the smoothing window; default: 3")

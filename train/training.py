@@ -66,11 +66,12 @@ class Training:
         """Whether there is anything to learn: a frozen trunk alone has nothing."""
         return any(parameter.requires_grad for parameter in self.network.parameters())
 
-    def prepare(self, *, random_trunk: bool) -> None:
-        """Learns what stays frozen: BatchNorm statistics of a random trunk, and whitening."""
+    def prepare(self, *, random_trunk: bool, whitened: bool = False) -> None:
+        """Learns what stays frozen: BatchNorm statistics of a random trunk, and whitening where there is none yet."""
         if random_trunk:
             calibrate_batch_norm(self.network.trunk, self.photos, self.recipe.seed)
-        learn_whitening(self.network, self.photos, self.recipe, self.processes)
+        if not whitened:
+            learn_whitening(self.network, self.photos, self.recipe, self.processes)
 
     def take_up(self, checkpoint: Checkpoint) -> None:
         """Goes back to the state in which the checkpoint's run stopped."""

@@ -87,26 +87,25 @@ def test_resume_goes_on_in_the_same_file(photos: Path, tmp_path: Path) -> None:
     assert Checkpoint.load(out).training["recipe"]["epochs"] == 2
 
 
-def test_a_trained_network_gives_its_trunk_to_another(photos: Path, tmp_path: Path) -> None:
-    run("--data", photos, "--out", tmp_path / "how.pt", "--epochs", 1, "--learning-rate", 1e-3, *SMALL)
-    run(
-        "--data",
-        photos,
-        "--out",
-        tmp_path / "refined.pt",
-        "--epochs",
-        1,
-        "--init",
-        tmp_path / "how.pt",
-        "--freeze-trunk",
-        "--graph",
-        *SMALL,
-    )
-    how, refined = (Checkpoint.load(tmp_path / name).weights for name in ("how.pt", "refined.pt"))
-    trunk = [name for name in how if name.startswith("trunk.")]
-    assert trunk
-    assert all(torch.equal(how[name], refined[name]) for name in trunk)
-    assert any(name.startswith("graph.") for name in refined)
+def test_a_network_begins_with_a_trained_one(photos: Path, tmp_path: Path) -> None:
+    how, both, again = (tmp_path / name for name in ("how.pt", "both.pt", "again.pt"))
+    run("--data", photos, "--out", how, "--epochs", 1, "--learning-rate", 1e-3, *SMALL)
+    run("--data", photos, "--out", both, "--epochs", 1, "--init", how, "--freeze-trunk", "--graph", *SMALL)
+    run("--data", photos, "--out", again, "--epochs", 0, "--init", both, "--graph", "--smoothing", "learned", *SMALL)
+    first, second, third = (Checkpoint.load(path).weights for path in (how, both, again))
+    assert all(torch.equal(second[name], first[name]) for name in first if name.startswith(("trunk.", "whitening.")))
+    assert set(second) - set(first)
+    assert all(torch.equal(third[name], second[name]) for name in second)
+    assert set(third) - set(second)
+
+
+def test_a_network_does_not_begin_with_one_that_does_not_fit(
+    photos: Path, tmp_path: Path, fails: Callable[..., str]
+) -> None:
+    run("--data", photos, "--out", tmp_path / "how.pt", "--epochs", 0, *SMALL)
+    begin = ["--data", photos, "--out", tmp_path / "new.pt", "--init", tmp_path / "how.pt"]
+    assert "how.pt: projection.weight is (16, 224, 1, 1), this network needs (8," in fails(*begin, "--dimensions", 8)
+    assert "how.pt: no weights for this network" in fails(*begin, "--trunk", "resnet18", "--dimensions", 16)
 
 
 def test_a_random_trunk_with_broken_photos_trains_to_the_end(

@@ -1,4 +1,4 @@
-"""Where a trunk's initial weights come from: ImageNet, a file (a trunk's own, or howl's checkpoint), or chance."""
+"""Where a trunk's initial weights come from: ImageNet, a file, or chance."""
 
 from pathlib import Path
 from typing import Any, TypeGuard
@@ -14,13 +14,11 @@ TORCHVISION_FILES = {
     "resnet18": "resnet18-f37072fd.pth",
     "resnet50": "resnet50-0676ba61.pth",
 }
-IN_CHECKPOINT = "trunk."  # begins a trunk's names among a whole network's
 TORCHVISION_URL = "https://download.pytorch.org/models/"
 
 
 def initialise_trunk(trunk: Trunk, name: str, init: str) -> None:
-    """Fills the trunk: ``init`` is ``imagenet``, ``random`` (left as built) or the path of a state dict, or of a
-    checkpoint of howl's, whose trunk is taken.
+    """Fills the trunk: ``init`` is ``imagenet``, ``random`` (left as built) or the path of a state dict.
 
     Raises:
         HowlError: the weights are not on this machine (the line says what to fetch and where it goes), are not a
@@ -58,10 +56,8 @@ def fill(module: nn.Module, state: dict[str, Tensor], path: Path) -> None:
 
 
 def read_state_dict(path: Path) -> dict[str, Tensor]:
-    """A trunk's named tensors: a file of nothing else, or howl's checkpoint. Raises HowlError where it is neither."""
+    """A file of named tensors and nothing else. Raises HowlError where it is anything more: no code is run."""
     state = load_tensors(path)
-    if isinstance(state, dict) and is_state_dict(network := state.get("weights")):
-        state = {k.removeprefix(IN_CHECKPOINT): v for k, v in network.items() if k.startswith(IN_CHECKPOINT)}
     if not is_state_dict(state):
         raise HowlError(f"{path}: not a state dict: it must map names to tensors")
     return state
