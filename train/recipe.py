@@ -70,18 +70,24 @@ class Recipe:
 class Scale:
     """What differs with the amount of data: HOW's setting for SfM-120k, smaller ones that a CPU can do.
 
+    Where photos are few, the loss on local matches teaches the trunk more than HOW's does, and the refinements all that
+    they learn (docs/experiments.md, 13 and 15).
+
     Attributes:
         extraction: image size, in training as in validation; scales and features, in validation.
-        epochs, tuples: as in ``Recipe``.
+        epochs, tuples, loss: as in ``Recipe``.
     """
 
     extraction: ExtractionConfig
     epochs: int
     tuples: int
+    loss: str = "match"
 
 
 SCALES = {
-    "sfm120k": Scale(ExtractionConfig(image_size=1024, scales=HOW_SCALES, features=1000), epochs=20, tuples=2000),
+    "sfm120k": Scale(
+        ExtractionConfig(image_size=1024, scales=HOW_SCALES, features=1000), epochs=20, tuples=2000, loss="contrastive"
+    ),
     "scenes": Scale(
         ExtractionConfig(image_size=320, scales=(1.414, 1, 0.707, 0.5), features=500), epochs=4, tuples=120
     ),

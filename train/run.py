@@ -118,6 +118,7 @@ def recipe_of(options: argparse.Namespace) -> Recipe:
         learning_rate=TRUNK_LEARNING_RATES[options.trunk or DEFAULT_TRUNK],
         epochs=scale.epochs,
         tuples=scale.tuples,
+        loss=scale.loss,
     )
     return with_options(recipe, options)
 
@@ -201,7 +202,11 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     learning = parser.add_argument_group("learning")
     learning.add_argument("--epochs", type=whole_number, help="0 only learns whitening and codebook")
     learning.add_argument("--tuples", type=positive_int, help="query tuples an epoch")
-    learning.add_argument("--loss", choices=LOSSES, help="default: contrastive, as HOW; match: on local features")
+    learning.add_argument(
+        "--loss",
+        choices=LOSSES,
+        help="match: on local features; contrastive: on sums over photos, as HOW; default: match, but for sfm120k",
+    )
     learning.add_argument("--tuples-per-step", type=positive_int, help="default: 5")
     learning.add_argument("--pool", type=positive_int, help="photos that negatives are mined from; default: 20000")
     learning.add_argument(

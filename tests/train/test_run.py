@@ -222,6 +222,8 @@ def test_options_overrule_what_the_data_and_the_trunk_suggest() -> None:
     assert recipe_of(parse(["--trunk", "resnet50"])).learning_rate == 1e-6
     recipe = recipe_of(parse(["--data", "sfm120k", "--trunk", "resnet18", "--epochs", "0", "--seed", "7"]))
     assert (recipe.learning_rate, recipe.tuples, recipe.epochs, recipe.seed) == (5e-6, 2000, 0, 7)
+    assert recipe.loss == "contrastive"
+    assert recipe_of(parse(["--data", "photos"])).loss == "match"
     with pytest.raises(HowlError):
         network_of(parse(["--graph", "--graph-nodes", "2", "--graph-neighbours", "3"]), 320)
 
