@@ -99,15 +99,6 @@ def test_a_network_begins_with_a_trained_one(photos: Path, tmp_path: Path) -> No
     assert set(third) - set(second)
 
 
-def test_a_network_does_not_begin_with_one_that_does_not_fit(
-    photos: Path, tmp_path: Path, fails: Callable[..., str]
-) -> None:
-    run("--data", photos, "--out", tmp_path / "how.pt", "--epochs", 0, *SMALL)
-    begin = ["--data", photos, "--out", tmp_path / "new.pt", "--init", tmp_path / "how.pt"]
-    assert "how.pt: projection.weight is (16, 224, 1, 1), this network needs (8," in fails(*begin, "--dimensions", 8)
-    assert "how.pt: no weights for this network" in fails(*begin, "--trunk", "resnet18", "--dimensions", 16)
-
-
 def test_a_random_trunk_with_broken_photos_trains_to_the_end(
     photos: Path, tmp_path: Path, break_photo: Callable, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -1,0 +1,86 @@
+"""What a network begins with: a trunk's weights, howl's checkpoint, or HOW's own."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from runtime.asmk import AsmkParameters
+from runtime.codebook import Codebook
+from runtime.errors import HowlError
+from train.beginning import begin_with
+from train.checkpoint import Checkpoint
+from train.extraction import ExtractionConfig
+from train.network import Network, NetworkConfig
+
+from .published_how import how_content, random_how, use_small_resnets, write_how
+
+
+def network_of(config: NetworkConfig, seed: int) -> Network:
+    """A network none of whose weights are those of another seed's."""
+    torch.manual_seed(seed)
+    network = Network(config)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.add_(torch.rand_like(parameter))
+    return network
+
+
+def saved(network: Network, path: Path) -> Path:
+    words = Codebook(np.eye(2, network.config.dimensions, dtype=np.float32))
+    Checkpoint(network.config, network.state_dict(), ExtractionConfig(), AsmkParameters(), words, training={}).save(
+        path
+    )
+    return path
+
+
+def equal(new: Network, old: Network, part: str) -> bool:
+    weights = old.get_submodule(part).state_dict()
+    return all(torch.equal(value, weights[name]) for name, value in new.get_submodule(part).state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("earlier", "later", "taken", "own"),
+    [
+        ({}, {"graph": True, "smoothing": "learned"}, {"trunk", "whitening"}, {"graph", "smoothing"}),
+        ({"graph": True}, {"graph": True, "smoothing": "learned"}, {"trunk", "whitening", "graph"}, {"smoothing"}),
+        ({"graph": True, "smoothing": "learned"}, {}, {"trunk", "whitening"}, set()),
+    ],
+    ids=["refinements are new", "one of two is new", "refinements go"],
+)
+def test_it_takes_over_what_both_networks_have(
+    earlier: dict, later: dict, taken: set[str], own: set[str], tiny_config: NetworkConfig, tmp_path: Path
+) -> None:
+    old = network_of(replace(tiny_config, **earlier), seed=1)
+    new = network_of(replace(tiny_config, **later), seed=2)
+    untouched = network_of(replace(tiny_config, **later), seed=2)
+    assert begin_with(new, str(saved(old, tmp_path / "old.pt")))
+    assert all(equal(new, old, part) for part in taken)
+    assert all(equal(new, untouched, part) for part in own)
+
+
+def test_a_trunk_alone_leaves_whitening_to_be_learned(tiny_config: NetworkConfig, tmp_path: Path) -> None:
+    old, new = network_of(tiny_config, seed=1), network_of(tiny_config, seed=2)
+    torch.save(old.trunk.state_dict(), tmp_path / "trunk.pth")
+    assert not begin_with(new, str(tmp_path / "trunk.pth"))
+    assert equal(new, old, "trunk")
+    assert equal(new, network_of(tiny_config, seed=2), "whitening")
+
+
+def test_hows_own_checkpoint_is_a_beginning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    use_small_resnets(monkeypatch)
+    how = random_how("resnet18")
+    new = Network(replace(how.config, graph=True))
+    assert begin_with(new, str(write_how(tmp_path / "how.pth", how_content(how))))
+    assert equal(new, how, "trunk")
+    assert equal(new, how, "whitening")
+
+
+def test_what_does_not_fit_is_one_line_and_says_which_file(tiny_config: NetworkConfig, tmp_path: Path) -> None:
+    path = saved(network_of(tiny_config, seed=1), tmp_path / "old.pt")
+    with pytest.raises(HowlError, match=r"old\.pt: projection\.weight is \(8, 16, 1, 1\), this network needs \(4,"):
+        begin_with(Network(replace(tiny_config, dimensions=4)), str(path))
+    with pytest.raises(HowlError, match=r"old\.pt: no weights for this network"):
+        begin_with(Network(replace(tiny_config, trunk="resnet18")), str(path))
