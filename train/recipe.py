@@ -8,6 +8,7 @@ from train.extraction import HOW_SCALES, ExtractionConfig
 # Learning rates of the trunks: HOW's for ResNets; EfficientNet-Lite0's is ours, chosen on made scenes.
 TRUNK_LEARNING_RATES = {
     "resnet18": 5e-6,
+    "resnet18_stride16": 5e-6,
     "resnet50": 1e-6,
     "efficientnet_lite0": 2e-5,
     "efficientnet_lite0_stride32": 2e-5,

@@ -6,11 +6,12 @@ published weights load as they are.
 
 from train.trunk.base import Trunk
 from train.trunk.efficientnet_lite import efficientnet_lite0, efficientnet_lite0_stride32
-from train.trunk.resnet import resnet18, resnet50
+from train.trunk.resnet import resnet18, resnet18_stride16, resnet50
 from train.trunk.weights import initialise_trunk
 
 BUILDERS = {
     "resnet18": resnet18,
+    "resnet18_stride16": resnet18_stride16,
     "resnet50": resnet50,
     "efficientnet_lite0": efficientnet_lite0,
     "efficientnet_lite0_stride32": efficientnet_lite0_stride32,

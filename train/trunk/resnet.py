@@ -1,6 +1,7 @@
 """ResNet-18 and ResNet-50 (He et al., CVPR 2016) under torchvision's parameter names, without the classifier.
 
-As HOW uses them: ResNet-18 whole (stride 32, 512 channels), ResNet-50 without its last stage (stride 16, 1024).
+As HOW uses them: ResNet-18 whole (stride 32, 512 channels), ResNet-50 without its last stage (stride 16, 1024); and
+ResNet-18 without its last too (stride 16, 256).
 """
 
 from torch import Tensor, nn
@@ -15,6 +16,10 @@ STAGE_WIDTHS = (64, 128, 256, 512)
 
 def resnet18() -> "ResNet":
     return ResNet(BasicBlock, depths=(2, 2, 2, 2))
+
+
+def resnet18_stride16() -> "ResNet":
+    return ResNet(BasicBlock, depths=(2, 2, 2))
 
 
 def resnet50() -> "ResNet":

@@ -12,6 +12,7 @@ from train.trunk.base import Trunk
 
 TORCHVISION_FILES = {
     "resnet18": "resnet18-f37072fd.pth",
+    "resnet18_stride16": "resnet18-f37072fd.pth",
     "resnet50": "resnet50-0676ba61.pth",
 }
 TORCHVISION_URL = "https://download.pytorch.org/models/"
