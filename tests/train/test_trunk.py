@@ -34,7 +34,13 @@ TORCHVISION = {
         "layer3.5.conv3.weight": (1024, 256, 1, 1),
     },
 }
-PARAMETERS_BUT_FOR_THE_CLASSIFIER = {"resnet18": 11_689_512 - 513_000, "resnet50": 25_557_032 - 2_049_000 - 14_964_736}
+TORCHVISION["resnet18_stride16"] = {key: of for key, of in TORCHVISION["resnet18"].items() if "layer4" not in key}
+WHOLE = {"resnet18": 11_689_512, "resnet50": 25_557_032}  # with classifier and all stages
+PARAMETERS = {
+    "resnet18": WHOLE["resnet18"] - 513_000,
+    "resnet18_stride16": WHOLE["resnet18"] - 513_000 - 8_393_728,
+    "resnet50": WHOLE["resnet50"] - 2_049_000 - 14_964_736,
+}
 
 
 def published_weights(name: str) -> dict[str, Tensor]:
@@ -42,8 +48,8 @@ def published_weights(name: str) -> dict[str, Tensor]:
     torch.manual_seed(5)
     state = {key: torch.randn_like(value.float()) for key, value in build_trunk(name).state_dict().items()}
     state |= {"fc.weight": torch.randn(1000, 512), "fc.bias": torch.randn(1000)}
-    if name == "resnet50":
-        state["layer4.0.conv1.weight"] = torch.randn(512, 1024, 1, 1)
+    if name != "resnet18":
+        state["layer4.0.conv1.weight"] = torch.randn(512, state["layer3.0.conv2.weight"].shape[0], 1, 1)
     return state
 
 
@@ -69,7 +75,7 @@ def test_parameters_have_torchvisions_names_and_shapes(name: str) -> None:
     trunk = build_trunk(name)
     state = trunk.state_dict()
     assert {key: tuple(state[key].shape) for key in TORCHVISION[name]} == TORCHVISION[name]
-    assert sum(parameter.numel() for parameter in trunk.parameters()) == PARAMETERS_BUT_FOR_THE_CLASSIFIER[name]
+    assert sum(parameter.numel() for parameter in trunk.parameters()) == PARAMETERS[name]
 
 
 @every_trunk
@@ -79,6 +85,7 @@ def test_channels_and_size_of_the_map(name: str, height: int, width: int) -> Non
     trunk = build_trunk(name).eval()
     assert (trunk.channels, trunk.stride) == {
         "resnet18": (512, 32),
+        "resnet18_stride16": (256, 16),
         "resnet50": (1024, 16),
         "efficientnet_lite0": (224, 16),
         "efficientnet_lite0_stride32": (1280, 32),
