@@ -168,8 +168,9 @@ def test_missing_imagenet_weights_say_what_to_fetch_and_where(
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
     with pytest.raises(HowlError) as error:
         initialise_trunk(build_trunk(name), name, "imagenet")
-    assert f"https://download.pytorch.org/models/{name}-" in str(error.value)
-    assert str(tmp_path / "checkpoints" / name) in str(error.value)
+    published = name.removesuffix("_stride16")
+    assert f"https://download.pytorch.org/models/{published}-" in str(error.value)
+    assert str(tmp_path / "checkpoints" / published) in str(error.value)
 
 
 def test_imagenet_weights_are_found_where_the_error_says_they_go(
