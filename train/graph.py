@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 MOST_NODES = 3840  # TensorRT's TopK takes no more
 NO_EDGE = -2.0  # below every cosine
-INITIAL_BURSTINESS = 3.0  # where learning starts: 1 to 6 serve about as well on ImageNet's features
+INITIAL_BURSTINESS = 3.0  # 1 to 6 serve about as well, and learning hardly moves it
 MOST_GAIN = 0.1  # of a channel, up or down: free gains learn the training photos by heart
 MOST_CHANGE = 3.0  # of the logarithm of attention: no position is lost for good, none drowns the others
 
@@ -26,15 +26,9 @@ class GraphRefinement(nn.Module):
         super().__init__()
         self.nodes = nodes
         self.neighbours = neighbours
-        # Adam moves every weight by about its learning rate, however large it is: one of 3 would stay where it began.
-        self.hundredth_of_burstiness = nn.Parameter(torch.tensor(INITIAL_BURSTINESS / 100))
+        self.burstiness = nn.Parameter(torch.tensor(INITIAL_BURSTINESS))
         self.embed = nn.Linear(channels, width)
         self.blocks = nn.ModuleList(GraphBlock(channels, width) for _ in range(blocks))
-
-    @property
-    def burstiness(self) -> Tensor:
-        """γ, a scalar: by how much a position counts less whose neighbours look like it."""
-        return 100 * self.hundredth_of_burstiness
 
     def forward(
         self, features: Tensor, strengths: Tensor, positions_at_most: int = MOST_NODES

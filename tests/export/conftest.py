@@ -51,8 +51,7 @@ def random_network(config: NetworkConfig, seed: int) -> Network:
     network = Network(config)
     with torch.no_grad():
         for parameter in network.parameters():
-            if parameter.dim():  # a graph's burstiness is away from the identity as it is
-                parameter.add_(0.3 * torch.randn_like(parameter))
+            parameter.add_(0.3 * torch.randn_like(parameter))
         for module in network.modules():
             if isinstance(module, nn.BatchNorm2d):
                 module.running_mean.normal_()
