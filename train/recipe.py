@@ -71,7 +71,7 @@ class Recipe:
 class Scale:
     """What differs with the amount of data: HOW's setting for SfM-120k, smaller ones that a CPU can do.
 
-    Where photos are few, the loss on local matches teaches the trunk more than HOW's does, and the refinements all that
+    On a folder of photos the loss on local matches teaches the trunk more than HOW's does, and the refinements all that
     they learn (docs/experiments.md, 13 and 15).
 
     Attributes:
@@ -82,13 +82,11 @@ class Scale:
     extraction: ExtractionConfig
     epochs: int
     tuples: int
-    loss: str = "match"
+    loss: str = "contrastive"
 
 
 SCALES = {
-    "sfm120k": Scale(
-        ExtractionConfig(image_size=1024, scales=HOW_SCALES, features=1000), epochs=20, tuples=2000, loss="contrastive"
-    ),
+    "sfm120k": Scale(ExtractionConfig(image_size=1024, scales=HOW_SCALES, features=1000), epochs=20, tuples=2000),
     "scenes": Scale(
         ExtractionConfig(image_size=320, scales=(1.414, 1, 0.707, 0.5), features=500), epochs=4, tuples=120
     ),
@@ -97,6 +95,7 @@ FOLDER_SCALE = Scale(
     ExtractionConfig(image_size=480, scales=(1.414, 1, 0.707, 0.5, 0.353), features=700),
     epochs=10,
     tuples=400,
+    loss="match",
 )
 
 

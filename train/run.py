@@ -205,7 +205,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     learning.add_argument(
         "--loss",
         choices=LOSSES,
-        help="match: on local features; contrastive: on sums over photos, as HOW; default: match, but for sfm120k",
+        help="match: on local features, the default for a folder; contrastive: on sums over photos, as HOW",
     )
     learning.add_argument("--tuples-per-step", type=positive_int, help="default: 5")
     learning.add_argument("--pool", type=positive_int, help="photos that negatives are mined from; default: 20000")
