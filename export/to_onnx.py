@@ -15,7 +15,7 @@ INPUT = "image"
 OUTPUTS = ["descriptors", "strengths", "positions", "count"]
 OPSET = 20  # the newest that TensorRT 10 parses
 LARGEST_SIDE = 16_384  # pixels; the tracer wants a bound
-EXAMPLE = (96, 128, 3)  # any size: height and width are dynamic
+EXAMPLE = (288, 416, 3)  # height and width are dynamic; where a level of it is 3×3, the tracer ties the two together
 
 
 def export_onnx(extractor: Extractor, path: Path, metadata: dict[str, str]) -> None:

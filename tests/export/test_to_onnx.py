@@ -16,7 +16,7 @@ from export.to_onnx import export_onnx
 from runtime.engine import Features
 from train.data.rendering import render_view
 from train.extraction import Extractor
-from train.network import Network
+from train.network import Network, NetworkConfig
 
 Build = Callable[..., Network]
 Export = Callable[..., Path]
@@ -49,6 +49,12 @@ def exported(network: Build, tmp_path_factory: pytest.TempPathFactory) -> Callab
 
 def run(path: Path, image: np.ndarray) -> list[np.ndarray]:
     return onnxruntime.InferenceSession(str(path)).run(None, {"image": image})
+
+
+def test_a_real_trunk_has_small_levels(tmp_path: Path) -> None:
+    network = Network(NetworkConfig(smoothing="learned", graph=True)).eval()
+    export_onnx(Extractor(network, (0.353,), 20).eval(), tmp_path / "small.onnx", {})
+    assert run(tmp_path / "small.onnx", render_view(3, 0, 0, width=400, height=300))[3][0] == 20
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
