@@ -24,10 +24,11 @@ def begin_with(network: Network, init: str) -> bool:
     Raises:
         HowlError: as ``initialise_trunk`` and ``Checkpoint.load``, or the networks do not fit each other.
     """
-    if init in ("imagenet", "random") or not is_checkpoint(load_tensors(Path(init))):
+    content = None if init in ("imagenet", "random") else load_tensors(Path(init))
+    if not is_checkpoint(content):
         initialise_trunk(network.trunk, network.config.trunk, init)
         return False
-    take_over(network, Checkpoint.load(Path(init)), Path(init))
+    take_over(network, Checkpoint.of(content, Path(init)), Path(init))
     return True
 
 

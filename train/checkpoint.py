@@ -77,7 +77,11 @@ class Checkpoint:
             HowlError: the file is missing, damaged, newer than this program, of another network than HOW's, or holds
                 more than tensors and plain values; nothing in it has been run.
         """
-        content = load_tensors(path)
+        return cls.of(load_tensors(path), path)
+
+    @classmethod
+    def of(cls, content: Any, path: Path) -> "Checkpoint":
+        """The checkpoint that is the content of a file; raises as ``load`` does, and names the file."""
         if is_how_checkpoint(content):
             return cls.of_how(read_how_checkpoint(content, path))
         if not is_checkpoint(content):

@@ -81,14 +81,11 @@ def test_the_graph_covers_the_largest_map(flags: list[str], nodes: int, checkpoi
     assert network == replace(loaded.network, graph_nodes=nodes)
 
 
-def test_without_a_graph_there_are_no_nodes_to_change(checkpoint: Write) -> None:
-    network = replace(Checkpoint.load(checkpoint()).network, graph=False)
-    for flags in ([], ["--graph-nodes", "9"]):
-        options = to_trt.parse(["ckpt.pt", *flags])
-        assert (
-            to_trt.with_graph_nodes(network, with_options(Checkpoint.load(checkpoint()).extraction, options), options)
-            == network
-        )
+@pytest.mark.parametrize("flags", [[], ["--graph-nodes", "9"]])
+def test_without_a_graph_there_are_no_nodes_to_change(flags: list[str], checkpoint: Write) -> None:
+    loaded, options = Checkpoint.load(checkpoint()), to_trt.parse(["ckpt.pt", *flags])
+    network = replace(loaded.network, graph=False)
+    assert to_trt.with_graph_nodes(network, loaded.extraction, options) == network
 
 
 def test_a_precision_keeps_the_identity_and_other_weights_change_it(checkpoint: Write) -> None:
