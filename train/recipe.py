@@ -5,13 +5,14 @@ from typing import Any
 
 from train.extraction import HOW_SCALES, ExtractionConfig
 
-# Learning rates of the trunks: HOW's for ResNets; EfficientNet-Lite0's is ours, chosen on made scenes.
+# Learning rates of the trunks: HOW's for ResNets; EfficientNet-Lite's is ours, chosen on made scenes with Lite0.
 TRUNK_LEARNING_RATES = {
     "resnet18": 5e-6,
     "resnet18_stride16": 5e-6,
     "resnet50": 1e-6,
     "efficientnet_lite0": 2e-5,
     "efficientnet_lite0_stride32": 2e-5,
+    "efficientnet_lite2": 2e-5,
 }
 
 

