@@ -72,9 +72,12 @@ def begun(options: argparse.Namespace, processes: Processes) -> Training:
     )
     torch.manual_seed(recipe.seed)
     network = Network(network_of(options, extraction.image_size))
-    whitened = begin_with(network, options.init or "imagenet")
+    init = options.init or "imagenet"
+    taken = begin_with(network, init)
+    if processes.is_first and "whitening" in taken:
+        print(f"from {init}: {', '.join(sorted(taken))}")
     training = Training(network, photos, validation, recipe, extraction, AsmkParameters(), processes)
-    training.prepare(random_trunk=options.init == "random", whitened=whitened)
+    training.prepare(random_trunk=init == "random", whitened="whitening" in taken)
     return training
 
 

@@ -47,8 +47,10 @@ def equal(new: Network, old: Network, part: str) -> bool:
         ({}, {"graph": True, "smoothing": "learned"}, {"trunk", "whitening"}, {"graph", "smoothing"}),
         ({"graph": True}, {"graph": True, "smoothing": "learned"}, {"trunk", "whitening", "graph"}, {"smoothing"}),
         ({"graph": True, "smoothing": "learned"}, {}, {"trunk", "whitening"}, set()),
+        ({"graph": True}, {"graph": True, "graph_blocks": 1}, {"trunk", "whitening"}, {"graph"}),
+        ({"smoothing": "learned"}, {"smoothing": "learned", "kernel": 5}, {"trunk", "whitening"}, {"smoothing"}),
     ],
-    ids=["refinements are new", "one of two is new", "refinements go"],
+    ids=["refinements are new", "one of two is new", "refinements go", "a smaller graph", "a wider window"],
 )
 def test_it_takes_over_what_both_networks_have(
     earlier: dict, later: dict, taken: set[str], own: set[str], tiny_config: NetworkConfig, tmp_path: Path
@@ -56,7 +58,7 @@ def test_it_takes_over_what_both_networks_have(
     old = network_of(replace(tiny_config, **earlier), seed=1)
     new = network_of(replace(tiny_config, **later), seed=2)
     untouched = network_of(replace(tiny_config, **later), seed=2)
-    assert begin_with(new, str(saved(old, tmp_path / "old.pt")))
+    assert begin_with(new, str(saved(old, tmp_path / "old.pt"))) == taken
     assert all(equal(new, old, part) for part in taken)
     assert all(equal(new, untouched, part) for part in own)
 
@@ -64,7 +66,7 @@ def test_it_takes_over_what_both_networks_have(
 def test_a_trunk_alone_leaves_whitening_to_be_learned(tiny_config: NetworkConfig, tmp_path: Path) -> None:
     old, new = network_of(tiny_config, seed=1), network_of(tiny_config, seed=2)
     torch.save(old.trunk.state_dict(), tmp_path / "trunk.pth")
-    assert not begin_with(new, str(tmp_path / "trunk.pth"))
+    assert begin_with(new, str(tmp_path / "trunk.pth")) == {"trunk"}
     assert equal(new, old, "trunk")
     assert equal(new, network_of(tiny_config, seed=2), "whitening")
 
@@ -73,14 +75,26 @@ def test_hows_own_checkpoint_is_a_beginning(tmp_path: Path, monkeypatch: pytest.
     use_small_resnets(monkeypatch)
     how = random_how("resnet18")
     new = Network(replace(how.config, graph=True))
-    assert begin_with(new, str(write_how(tmp_path / "how.pth", how_content(how))))
+    assert begin_with(new, str(write_how(tmp_path / "how.pth", how_content(how)))) == {"trunk", "whitening"}
     assert equal(new, how, "trunk")
     assert equal(new, how, "whitening")
 
 
-def test_what_does_not_fit_is_one_line_and_says_which_file(tiny_config: NetworkConfig, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("changes", "complaint"),
+    [
+        ({"dimensions": 4}, r"old\.pt: a network of --dimensions 8"),
+        ({"trunk": "resnet18"}, r"old\.pt: .* --trunk tiny"),
+    ],
+)
+def test_what_does_not_fit_is_one_line_and_says_the_option(
+    changes: dict, complaint: str, tiny_config: NetworkConfig, tmp_path: Path
+) -> None:
     path = saved(network_of(tiny_config, seed=1), tmp_path / "old.pt")
-    with pytest.raises(HowlError, match=r"old\.pt: projection\.weight is \(8, 16, 1, 1\), this network needs \(4,"):
-        begin_with(Network(replace(tiny_config, dimensions=4)), str(path))
-    with pytest.raises(HowlError, match=r"old\.pt: no weights for this network"):
-        begin_with(Network(replace(tiny_config, trunk="resnet18")), str(path))
+    with pytest.raises(HowlError, match=complaint):
+        begin_with(Network(replace(tiny_config, **changes)), str(path))
+
+
+def test_a_file_that_is_not_there_may_be_a_word_misspelt(tiny_config: NetworkConfig) -> None:
+    with pytest.raises(HowlError, match="--init imagnet: no such file; nor is it imagenet or random"):
+        begin_with(Network(tiny_config), "imagnet")

@@ -35,7 +35,7 @@ def initialise_trunk(trunk: Trunk, name: str, init: str) -> None:
 
 def load_trunk_weights(trunk: Trunk, path: Path) -> None:
     """Loads a published state dict; layers beyond the trunk's end (the classifier, a last stage) are left out."""
-    fill(trunk, read_state_dict(path), path)
+    fill(trunk, state_dict_of(load_tensors(path), path), path)
 
 
 def fill(module: nn.Module, state: dict[str, Tensor], path: Path) -> None:
@@ -58,12 +58,11 @@ def fill(module: nn.Module, state: dict[str, Tensor], path: Path) -> None:
     module.load_state_dict({key: state[key] for key in wanted}, strict=False)
 
 
-def read_state_dict(path: Path) -> dict[str, Tensor]:
-    """A file of named tensors and nothing else. Raises HowlError where it is anything more: no code is run."""
-    state = load_tensors(path)
-    if not is_state_dict(state):
+def state_dict_of(content: Any, path: Path) -> dict[str, Tensor]:
+    """The named tensors that are the content of a file. Raises HowlError where it is anything else."""
+    if not is_state_dict(content):
         raise HowlError(f"{path}: not a state dict: it must map names to tensors")
-    return state
+    return content
 
 
 def is_state_dict(value: Any) -> TypeGuard[dict[str, Tensor]]:
