@@ -1,6 +1,6 @@
 """Gives a trunk a start where no published weights are at hand: it learns to see what another trunk sees.
 
-``python train/distil.py --data DIR [--trunk resnet18] [--teacher efficientnet_lite0_stride32] [--out resnet18.pth]``;
+``python train/distil.py --data DIR [--trunk resnet18] [--teacher efficientnet_lite0] [--out resnet18.pth]``;
 then ``python train/run.py --trunk resnet18 --init resnet18.pth ...``.
 """
 
@@ -18,6 +18,8 @@ from train.data import open_data
 from train.distillation import Distillation, DistillationConfig
 from train.trunk import BUILDERS, build_trunk, initialise_trunk
 
+TEACHERS = {16: "efficientnet_lite0", 32: "efficientnet_lite0_stride32"}  # by stride, with weights at hand
+
 
 def main(arguments: Sequence[str] | None = None) -> None:
     options = parse(arguments)
@@ -27,13 +29,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
         raise HowlError(f"{out}: exists already; name another --out, or delete it")
     config = with_options(DistillationConfig(), options)
     torch.manual_seed(config.seed)
-    teacher, student = build_trunk(options.teacher), build_trunk(options.trunk)
+    student = build_trunk(options.trunk)
+    teacher_name = options.teacher or TEACHERS.get(student.stride, options.trunk)
+    teacher = build_trunk(teacher_name)
     if teacher.stride != student.stride:
         raise HowlError(
-            f"--teacher {options.teacher}: its stride is {teacher.stride}, that of {options.trunk} {student.stride}; "
+            f"--teacher {teacher_name}: its stride is {teacher.stride}, that of {options.trunk} {student.stride}; "
             f"their maps must be of one size"
         )
-    initialise_trunk(teacher, options.teacher, options.teacher_init)
+    initialise_trunk(teacher, teacher_name, options.teacher_init)
     photos, validation = open_data(
         options.data, image_size=options.image_size, seed=config.seed, root=Path(options.data_root)
     )
@@ -42,8 +46,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     explained = Distillation(teacher, student, photos, config).run(validation)
     with replacing(out) as file:
         torch.save(student.state_dict(), file)
-    share = f"{explained:.1%}" if explained > 0 else "nothing yet (give it more --steps)"
-    print(f"{out}: explains {share} of the variance of {options.teacher}'s features on {judged}")
+    print(f"{out}: explains {explained:.1%} of the variance of {teacher_name}'s features on {judged}")
+    if explained <= 0:
+        print("no better than their mean: give it more --steps")
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -57,7 +62,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--trunk", choices=BUILDERS, default="resnet18", help="what learns (%(default)s)")
     parser.add_argument(
-        "--teacher", choices=BUILDERS, default="efficientnet_lite0_stride32", help="what it learns from (%(default)s)"
+        "--teacher", choices=BUILDERS, help="what it learns from; default: EfficientNet-Lite0 at the stride of --trunk"
     )
     parser.add_argument(
         "--teacher-init", metavar="imagenet|FILE", default="imagenet", help="the teacher's weights (%(default)s)"
