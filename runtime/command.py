@@ -30,9 +30,12 @@ def run_command(main: Callable[[Sequence[str] | None], None]) -> int:
     return 0
 
 
-def add_engine_arguments(parser: argparse.ArgumentParser, *, searches: bool) -> None:
-    """The engine that a command runs, on what, and, where it searches, how."""
-    parser.add_argument("engine", metavar="ENGINE", help="engine.onnx or engine.plan")
+def add_engine_arguments(parser: argparse.ArgumentParser, *, searches: bool, default: str | None = None) -> None:
+    """The engine that a command runs, on what, and, where it searches, how; with ``default`` it need not be named."""
+    if default is None:
+        parser.add_argument("engine", metavar="ENGINE", help="engine.onnx or engine.plan")
+    else:
+        parser.add_argument("engine", metavar="[ENGINE]", help=f"engine.onnx or engine.plan; default: {default}")
     parser.add_argument("--device", choices=("cpu", "cuda"), help="default: a GPU where there is one")
     if searches:
         parser.add_argument("--threshold", type=float, metavar="TAU", help="τ; default: the engine's")

@@ -58,7 +58,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         "folder with one folder a scene every photo is a query against all others. Published sets are judged as their "
         "authors do, for figures that can be compared.",
     )
-    add_engine_arguments(parser, searches=True)
+    add_engine_arguments(parser, searches=True, default=DEFAULT_ENGINE)
     parser.add_argument(
         "data",
         metavar="DATA",

@@ -359,7 +359,7 @@ def test_an_index_of_other_distractors_is_refused(
 @pytest.mark.parametrize(
     ("content", "line"),
     [
-        (None, r"the distractors are not here: put http[^\n]*revisitop1m\.txt [^\n]*--data-root"),
+        (None, r"the distractors are not here: put http[^\n]*revisitop1m\.txt [^\n]*--root"),
         (b"", r"revisitop1m\.txt: no list of names; fetch it anew from http"),
         (b"\xff\xfe\x00", r"revisitop1m\.txt: no list of names; fetch it anew from http"),
     ],
@@ -387,12 +387,12 @@ def test_a_missing_set_says_what_to_fetch_and_where(missing: str, name: str, eng
     elif missing == "labels":
         (folder / "jpg").mkdir(parents=True)
     with pytest.raises(HowlError) as error:
-        evaluate.main([str(engine), name, "--data-root", str(tmp_path)])
+        evaluate.main([str(engine), name, "--root", str(tmp_path)])
     line = str(error.value)
     archives = {"roxford5k": ["oxbuild_images-v1.tgz"], "rparis6k": ["paris_1-v1.tgz", "paris_2-v1.tgz"]}[name]
     assert line.startswith(f"{folder}: ")
     assert "\n" not in line
-    for part in (f"{name}/gnd_{name}.pkl", *archives, str(folder / "jpg"), "--data-root"):
+    for part in (f"{name}/gnd_{name}.pkl", *archives, str(folder / "jpg"), "--root"):
         assert part in line
 
 

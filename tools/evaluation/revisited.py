@@ -63,7 +63,7 @@ def revisited_set(name: str, root: Path) -> LabelledSet:
     if not (path.exists() and jpg.is_dir()):
         raise HowlError(
             f"{folder}: {name} is not here, or not whole: put {LABELS_URL}/{name}/{path.name} into it; {mend}; or name "
-            f"the folder that holds {FOLDERS[0]}/ with --data-root"
+            f"the folder that holds {FOLDERS[0]}/ with --root"
         )
     photo_names, query_names, labels = read_labels(path)
     photos = [jpg / f"{photo}.jpg" for photo in photo_names]
@@ -88,7 +88,7 @@ def million(root: Path) -> tuple[dict[str, Path], str]:
     if not path.exists():
         raise HowlError(
             f"{folder}: the distractors are not here: put {MILLION_URL}/{path.name} into it; {mend}; or name the "
-            f"folder that holds {FOLDERS[0]}/ with --data-root"
+            f"folder that holds {FOLDERS[0]}/ with --root"
         )
     try:
         photos = {name: jpg / name for name in path.read_text(encoding="utf-8").split()}
