@@ -1,13 +1,15 @@
 """Gives a trunk a start where no published weights are at hand: it learns to see what another trunk sees.
 
 ``python train/distil.py --data DIR [--trunk resnet18] [--teacher efficientnet_lite0] [--out resnet18.pth]``;
-then ``python train/run.py --trunk resnet18 --init resnet18.pth ...``.
+then ``python train/run.py --trunk resnet18 --init resnet18.pth ...``. The same command goes on after an interrupt.
 """
 
 import argparse
 import sys
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -16,6 +18,7 @@ from runtime.errors import HowlError
 from runtime.files import ensure_writable, replacing
 from train.data import open_data
 from train.distillation import Distillation, DistillationConfig
+from train.tensor_file import load_tensors
 from train.trunk import BUILDERS, build_trunk, initialise_trunk
 
 TEACHERS = {16: "efficientnet_lite0", 32: "efficientnet_lite0_stride32"}  # by stride, with weights at hand
@@ -43,12 +46,34 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     judged = "the photos held out" if validation is not photos else "the same photos: too few scenes to hold any out"
     print(f"distilling from {photos.describe()}; judged on {validation.describe()}")
-    explained = Distillation(teacher, student, photos, config).run(validation)
-    with replacing(out) as file:
-        torch.save(student.state_dict(), file)
+    distillation = Distillation(teacher, student, photos, config)
+    settings = {"trunk": options.trunk, "teacher": teacher_name, "data": options.data, **asdict(config)}
+    progress = out.with_name(out.name + ".progress")
+    if progress.exists():
+        distillation.take_up(read_progress(progress, settings))
+        print(f"goes on after step {distillation.steps_done}, from {progress}")
+    explained = distillation.run(
+        validation, keep=lambda state: write_tensors(progress, {**state, "settings": settings})
+    )
+    write_tensors(out, student.state_dict())
+    progress.unlink(missing_ok=True)
     print(f"{out}: explains {explained:.1%} of the variance of {teacher_name}'s features on {judged}")
     if explained <= 0:
         print("no better than their mean: give it more --steps")
+
+
+def read_progress(path: Path, settings: dict[str, Any]) -> dict[str, Any]:
+    """What an interrupted run left. Raises HowlError where it had other settings."""
+    progress = load_tensors(path)
+    if not isinstance(progress, dict) or progress.get("settings") != settings:
+        raise HowlError(f"{path}: left by a run with other settings: delete it, or name another --out")
+    return progress
+
+
+def write_tensors(path: Path, content: dict[str, Any]) -> None:
+    """Writes a file of tensors and plain values, whole or not at all."""
+    with replacing(path) as file:
+        torch.save(content, file)
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:

@@ -4,9 +4,10 @@ Features of a trunk trained on a million photos say far more of each position th
 photos teach a start that retrieval can be trained from (FitNets: Romero et al., ICLR 2015).
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import islice
+from typing import Any
 
 import cv2
 import numpy as np
@@ -22,6 +23,7 @@ from train.describing import as_batch
 from train.trunk import Trunk
 
 STATISTICS_BATCHES = 16
+KEPT_EVERY = 100  # steps
 SMALLEST_CROP = 0.2  # of a photo's area
 GAIN, SHIFT = 0.3, 30  # of a crop's colours, at most: light and cameras differ
 
@@ -53,36 +55,71 @@ class Distillation:
         self.config = config
         self.regressor = nn.Conv2d(student.channels, teacher.channels, 1)
         self.rng = np.random.default_rng(config.seed)
-
-    def run(self, validation: PhotoSet) -> float:
-        """Trains the student; the share of the teacher's variance that it explains on ``validation``, at most 1."""
-        mean, deviation = self._teacher_statistics()
-        parameters = [*self.student.parameters(), *self.regressor.parameters()]
-        optimiser = torch.optim.Adam(parameters)
-        schedule = torch.optim.lr_scheduler.OneCycleLR(
-            optimiser, self.config.learning_rate, total_steps=self.config.steps
+        parameters = [*student.parameters(), *self.regressor.parameters()]
+        self.optimiser = torch.optim.Adam(parameters)
+        self.schedule = torch.optim.lr_scheduler.OneCycleLR(
+            self.optimiser, config.learning_rate, total_steps=config.steps
         )
+        self.statistics: tuple[Tensor, Tensor] | None = None
+        self.steps_done = 0
+
+    def run(self, validation: PhotoSet, keep: Callable[[dict[str, Any]], None] = lambda progress: None) -> float:
+        """Trains the student for the steps that are left.
+
+        Args:
+            validation: photos that it is judged on.
+            keep: is given what ``take_up`` goes on from, every ``KEPT_EVERY`` steps.
+
+        Returns:
+            the share of the teacher's variance that the student explains on ``validation``, at most 1.
+        """
+        statistics = self.statistics = self.statistics or self._teacher_statistics()
         nn.Module.train(self.student)  # a trunk's own leaves BatchNorm as it is, and random weights have no statistics
         crops = self._crops(self.photos)
-        bar = tqdm(range(self.config.steps), desc="distilling", unit="step", disable=None)
-        for _ in bar:
-            images = as_batch(next(crops), mean.device)
-            loss = self._loss(images, mean, deviation)
-            optimiser.zero_grad()
+        steps = range(self.steps_done, self.config.steps)
+        bar = tqdm(
+            steps, desc="distilling", unit="step", initial=self.steps_done, total=self.config.steps, disable=None
+        )
+        for step in bar:
+            loss = self._loss(next(crops), statistics)
+            self.optimiser.zero_grad()
             loss.backward()
-            optimiser.step()
-            schedule.step()
+            self.optimiser.step()
+            self.schedule.step()
+            self.steps_done = step + 1
             bar.set_postfix(explained=f"{1 - loss.item():.2f}", refresh=False)
+            if self.steps_done % KEPT_EVERY == 0:
+                keep(self._progress())
         self.student.eval()
         held_out = self._crops(validation)
         with torch.no_grad():
-            losses = [
-                self._loss(as_batch(next(held_out), mean.device), mean, deviation) for _ in range(STATISTICS_BATCHES)
-            ]
+            losses = [self._loss(next(held_out), statistics) for _ in range(STATISTICS_BATCHES)]
         return 1 - float(torch.stack(losses).mean())
 
-    def _loss(self, images: Tensor, mean: Tensor, deviation: Tensor) -> Tensor:
+    def take_up(self, progress: dict[str, Any]) -> None:
+        """Goes back to where an earlier run was interrupted; the crops that follow are others."""
+        self.student.load_state_dict(progress["student"])
+        self.regressor.load_state_dict(progress["regressor"])
+        self.optimiser.load_state_dict(progress["optimiser"])
+        self.schedule.load_state_dict(progress["schedule"])
+        self.statistics = progress["statistics"]
+        self.steps_done = progress["steps"]
+        self.rng = np.random.default_rng([self.config.seed, self.steps_done])
+
+    def _progress(self) -> dict[str, Any]:
+        return {
+            "student": self.student.state_dict(),
+            "regressor": self.regressor.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+            "schedule": self.schedule.state_dict(),
+            "statistics": self.statistics,
+            "steps": self.steps_done,
+        }
+
+    def _loss(self, crops: list[Image], statistics: tuple[Tensor, Tensor]) -> Tensor:
         """The share of the teacher's variance that is left unexplained, a scalar."""
+        mean, deviation = statistics
+        images = as_batch(crops, mean.device)
         with torch.no_grad():
             target = (self.teacher(images) - mean) / deviation
         return F.mse_loss(self.regressor(self.student(images)), target)

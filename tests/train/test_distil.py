@@ -2,12 +2,14 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
 from runtime.command import run_command
+from train import distillation
 from train.data import PhotoSet
 from train.distil import main
 from train.distillation import Distillation, DistillationConfig
@@ -65,6 +67,35 @@ def test_the_same_seed_gives_the_same_weights(photos: Path, teacher: Path, tmp_p
         distil(photos, teacher, "--steps", 3, "--seed", 5, "--out", tmp_path / name)
     first, second = (torch.load(tmp_path / name, weights_only=True) for name in ("a.pth", "b.pth"))
     torch.testing.assert_close(first, second, rtol=0, atol=0)
+
+
+def test_an_interrupted_run_goes_on_with_the_same_command(
+    photos: Path, teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(distillation, "KEPT_EVERY", 2)
+    out, progress = tmp_path / "student.pth", tmp_path / "student.pth.progress"
+    learned = Distillation._loss
+    steps = 0
+
+    def interrupted(self: Distillation, *arguments: Any) -> torch.Tensor:
+        nonlocal steps
+        steps += 1
+        if steps == 6:
+            raise KeyboardInterrupt
+        return learned(self, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Distillation, "_loss", interrupted)
+        assert distil(photos, teacher, "--steps", 8, "--out", out) == 130
+    assert progress.exists()
+    assert not out.exists()
+    kept = torch.load(progress, weights_only=True)
+    assert distil(photos, teacher, "--steps", 9, "--out", out) == 1
+    assert f"{progress}: left by a run with other settings" in capsys.readouterr().err
+    assert distil(photos, teacher, "--steps", 8, "--out", out) == 0
+    assert "goes on after step 4" in capsys.readouterr().out
+    assert not progress.exists()
+    assert not torch.equal(torch.load(out, weights_only=True)["conv1.weight"], kept["student"]["conv1.weight"])
 
 
 @pytest.mark.parametrize(
