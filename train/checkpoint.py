@@ -14,11 +14,10 @@ from torch import Tensor
 from runtime.asmk import AsmkParameters
 from runtime.codebook import Codebook
 from runtime.errors import HowlError
-from runtime.files import replacing
 from train.extraction import ExtractionConfig
 from train.how_checkpoint import HowWeights, is_how_checkpoint, read_how_checkpoint
 from train.network import Network, NetworkConfig
-from train.tensor_file import load_tensors
+from train.tensor_file import load_tensors, save_tensors
 
 FORMAT = "howl checkpoint"
 VERSION = 1
@@ -66,8 +65,7 @@ class Checkpoint:
             "codebook": torch.from_numpy(np.ascontiguousarray(self.codebook.centroids)),
             "training": self.training,
         }
-        with replacing(path) as file:
-            torch.save(content, file)
+        save_tensors(path, content)
 
     @classmethod
     def load(cls, path: Path) -> "Checkpoint":

@@ -15,10 +15,10 @@ import torch
 
 from runtime.command import image_side, positive_float, positive_int, run_command, whole_number, with_options
 from runtime.errors import HowlError
-from runtime.files import ensure_writable, replacing
+from runtime.files import ensure_writable
 from train.data import open_data
 from train.distillation import Distillation, DistillationConfig
-from train.tensor_file import load_tensors
+from train.tensor_file import load_tensors, save_tensors
 from train.trunk import BUILDERS, build_trunk, initialise_trunk
 
 TEACHERS = {16: "efficientnet_lite0", 32: "efficientnet_lite0_stride32"}  # by stride, with weights at hand
@@ -52,10 +52,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if progress.exists():
         distillation.take_up(read_progress(progress, settings))
         print(f"goes on after step {distillation.steps_done}, from {progress}")
-    explained = distillation.run(
-        validation, keep=lambda state: write_tensors(progress, {**state, "settings": settings})
-    )
-    write_tensors(out, student.state_dict())
+    explained = distillation.run(validation, keep=lambda state: save_tensors(progress, {**state, "settings": settings}))
+    save_tensors(out, student.state_dict())
     progress.unlink(missing_ok=True)
     print(f"{out}: explains {explained:.1%} of the variance of {teacher_name}'s features on {judged}")
     if explained <= 0:
@@ -68,12 +66,6 @@ def read_progress(path: Path, settings: dict[str, Any]) -> dict[str, Any]:
     if not isinstance(progress, dict) or progress.get("settings") != settings:
         raise HowlError(f"{path}: left by a run with other settings: delete it, or name another --out")
     return progress
-
-
-def write_tensors(path: Path, content: dict[str, Any]) -> None:
-    """Writes a file of tensors and plain values, whole or not at all."""
-    with replacing(path) as file:
-        torch.save(content, file)
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:

@@ -1,4 +1,4 @@
-"""Reading files of tensors without ever running what is in them."""
+"""Files of tensors: written whole or not at all, and read without ever running what is in them."""
 
 import pickle
 import re
@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from runtime.errors import HowlError
+from runtime.files import replacing
 
 
 def load_tensors(path: Path) -> Any:
@@ -32,6 +33,12 @@ def load_tensors(path: Path) -> Any:
         raise HowlError(f"{path}: refused: only tensors and plain values are read; nothing in it was run") from None
     except Exception:  # a damaged file can raise any
         raise HowlError(f"{path}: damaged, or not a file of tensors") from None
+
+
+def save_tensors(path: Path, content: Any) -> None:
+    """Writes tensors, plain values and containers as ``load_tensors`` reads them. Raises HowlError as ``replacing``."""
+    with replacing(path) as file:
+        torch.save(content, file)
 
 
 def begins_like_tensors(path: Path) -> bool:
