@@ -47,7 +47,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     judged = "the photos held out" if validation is not photos else "the same photos: too few scenes to hold any out"
     print(f"distilling from {photos.describe()}; judged on {validation.describe()}")
     distillation = Distillation(teacher, student, photos, config)
-    settings = {"trunk": options.trunk, "teacher": teacher_name, "data": options.data, **asdict(config)}
+    settings = {
+        "trunk": options.trunk,
+        "teacher": teacher_name,
+        "teacher_init": options.teacher_init,
+        "data": options.data,
+        "image_size": options.image_size,
+        **asdict(config),
+    }
     progress = out.with_name(out.name + ".progress")
     if progress.exists():
         distillation.take_up(read_progress(progress, settings))

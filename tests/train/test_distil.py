@@ -90,8 +90,9 @@ def test_an_interrupted_run_goes_on_with_the_same_command(
     assert progress.exists()
     assert not out.exists()
     kept = torch.load(progress, weights_only=True)
-    assert distil(photos, teacher, "--steps", 9, "--out", out) == 1
-    assert f"{progress}: left by a run with other settings" in capsys.readouterr().err
+    for other in (("--steps", 9), ("--steps", 8, "--image-size", 128)):
+        assert distil(photos, teacher, *other, "--out", out) == 1
+        assert f"{progress}: left by a run with other settings" in capsys.readouterr().err
     assert distil(photos, teacher, "--steps", 8, "--out", out) == 0
     assert "goes on after step 4" in capsys.readouterr().out
     assert not progress.exists()
