@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from runtime.engine import Engine, Features
 from runtime.errors import HowlError
-from runtime.image import Image
-from train.extraction import Extractor
+from runtime.io.image import Image
+from train.models.extractor import Extractor
 
 
 @dataclass(frozen=True)

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from runtime.engine.tensorrt_api import TENSORRT, Messages, TensorRT, load_tensorrt
+from runtime.engine.tensorrt.api import TENSORRT, Messages, TensorRT, load_tensorrt
 from runtime.errors import HowlError
-from runtime.files import replacing
 from runtime.gpu import Gpu, find_gpus
+from runtime.io.atomic import atomic_write
 
 _INPUT = "image"
 
@@ -60,7 +60,7 @@ def build_plan(onnx_path: Path, plan_path: Path, *, smallest: int, typical: tupl
     shapes = ((smallest, smallest, 3), (*typical, 3), (largest, largest, 3))
     with trt.listen() as messages:
         plan = _build(trt, onnx_path, timings, shapes, messages)
-    with replacing(plan_path) as file:
+    with atomic_write(plan_path) as file:
         file.write(plan)
     seconds = time.perf_counter() - start
     return PlanInfo(
@@ -140,7 +140,7 @@ def _load_timings(config: Any, path: Path, messages: Messages) -> None:
 def _save_timings(config: Any, path: Path) -> None:
     cache = config.get_timing_cache()
     if cache is not None:
-        with replacing(path) as file:
+        with atomic_write(path) as file:
             file.write(cache.serialize())
 
 

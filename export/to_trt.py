@@ -9,25 +9,25 @@ from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from export.bake import bake
+from export.codebook import PHOTOS, words_for
+from export.fold import fold
 from export.parity import TOLERANCES, check_parity, raise_if_unequal, sizes_to_check
 from export.plan import build_plan
 from export.presets import PRESETS
-from export.quantise import quantise_trunk
-from export.to_onnx import export_onnx
-from export.words import PHOTOS, words_for
-from runtime.command import image_side, positive_int, run_command, scale_list, with_options
+from export.quantise import quantise_backbone
+from export.tracing import export_onnx
+from runtime.bundle import Manifest, checksum, codebook_path, is_engine, manifest_path
 from runtime.engine import open_engine
 from runtime.errors import HowlError, ImageError
 from runtime.gpu import find_gpus
-from runtime.image import SMALLEST_SIDE, Image, find_photos, load_rgb
-from runtime.manifest import Manifest, codebook_path, digest, is_engine, manifest_path
+from runtime.io.cli import image_side, positive_int, run_command, scale_list, with_options
+from runtime.io.image import MIN_SIDE, Image, find_photos, load_rgb
+from train.backbones import build_backbone
 from train.checkpoint import Checkpoint
-from train.data.rendering import render_view
-from train.extraction import ExtractionConfig, Extractor, exact, scaled_side
-from train.graph import nodes_covering
-from train.network import NetworkConfig
-from train.trunk import build_trunk
+from train.data.synthetic import render_view
+from train.models.extractor import ExtractionConfig, Extractor, exact, scaled_side
+from train.models.graph import nodes_covering
+from train.models.how import NetworkConfig
 
 PHOTOS_TO_CHECK = 3
 CALIBRATION_PHOTOS = 32
@@ -74,14 +74,14 @@ def export_checked(
     engine.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=engine.parent, prefix=".export-") as workshop:
         draft = Path(workshop) / engine.name
-        identity = identity_of(checkpoint)
-        export_onnx(baked_extractor(checkpoint, precision), draft, {"howl.identity": identity})
+        fingerprint = fingerprint_of(checkpoint)
+        export_onnx(folded_extractor(checkpoint, precision), draft, {"howl.fingerprint": fingerprint})
         if precision == "int8":
-            quantise_trunk(draft, draft, build_trunk(checkpoint.network.trunk).float_layers, calibration)
+            quantise_backbone(draft, draft, build_backbone(checkpoint.network.backbone).float_layers, calibration)
         prove(checkpoint, precision, draft, photos)
         checkpoint.codebook.save(codebook_path(draft))
         manifest = Manifest(
-            identity=identity,
+            fingerprint=fingerprint,
             image_size=checkpoint.extraction.image_size,
             scales=checkpoint.extraction.scales,
             features=checkpoint.extraction.features,
@@ -89,7 +89,7 @@ def export_checked(
             asmk=checkpoint.asmk,
             network=asdict(checkpoint.network),
             precision=precision,
-            digests={file.name: digest(file) for file in (draft, codebook_path(draft))},
+            checksums={file.name: checksum(file) for file in (draft, codebook_path(draft))},
         )
         manifest.save(manifest_path(draft))
         for file in (draft, codebook_path(draft), manifest_path(draft)):
@@ -99,7 +99,7 @@ def export_checked(
 def add_plan(checkpoint: Checkpoint, precision: str, engine: Path, plan: Path, photos: list[Image]) -> None:
     """Builds engine.plan, proves it on this machine's GPU, and writes it into the manifest."""
     largest = checkpoint.extraction.image_size
-    info = build_plan(engine, plan, smallest=SMALLEST_SIDE, typical=(largest * 3 // 4, largest), largest=largest)
+    info = build_plan(engine, plan, smallest=MIN_SIDE, typical=(largest * 3 // 4, largest), largest=largest)
     try:
         prove(checkpoint, precision, plan, photos)
     except HowlError:
@@ -108,12 +108,12 @@ def add_plan(checkpoint: Checkpoint, precision: str, engine: Path, plan: Path, p
     manifest = Manifest.load(manifest_path(engine))
     manifest = replace(
         manifest,
-        digests={**manifest.digests, plan.name: digest(plan)},
+        checksums={**manifest.checksums, plan.name: checksum(plan)},
         plan={
             "flavour": info.flavour,
             "version": info.version,
             "compute_capability": info.compute_capability,
-            "smallest": SMALLEST_SIDE,
+            "smallest": MIN_SIDE,
             "largest": largest,
         },
     )
@@ -135,13 +135,13 @@ def prove(checkpoint: Checkpoint, precision: str, engine: Path, photos: list[Ima
     raise_if_unequal(differences, TOLERANCES[precision], engine.name)
 
 
-def baked_extractor(checkpoint: Checkpoint, precision: str) -> Extractor:
+def folded_extractor(checkpoint: Checkpoint, precision: str) -> Extractor:
     """What is traced: the network with its constants folded, and the selection of its strongest descriptors."""
-    return Extractor.of(bake(checkpoint.build_network(), precision), checkpoint.extraction).eval()
+    return Extractor.of(fold(checkpoint.build_network(), precision), checkpoint.extraction).eval()
 
 
-def identity_of(checkpoint: Checkpoint) -> str:
-    """A digest of all that decides a descriptor and its visual word: whatever shares it can share an index."""
+def fingerprint_of(checkpoint: Checkpoint) -> str:
+    """A checksum of all that decides a descriptor and its visual word: whatever shares it can share an index."""
     sha = hashlib.sha256()
     settings = {"network": asdict(checkpoint.network), "extraction": asdict(checkpoint.extraction)}
     sha.update(json.dumps(settings, sort_keys=True).encode())
@@ -156,13 +156,13 @@ def with_graph_nodes(config: NetworkConfig, extraction: ExtractionConfig, option
     """The network with as many nodes as the options ask for, or, in larger maps than it knew, as these have.
 
     Nodes are no weights: a graph that knew a whole map in training would else re-weight a part of it. A network without
-    a graph stays as it is, and so does its engines' identity.
+    a graph stays as it is, and so does its engines' fingerprint.
     """
     if not config.graph:
         return config
     if options.graph_nodes is None:
         largest = scaled_side(extraction.image_size, exact(max(extraction.scales)))
-        covering = nodes_covering(largest, build_trunk(config.trunk).stride)
+        covering = nodes_covering(largest, build_backbone(config.backbone).stride)
         return replace(config, graph_nodes=max(config.graph_nodes, covering))
     config = with_options(config, options)
     if config.graph_neighbours >= config.graph_nodes:
@@ -175,7 +175,7 @@ def with_graph_nodes(config: NetworkConfig, extraction: ExtractionConfig, option
 def some_photos(checkpoint: Checkpoint, folder: str | None, number: int) -> list[Image]:
     """A few photos, as the engine takes them: of a folder, of the training folder, or made."""
     size = checkpoint.extraction.image_size
-    source = Path(folder or checkpoint.training.get("recipe", {}).get("data", ""))
+    source = Path(folder or checkpoint.training.get("config", {}).get("data", ""))
     if folder or (source.is_dir() and source != Path()):
         return readable(find_photos([source]), size, number)
     return [render_view(0, scene, 0, width=size, height=size * 3 // 4) for scene in range(number)]
@@ -233,7 +233,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         choices=PRESETS,
         help="image size, scales, features and precision that go together; others go before",
     )
-    parser.add_argument("--precision", choices=("fp32", "fp16", "int8"), help="of the trunk; default: fp32")
+    parser.add_argument("--precision", choices=("fp32", "fp16", "int8"), help="of the backbone; default: fp32")
     parser.add_argument("--image-size", type=image_side, metavar="PIXELS", help="default: the checkpoint's")
     parser.add_argument("--features", type=positive_int, metavar="K", help="default: the checkpoint's")
     parser.add_argument("--scales", type=scale_list, metavar="S,S,...", help="default: the checkpoint's")

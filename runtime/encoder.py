@@ -6,12 +6,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
-from runtime.ahead import map_ahead
-from runtime.asmk import Aggregated, AsmkParameters, aggregate
+from runtime.asmk.kernel import AsmkCodes, AsmkParameters, aggregate
+from runtime.bundle import load_checked
 from runtime.engine import Features, open_engine
 from runtime.errors import ImageError
-from runtime.image import Image, PhotoInput, load_rgb, shrink, unshrink
-from runtime.manifest import load_checked
+from runtime.io.image import Image, PhotoInput, load_rgb, shrink, to_original_pixels
+from runtime.io.prefetch import prefetch_map
 
 Photo = TypeVar("Photo", bound=PhotoInput)
 Item = TypeVar("Item")
@@ -19,7 +19,7 @@ Result = TypeVar("Result")
 
 # Photos that are worked on at a time. The engine shares the work of one among all cores; a few at once fill what it
 # leaves idle, and the activations of many more would not fit the memory.
-AT_ONCE = min(4, os.cpu_count() or 1)
+PHOTO_BATCH = min(4, os.cpu_count() or 1)
 
 
 class Encoder:
@@ -66,8 +66,8 @@ class Encoder:
         if image is full:
             return features
         positions = features.positions.copy()
-        positions[:, 0] = unshrink(positions[:, 0], full.shape[1], image.shape[1])
-        positions[:, 1] = unshrink(positions[:, 1], full.shape[0], image.shape[0])
+        positions[:, 0] = to_original_pixels(positions[:, 0], full.shape[1], image.shape[1])
+        positions[:, 1] = to_original_pixels(positions[:, 1], full.shape[0], image.shape[0])
         return replace(features, positions=positions)
 
     def encode_all(
@@ -91,16 +91,16 @@ class Encoder:
                 return error
             return encode(self.engine.extract(image))
 
-        return map_ahead(work, items, AT_ONCE)
+        return prefetch_map(work, items, PHOTO_BATCH)
 
-    def for_database(self, features: Features) -> Aggregated:
+    def encode_database(self, features: Features) -> AsmkCodes:
         """Words and codes as the index keeps them: every descriptor belongs to its nearest word."""
         return self._aggregate(features, 1)
 
-    def for_query(self, features: Features, *, threads: int = 1) -> Aggregated:
+    def encode_query(self, features: Features, *, threads: int = 1) -> AsmkCodes:
         """Words and codes of a query, whose descriptors belong to several words each (multiple assignment)."""
-        return self._aggregate(features, self.asmk.query_assignments, threads)
+        return self._aggregate(features, self.asmk.multiple_assignment, threads)
 
-    def _aggregate(self, features: Features, assignments: int, threads: int = 1) -> Aggregated:
+    def _aggregate(self, features: Features, assignments: int, threads: int = 1) -> AsmkCodes:
         words = self.codebook.assign(features.descriptors, assignments, threads=threads)
         return aggregate(features.descriptors, words, self.codebook.centroids)

@@ -9,16 +9,16 @@ from types import TracebackType
 
 from tqdm import tqdm
 
-from runtime.asmk import Aggregated, selectivity
+from runtime.asmk.kernel import AsmkCodes, selectivity
+from runtime.bundle import index_path, manifest_path
 from runtime.encoder import Encoder
 from runtime.engine import Features
 from runtime.errors import HowlError, ImageError
-from runtime.image import PhotoInput, describe
 from runtime.index import Hit, Index
 from runtime.index.ids import check_ids
-from runtime.manifest import index_path, manifest_path
+from runtime.io.image import PhotoInput, describe
 
-PHOTOS_A_COMMIT = 1000  # of `add`: what a kill can cost is bounded
+COMMIT_SIZE = 1000  # of `add`: what a kill can cost is bounded
 
 
 @dataclass(frozen=True)
@@ -100,12 +100,12 @@ class Retriever:
         check_ids(self.index_path, names)
         if self.index is None and Index.exists(self.index_path):
             self.index = self._open_index()
-        if self.index is not None and (known := self.index.known(names)):
+        if self.index is not None and (known := self.index.existing(names)):
             raise HowlError(f"{self.index_path}: {known[0]} is in the index already; remove it first")
         report = AddReport()
         prepared = self._prepare(photos, names, report)
         with tqdm(total=len(names), desc="indexing", unit="photo", disable=None) as bar:
-            while batch := list(islice(prepared, PHOTOS_A_COMMIT)):
+            while batch := list(islice(prepared, COMMIT_SIZE)):
                 readable = [(name, image) for name, image in batch if image is not None]
                 if readable and self.index is None:
                     self.index = self._create_index()
@@ -163,7 +163,7 @@ class Retriever:
 
     def _match(self, index: Index, features: Features, top: int, threads: int = 1) -> list[Hit]:
         """From the descriptors of a query to its hits."""
-        query = self.encoder.for_query(features, threads=threads)
+        query = self.encoder.encode_query(features, threads=threads)
         return index.search(query, selectivity(self.encoder.codebook.dimensions, self.encoder.asmk), top)
 
     def _searched_index(self) -> Index:
@@ -173,9 +173,9 @@ class Retriever:
 
     def _prepare(
         self, photos: Sequence[PhotoInput], names: Sequence[str], report: AddReport
-    ) -> Iterator[tuple[str, Aggregated | None]]:
+    ) -> Iterator[tuple[str, AsmkCodes | None]]:
         """Every photo aggregated, in order; None, and a line in the report, where one cannot be read."""
-        encoded = self.encoder.encode_all(photos, self.encoder.for_database)
+        encoded = self.encoder.encode_all(photos, self.encoder.encode_database)
         for name, (_, image) in zip(names, encoded, strict=True):
             if isinstance(image, ImageError):
                 report.skipped[name] = str(image)
@@ -198,7 +198,7 @@ class Retriever:
 
     def _open_index(self) -> Index:
         index = Index(self.index_path)
-        if index.identity != self.encoder.manifest.identity:
+        if index.fingerprint != self.encoder.manifest.fingerprint:
             index.close()
             raise HowlError(
                 f"{self.index_path} was made with another engine than {manifest_path(self.encoder.path)} describes: "
@@ -208,5 +208,5 @@ class Retriever:
 
     def _create_index(self) -> Index:
         return Index.create(
-            self.index_path, identity=self.encoder.manifest.identity, dimensions=self.encoder.manifest.dimensions
+            self.index_path, fingerprint=self.encoder.manifest.fingerprint, dimensions=self.encoder.manifest.dimensions
         )

@@ -14,10 +14,10 @@ import pytest
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
-from runtime.asmk import AsmkParameters
-from runtime.codebook import Codebook
-from runtime.engine.onnxruntime_engine import OnnxRuntimeEngine
-from runtime.manifest import Manifest, codebook_path, digest, manifest_path
+from runtime.asmk.codebook import Codebook
+from runtime.asmk.kernel import AsmkParameters
+from runtime.bundle import Manifest, checksum, codebook_path, manifest_path
+from runtime.engine.onnxruntime import OnnxRuntimeEngine
 
 PHOTOS = 6
 IMAGE_SIZE = 128  # longest side that the engine is given
@@ -119,7 +119,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory, filters: NDArray[np.float
     words = [session.extract(draw_photo(i)).descriptors[:20] for i in range(PHOTOS)]
     Codebook(np.concatenate(words)).save(codebook_path(engine))
     Manifest(
-        identity="the engine of the tests",
+        fingerprint="the engine of the tests",
         image_size=IMAGE_SIZE,
         scales=(1.0,),
         features=FEATURES,
@@ -127,7 +127,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory, filters: NDArray[np.float
         asmk=AsmkParameters(),
         network={},
         precision="fp32",
-        digests={file.name: digest(file) for file in (engine, codebook_path(engine))},
+        checksums={file.name: checksum(file) for file in (engine, codebook_path(engine))},
     ).save(manifest_path(engine))
     return engine.parent
 

@@ -14,20 +14,20 @@ from pathlib import Path
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from runtime.ahead import map_ahead
-from runtime.command import add_engine_arguments, positive_int, run_command
-from runtime.engine.onnxruntime_engine import CPU
+from runtime.engine.onnxruntime import CPU
 from runtime.errors import HowlError, ImageError
-from runtime.files import replacing
-from runtime.image import decode, find_photos
-from tools.latency.levels import profile_levels
-from tools.latency.measuring import WARM_UP, compare, measure_cold_starts, measure_load, measure_stages
-from tools.latency.plot import draw
-from tools.latency.report import Measured, Report, for_machines
-from tools.latency.subject import STAGES, Subject, open_subject
-from tools.latency.surroundings import surroundings
-from tools.latency.text import as_text
-from tools.machine import peak_memory
+from runtime.io.atomic import atomic_write
+from runtime.io.cli import add_engine_arguments, positive_int, run_command
+from runtime.io.image import decode, find_photos
+from runtime.io.prefetch import prefetch_map
+from tools.benchmarking.environment import surroundings
+from tools.benchmarking.levels import profile_levels
+from tools.benchmarking.measuring import WARM_UP, compare, measure_cold_starts, measure_load, measure_stages
+from tools.benchmarking.plot import draw
+from tools.benchmarking.report import Measured, Report, for_machines
+from tools.benchmarking.system_under_test import STAGES, Subject, open_subject
+from tools.benchmarking.text import as_text
+from tools.environment import peak_memory
 from tools.plotting import load_pyplot
 
 PROFILED = 50  # photos at most: a profile has room for a million events
@@ -46,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         report = measure(subjects, photos, skipped, options)
     print(as_text(report))
     if options.json:
-        with replacing(options.json) as file:
+        with atomic_write(options.json) as file:
             file.write(json.dumps(for_machines(report), indent=1).encode())
     if options.plot:
         draw(report, options.plot)
@@ -70,7 +70,7 @@ def readable(paths: Sequence[Path]) -> tuple[list[Path], dict[str, str]]:
             return str(error)
         return None
 
-    checked = dict(tqdm(map_ahead(reason, paths), total=len(paths), desc="reading", unit="photo", disable=None))
+    checked = dict(tqdm(prefetch_map(reason, paths), total=len(paths), desc="reading", unit="photo", disable=None))
     skipped = {str(path): why for path, why in checked.items() if why is not None}
     if len(skipped) == len(paths):
         raise HowlError(f"{next(iter(skipped.values()))}; no photo is left to ask")

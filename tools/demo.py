@@ -13,12 +13,12 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from runtime.command import run_command
 from runtime.errors import HowlError
+from runtime.io.cli import run_command
 from runtime.retriever import Retriever
-from tools.pictures.gallery import Answer, Row, draw_gallery
 from tools.running import run_script
-from train.data.scenes import write_scenes
+from tools.visualization.gallery import Answer, Row, draw_gallery
+from train.data.synthetic.scenes import write_scenes
 
 SEED = 1000  # of a town that no training sees
 BUILDINGS, VIEWS, SIDE = 24, 6, 320
@@ -37,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     out = Path(options.out)
     photos = out / "photos"
     make_room(out)
-    say(f"{BUILDINGS} made buildings, {VIEWS} views each → {photos}")
+    say(f"{BUILDINGS} synthetic buildings, {VIEWS} views each → {photos}")
     write_scenes(photos, scenes=BUILDINGS, views=VIEWS, image_size=SIDE, seed=SEED)
 
     scores = {name: measured(name, flags, out, photos) for name, flags in NETWORKS.items()}

@@ -9,16 +9,16 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from runtime.command import add_engine_arguments, run_command
+from runtime.bundle import is_engine
 from runtime.encoder import Encoder
 from runtime.errors import HowlError
-from runtime.manifest import is_engine
+from runtime.io.cli import add_engine_arguments, run_command
+from tools.evaluation.datasets import LabelledSet
 from tools.evaluation.distractors import R1M, open_distractors
-from tools.evaluation.labelled import LabelledSet
 from tools.evaluation.leave_one_out import folder_set, sfm120k_set
+from tools.evaluation.ranking import evaluate
 from tools.evaluation.report import for_machines, for_people
-from tools.evaluation.revisited import ARCHIVES, revisited_set
-from tools.evaluation.searching import evaluate
+from train.data.revisited import ARCHIVES, revisited_set
 
 SFM120K = "sfm120k"
 REVISITED = tuple(ARCHIVES)

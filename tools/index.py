@@ -9,15 +9,15 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from runtime.asmk_index import import_asmk
-from runtime.command import run_command
+from runtime.asmk_method.importing import import_asmk
+from runtime.bundle import index_path, is_engine
 from runtime.errors import HowlError
-from runtime.image import find_photos
 from runtime.index import Index
 from runtime.index.verification import verify
-from runtime.manifest import index_path, is_engine
+from runtime.io.cli import run_command
+from runtime.io.image import find_photos
 from runtime.retriever import Retriever
-from tools.machine import peak_memory
+from tools.environment import peak_memory
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -50,13 +50,13 @@ def import_from_asmk(path: Path, codebook: Path, inverted_file: Path) -> None:
     made = import_asmk(codebook, inverted_file, path)
     besides = f" and {made.distractors} distractors" if made.distractors else ""
     print(f"imported {made.images} images{besides}, {made.entries} entries, from {inverted_file} into {made.index}")
-    print(f"its {made.words} visual words are {made.codebook}; runtime.asmk_method searches with the two")
+    print(f"its {made.words} visual words are {made.codebook}; runtime.asmk_method.method searches with the two")
 
 
 def add(retriever: Retriever, roots: list[str]) -> None:
     """Adds the photos of files and folders that are not in the index yet: an interrupted run goes on."""
     ids = [str(path) for path in find_photos(roots)]
-    known = set(retriever.index.known(ids)) if retriever.index else set()
+    known = set(retriever.index.existing(ids)) if retriever.index else set()
     begin = time.perf_counter()
     report = retriever.add([id_ for id_ in ids if id_ not in known])
     seconds = time.perf_counter() - begin

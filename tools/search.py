@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 
-from runtime.command import add_engine_arguments, positive_int, run_command
+from runtime.io.cli import add_engine_arguments, positive_int, run_command
 from runtime.retriever import Retriever
 
 

@@ -6,9 +6,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
-from runtime.command import add_engine_arguments, image_side, positive_int, run_command
 from runtime.encoder import Encoder
 from runtime.errors import HowlError
+from runtime.io.cli import add_engine_arguments, image_side, positive_int, run_command
 from runtime.retriever import Retriever
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parse(arguments)
     out = Path(options.out or f"{options.picture}.png")
     try:
-        from tools.pictures.canvas import check_output, save
+        from tools.visualization.canvas import check_output, save
 
         check_output(out, inputs(options))
         save(options.draw(options), out)
@@ -42,8 +42,8 @@ def inputs(options: argparse.Namespace) -> list[Path]:
 
 
 def attention(options: argparse.Namespace) -> "Figure":
-    from tools.pictures.attention import draw_attention
-    from tools.pictures.canvas import Photo, View
+    from tools.visualization.attention import draw_attention
+    from tools.visualization.canvas import Photo, View
 
     against = Path(options.against) if options.against else None
     view = View(options.image_size, options.scale)
@@ -51,23 +51,23 @@ def attention(options: argparse.Namespace) -> "Figure":
 
 
 def smoothing(options: argparse.Namespace) -> "Figure":
-    from tools.pictures.canvas import Photo, View
-    from tools.pictures.smoothing import draw_smoothing
+    from tools.visualization.canvas import Photo, View
+    from tools.visualization.smoothing import draw_smoothing
 
     return draw_smoothing(Path(options.model), Photo.load(Path(options.photo)), View(options.image_size, options.scale))
 
 
 def graph(options: argparse.Namespace) -> "Figure":
-    from tools.pictures.canvas import Photo, View
-    from tools.pictures.graph import draw_graph
+    from tools.visualization.canvas import Photo, View
+    from tools.visualization.graph import draw_graph
 
     view = View(options.image_size, options.scale)
     return draw_graph(Path(options.model), Photo.load(Path(options.photo)), view, options.point, options.nodes)
 
 
 def matches(options: argparse.Namespace) -> "Figure":
-    from tools.pictures.canvas import Photo
-    from tools.pictures.matches import draw_matches
+    from tools.visualization.canvas import Photo
+    from tools.visualization.matches import draw_matches
 
     encoder = Encoder(Path(options.engine), device=options.device, threshold=options.threshold, alpha=options.alpha)
     query, image = (Photo.load(Path(path)) for path in (options.query, options.image))
@@ -75,7 +75,7 @@ def matches(options: argparse.Namespace) -> "Figure":
 
 
 def gallery(options: argparse.Namespace) -> "Figure":
-    from tools.pictures.gallery import gallery, ranked
+    from tools.visualization.gallery import gallery, ranked
 
     with Retriever(
         options.engine, options.index, device=options.device, threshold=options.threshold, alpha=options.alpha

@@ -11,13 +11,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from runtime.asmk import AsmkParameters
-from runtime.codebook import Codebook
+from runtime.asmk.codebook import Codebook
+from runtime.asmk.kernel import AsmkParameters
 from runtime.errors import HowlError
-from train.extraction import ExtractionConfig
-from train.how_checkpoint import HowWeights, is_how_checkpoint, read_how_checkpoint
-from train.network import Network, NetworkConfig
-from train.tensor_file import load_tensors, save_tensors
+from train.models.extractor import ExtractionConfig
+from train.models.how import Network, NetworkConfig
+from train.weights.how import HowWeights, is_how_checkpoint, read_how_checkpoint
+from train.weights.safe_load import load_tensors, save_tensors
 
 FORMAT = "howl checkpoint"
 VERSION = 1
@@ -33,7 +33,7 @@ class Checkpoint:
         extraction: image size, scales and features that it was validated with.
         asmk: parameters of the search that it was validated with.
         codebook: visual words, float32 [C, D], learned with these weights; none (C = 0) where HOW's authors made them.
-        training: what ``--resume`` needs, and the recipe; plain values and tensors.
+        training: what ``--resume`` needs, and the config; plain values and tensors.
     """
 
     network: NetworkConfig
@@ -69,7 +69,7 @@ class Checkpoint:
 
     @classmethod
     def load(cls, path: Path) -> "Checkpoint":
-        """Reads what ``save`` wrote, or one of HOW's own checkpoints (``train.how_checkpoint``).
+        """Reads what ``save`` wrote, or one of HOW's own checkpoints (``train.weights.how``).
 
         Raises:
             HowlError: the file is missing, damaged, newer than this program, of another network than HOW's, or holds

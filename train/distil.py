@@ -1,7 +1,7 @@
-"""Gives a trunk a start where no published weights are at hand: it learns to see what another trunk sees.
+"""Gives a backbone a start where no published weights are at hand: it learns to see what another backbone sees.
 
-``python train/distil.py --data DIR [--trunk resnet18] [--teacher efficientnet_lite0] [--out resnet18.pth]``;
-then ``python train/run.py --trunk resnet18 --init resnet18.pth ...``. The same command goes on after an interrupt.
+``python train/distil.py --data DIR [--backbone resnet18] [--teacher efficientnet_lite0] [--out resnet18.pth]``;
+then ``python train/run.py --backbone resnet18 --init resnet18.pth ...``. The same command goes on after an interrupt.
 """
 
 import argparse
@@ -13,34 +13,34 @@ from typing import Any
 
 import torch
 
-from runtime.command import image_side, positive_float, positive_int, run_command, whole_number, with_options
 from runtime.errors import HowlError
-from runtime.files import ensure_writable
+from runtime.io.atomic import ensure_writable
+from runtime.io.cli import image_side, positive_float, positive_int, run_command, whole_number, with_options
+from train.backbones import BUILDERS, build_backbone, init_backbone
 from train.data import open_data
 from train.distillation import Distillation, DistillationConfig
-from train.tensor_file import load_tensors, save_tensors
-from train.trunk import BUILDERS, build_trunk, initialise_trunk
+from train.weights.safe_load import load_tensors, save_tensors
 
 TEACHERS = {16: "efficientnet_lite0", 32: "efficientnet_lite0_stride32"}  # by stride, with weights at hand
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     options = parse(arguments)
-    out = Path(options.out or f"{options.trunk}.pth")
+    out = Path(options.out or f"{options.backbone}.pth")
     ensure_writable(out)
     if out.exists():
         raise HowlError(f"{out}: exists already; name another --out, or delete it")
     config = with_options(DistillationConfig(), options)
     torch.manual_seed(config.seed)
-    student = build_trunk(options.trunk)
-    teacher_name = options.teacher or TEACHERS.get(student.stride, options.trunk)
-    teacher = build_trunk(teacher_name)
+    student = build_backbone(options.backbone)
+    teacher_name = options.teacher or TEACHERS.get(student.stride, options.backbone)
+    teacher = build_backbone(teacher_name)
     if teacher.stride != student.stride:
         raise HowlError(
-            f"--teacher {teacher_name}: its stride is {teacher.stride}, that of {options.trunk} {student.stride}; "
+            f"--teacher {teacher_name}: its stride is {teacher.stride}, that of {options.backbone} {student.stride}; "
             f"their maps must be of one size"
         )
-    initialise_trunk(teacher, teacher_name, options.teacher_init)
+    init_backbone(teacher, teacher_name, options.teacher_init)
     photos, validation = open_data(
         options.data, image_size=options.image_size, seed=config.seed, root=Path(options.data_root)
     )
@@ -48,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print(f"distilling from {photos.describe()}; judged on {validation.describe()}")
     distillation = Distillation(teacher, student, photos, config)
     settings = {
-        "trunk": options.trunk,
+        "backbone": options.backbone,
         "teacher": teacher_name,
         "teacher_init": options.teacher_init,
         "data": options.data,
@@ -57,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     }
     progress = out.with_name(out.name + ".progress")
     if progress.exists():
-        distillation.take_up(read_progress(progress, settings))
+        distillation.load_state(read_progress(progress, settings))
         print(f"goes on after step {distillation.steps_done}, from {progress}")
     explained = distillation.run(validation, keep=lambda state: save_tensors(progress, {**state, "settings": settings}))
     save_tensors(out, student.state_dict())
@@ -78,20 +78,22 @@ def read_progress(path: Path, settings: dict[str, Any]) -> dict[str, Any]:
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="train/distil.py",
-        description="Trains a trunk from random weights to give another trunk's features, for train/run.py --init.",
+        description="Trains a backbone from random weights to give another's features, for train/run.py --init.",
     )
     parser.add_argument("--data", metavar="scenes|sfm120k|DIR", required=True, help="photos; their labels are not used")
     parser.add_argument(
         "--data-root", metavar="DIR", default="data", help="where published data sets lie (%(default)s)"
     )
-    parser.add_argument("--trunk", choices=BUILDERS, default="resnet18", help="what learns (%(default)s)")
+    parser.add_argument("--backbone", choices=BUILDERS, default="resnet18", help="what learns (%(default)s)")
     parser.add_argument(
-        "--teacher", choices=BUILDERS, help="what it learns from; default: EfficientNet-Lite0 at the stride of --trunk"
+        "--teacher",
+        choices=BUILDERS,
+        help="what it learns from; default: EfficientNet-Lite0 at the stride of --backbone",
     )
     parser.add_argument(
         "--teacher-init", metavar="imagenet|FILE", default="imagenet", help="the teacher's weights (%(default)s)"
     )
-    parser.add_argument("--out", metavar="FILE", help="the state dict to write; default: the trunk's name and .pth")
+    parser.add_argument("--out", metavar="FILE", help="the state dict to write; default: the backbone's name and .pth")
     parser.add_argument("--image-size", type=image_side, default=480, metavar="PIXELS", help="(%(default)s)")
     parser.add_argument("--crop", type=image_side, metavar="PIXELS", help="side of what is learned from; default: 192")
     parser.add_argument("--batch", type=positive_int, help="crops a step; default: 32")

@@ -1,6 +1,6 @@
-"""Distillation of trunks: a student's features, through a linear map, are to give the teacher's, position by position.
+"""Distillation of backbones: a student's features, through a linear map, learn the teacher's at every position.
 
-Features of a trunk trained on a million photos say far more of each position than a label would, so a few hundred
+Features of a backbone trained on a million photos say far more of each position than a label would, so a few hundred
 photos teach a start that retrieval can be trained from (FitNets: Romero et al., ICLR 2015).
 """
 
@@ -17,14 +17,14 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from runtime.errors import HowlError
-from runtime.image import Image
-from train.data.photos import PhotoSet
-from train.describing import as_batch
-from train.trunk import Trunk
+from runtime.io.image import Image
+from train.backbones import Backbone
+from train.data.labelled import PhotoSet
+from train.descriptors import as_batch
 
 STATISTICS_BATCHES = 16
 KEPT_EVERY = 100  # steps
-SMALLEST_CROP = 0.2  # of a photo's area
+MIN_CROP = 0.2  # of a photo's area
 GAIN, SHIFT = 0.3, 30  # of a crop's colours, at most: light and cameras differ
 
 
@@ -48,7 +48,7 @@ class DistillationConfig:
 class Distillation:
     """A student that learns its teacher's features, standardised channel by channel."""
 
-    def __init__(self, teacher: Trunk, student: Trunk, photos: PhotoSet, config: DistillationConfig) -> None:
+    def __init__(self, teacher: Backbone, student: Backbone, photos: PhotoSet, config: DistillationConfig) -> None:
         self.teacher = teacher.eval()
         self.student = student
         self.photos = photos
@@ -68,13 +68,15 @@ class Distillation:
 
         Args:
             validation: photos that it is judged on.
-            keep: is given what ``take_up`` goes on from, every ``KEPT_EVERY`` steps.
+            keep: is given what ``load_state`` goes on from, every ``KEPT_EVERY`` steps.
 
         Returns:
             the share of the teacher's variance that the student explains on ``validation``, at most 1.
         """
         statistics = self.statistics = self.statistics or self._teacher_statistics()
-        nn.Module.train(self.student)  # a trunk's own leaves BatchNorm as it is, and random weights have no statistics
+        nn.Module.train(
+            self.student
+        )  # a backbone's own leaves BatchNorm as it is, and random weights have no statistics
         crops = self._crops(self.photos)
         steps = range(self.steps_done, self.config.steps)
         bar = tqdm(
@@ -96,7 +98,7 @@ class Distillation:
             losses = [self._loss(next(held_out), statistics) for _ in range(STATISTICS_BATCHES)]
         return 1 - float(torch.stack(losses).mean())
 
-    def take_up(self, progress: dict[str, Any]) -> None:
+    def load_state(self, progress: dict[str, Any]) -> None:
         """Goes back to where an earlier run was interrupted; the crops that follow are others."""
         self.student.load_state_dict(progress["student"])
         self.regressor.load_state_dict(progress["regressor"])
@@ -118,21 +120,21 @@ class Distillation:
 
     def _loss(self, crops: list[Image], statistics: tuple[Tensor, Tensor]) -> Tensor:
         """The share of the teacher's variance that is left unexplained, a scalar."""
-        mean, deviation = statistics
+        mean, std = statistics
         images = as_batch(crops, mean.device)
         with torch.no_grad():
-            target = (self.teacher(images) - mean) / deviation
+            target = (self.teacher(images) - mean) / std
         return F.mse_loss(self.regressor(self.student(images)), target)
 
     @torch.no_grad()
     def _teacher_statistics(self) -> tuple[Tensor, Tensor]:
-        """Mean and standard deviation of the teacher's channels over crops, each [C, 1, 1]."""
+        """Mean and standard std of the teacher's channels over crops, each [C, 1, 1]."""
         crops = self._crops(self.photos)
         features = torch.cat(
             [self.teacher(as_batch(next(crops), self.teacher.mean.device)) for _ in range(STATISTICS_BATCHES)]
         )
-        deviation, mean = torch.std_mean(features, dim=(0, 2, 3))
-        return mean[:, None, None], deviation.clamp(min=1e-4)[:, None, None]
+        std, mean = torch.std_mean(features, dim=(0, 2, 3))
+        return mean[:, None, None], std.clamp(min=1e-4)[:, None, None]
 
     def _crops(self, photos: PhotoSet) -> Iterator[list[Image]]:
         """Batches of crops, without end: all photos in random order, again and again."""
@@ -150,7 +152,7 @@ class Distillation:
         """A random square of the photo, mirrored half the time, with colours changed."""
         height, width = image.shape[:2]
         shorter = min(height, width)
-        smallest = min(shorter, int(np.sqrt(SMALLEST_CROP * height * width)))
+        smallest = min(shorter, int(np.sqrt(MIN_CROP * height * width)))
         side = int(self.rng.integers(smallest, shorter, endpoint=True))
         y = int(self.rng.integers(height - side, endpoint=True))
         x = int(self.rng.integers(width - side, endpoint=True))

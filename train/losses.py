@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from runtime.image import Image
-from train.describing import Describer
-from train.network import LocalFeatures
+from runtime.io.image import Image
+from train.descriptors import Describer
+from train.models.how import LocalFeatures
 
 LOSSES = ("contrastive", "match")
 

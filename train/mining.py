@@ -6,10 +6,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runtime.errors import HowlError
-from train.data.photos import PhotoSet
-from train.describing import Describer, agree_on_unreadable, describe_photos
-from train.parallel import Processes
-from train.recipe import Recipe
+from train.config import TrainingConfig
+from train.data.labelled import PhotoSet
+from train.descriptors import Describer, agree_on_unreadable, describe_photos
+from train.distributed import ProcessGroup
 
 
 class TrainingTuple(NamedTuple):
@@ -21,7 +21,7 @@ class TrainingTuple(NamedTuple):
 
 
 def mine_tuples(
-    describer: Describer, photos: PhotoSet, recipe: Recipe, epoch: int, processes: Processes
+    describer: Describer, photos: PhotoSet, config: TrainingConfig, epoch: int, processes: ProcessGroup
 ) -> list[TrainingTuple]:
     """The epoch's tuples under the network as it is now; the same in every process, and for a seed and epoch.
 
@@ -29,10 +29,10 @@ def mine_tuples(
         HowlError: no tuple can be made: no two scenes with readable photos.
     """
     agree_on_unreadable(photos, processes)
-    random = np.random.default_rng([recipe.seed, epoch])
+    random = np.random.default_rng([config.seed, epoch])
     everything = photos.queries()
-    queries = random.permutation(everything)[: recipe.tuples]
-    pool = random.permutation(np.flatnonzero(photos.usable))[: recipe.pool]
+    queries = random.permutation(everything)[: config.tuples]
+    pool = random.permutation(np.flatnonzero(photos.usable))[: config.pool]
     candidates = [photos.positives(q) for q in queries]
     needed = np.unique(np.concatenate([queries, pool, *candidates]))
     vectors = describe_photos(describer, photos, needed, processes, f"epoch {epoch + 1}: mining")
@@ -43,9 +43,9 @@ def mine_tuples(
         positives = np.array([i for i in positives if i in vectors], np.int64)
         if query not in vectors or len(positives) == 0:
             continue
-        positive = draw_positive(vectors, query, positives, recipe.nearest_positives, random)
+        positive = draw_positive(vectors, query, positives, config.nearest_positives, random)
         similarity = pool_vectors @ vectors[query]
-        negatives = hardest_negatives(pool, similarity, photos.scenes, int(photos.scenes[query]), recipe.negatives)
+        negatives = hardest_negatives(pool, similarity, photos.scenes, int(photos.scenes[query]), config.negatives)
         if negatives:
             tuples.append(TrainingTuple(query, positive, negatives))
     if not tuples:

@@ -8,8 +8,10 @@ from pathlib import Path
 
 import torch
 
-from runtime.asmk import AsmkParameters
-from runtime.command import (
+from runtime.asmk.kernel import AsmkParameters
+from runtime.errors import HowlError
+from runtime.io.atomic import ensure_writable
+from runtime.io.cli import (
     image_side,
     positive_float,
     positive_int,
@@ -18,36 +20,34 @@ from runtime.command import (
     whole_number,
     with_options,
 )
-from runtime.errors import HowlError
-from runtime.files import ensure_writable
-from train.beginning import begin_with
+from train.backbones import BUILDERS, build_backbone
 from train.checkpoint import Checkpoint
+from train.config import BACKBONE_LEARNING_RATES, TrainingConfig, scale_for
 from train.data import open_data
-from train.extraction import ExtractionConfig
-from train.graph import nodes_covering
-from train.history import CURVE_SUFFIX, LOG_SUFFIX
+from train.distributed import ProcessGroup, join_process_group
+from train.log import CURVE_SUFFIX, LOG_SUFFIX
 from train.losses import LOSSES
-from train.network import Network, NetworkConfig
-from train.parallel import Processes, join_processes
-from train.recipe import TRUNK_LEARNING_RATES, Recipe, scale_for
-from train.training import Training
-from train.trunk import BUILDERS, build_trunk
+from train.models.extractor import ExtractionConfig
+from train.models.graph import nodes_covering
+from train.models.how import Network, NetworkConfig
+from train.trainer import Training
+from train.weights.init import init_weights
 
 KEPT_ON_RESUME = {"resume", "epochs", "out", "data_root"}
-DEFAULT_TRUNK = "efficientnet_lite0"
+DEFAULT_BACKBONE = "efficientnet_lite0"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     options = parse(arguments)
     out = checkpoint_path(options)
-    with join_processes() as processes:
-        training = resumed(options, processes) if options.resume else begun(options, processes)
+    with join_process_group() as processes:
+        training = resumed(options, processes) if options.resume else start(options, processes)
         if processes.is_first and training.validation is training.photos:
             print("too few scenes to keep any for validation: the training photos serve for both (10 scenes would do)")
         if processes.is_first:
             print(f"training on {training.photos.describe()}; validation on {training.validation.describe()}")
         if processes.is_first and not training.learns:
-            print("the trunk is frozen and there is no refinement: only whitening and visual words are learned")
+            print("the backbone is frozen and there is no refinement: only whitening and visual words are learned")
         checkpoint = training.run(out)
         if checkpoint is not None:
             report(training, checkpoint, out)
@@ -64,66 +64,66 @@ def checkpoint_path(options: argparse.Namespace) -> Path:
     return out
 
 
-def begun(options: argparse.Namespace, processes: Processes) -> Training:
+def start(options: argparse.Namespace, processes: ProcessGroup) -> Training:
     """A run from its first epoch, as the options say."""
-    recipe, extraction = recipe_of(options), extraction_of(options)
+    config, extraction = recipe_of(options), extraction_of(options)
     photos, validation = open_data(
-        recipe.data, image_size=extraction.image_size, seed=recipe.seed, root=Path(options.data_root)
+        config.data, image_size=extraction.image_size, seed=config.seed, root=Path(options.data_root)
     )
-    torch.manual_seed(recipe.seed)
+    torch.manual_seed(config.seed)
     network = Network(network_of(options, extraction.image_size))
     init = options.init or "imagenet"
-    taken = begin_with(network, init)
+    taken = init_weights(network, init)
     if processes.is_first and "whitening" in taken:
         print(f"from {init}: {', '.join(sorted(taken))}")
-    training = Training(network, photos, validation, recipe, extraction, AsmkParameters(), processes)
-    training.prepare(random_trunk=init == "random", whitened="whitening" in taken)
+    training = Training(network, photos, validation, config, extraction, AsmkParameters(), processes)
+    training.prepare(random_backbone=init == "random", whitened="whitening" in taken)
     return training
 
 
-def resumed(options: argparse.Namespace, processes: Processes) -> Training:
+def resumed(options: argparse.Namespace, processes: ProcessGroup) -> Training:
     """The run of a checkpoint, taken up where it stopped; only more epochs may be asked of it."""
     given = {name for name, value in vars(options).items() if value is not None} - KEPT_ON_RESUME
     if given:
         flags = ", ".join("--" + name.replace("_", "-") for name in sorted(given))
         raise HowlError(f"--resume keeps the checkpoint's own settings: leave out {flags}")
     checkpoint = Checkpoint.load(Path(options.resume))
-    if "recipe" not in checkpoint.training:
+    if "config" not in checkpoint.training:
         raise HowlError(f"{options.resume}: holds no training run to resume")
-    recipe = Recipe(**checkpoint.training["recipe"])
+    config = TrainingConfig(**checkpoint.training["config"])
     if options.epochs is not None:
-        recipe = replace(recipe, epochs=options.epochs)
+        config = replace(config, epochs=options.epochs)
     photos, validation = open_data(
-        recipe.data,
+        config.data,
         image_size=checkpoint.extraction.image_size,
-        seed=recipe.seed,
+        seed=config.seed,
         root=Path(options.data_root),
     )
     training = Training(
         checkpoint.build_network(),
         photos,
         validation,
-        recipe,
+        config,
         checkpoint.extraction,
         checkpoint.asmk,
         processes,
     )
-    training.take_up(checkpoint)
+    training.load_state(checkpoint)
     return training
 
 
-def recipe_of(options: argparse.Namespace) -> Recipe:
-    """The recipe: the data's scale, the trunk's learning rate, and whatever the options say instead."""
+def recipe_of(options: argparse.Namespace) -> TrainingConfig:
+    """The config: the data's scale, the backbone's learning rate, and whatever the options say instead."""
     data = options.data or "scenes"
     scale = scale_for(data)
-    recipe = Recipe(
+    config = TrainingConfig(
         data=data,
-        learning_rate=TRUNK_LEARNING_RATES[options.trunk or DEFAULT_TRUNK],
+        learning_rate=BACKBONE_LEARNING_RATES[options.backbone or DEFAULT_BACKBONE],
         epochs=scale.epochs,
         tuples=scale.tuples,
         loss=scale.loss,
     )
-    return with_options(recipe, options)
+    return with_options(config, options)
 
 
 def extraction_of(options: argparse.Namespace) -> ExtractionConfig:
@@ -133,12 +133,14 @@ def extraction_of(options: argparse.Namespace) -> ExtractionConfig:
 
 def network_of(options: argparse.Namespace, image_size: int) -> NetworkConfig:
     """The network that the options name; its graph covers the whole map at training size."""
-    config = with_options(NetworkConfig(trunk=DEFAULT_TRUNK), options)
-    trunk = build_trunk(config.trunk)
-    if config.dimensions > trunk.channels:
-        raise HowlError(f"--dimensions {config.dimensions}: {config.trunk} has {trunk.channels} channels, no more")
+    config = with_options(NetworkConfig(backbone=DEFAULT_BACKBONE), options)
+    backbone = build_backbone(config.backbone)
+    if config.dimensions > backbone.channels:
+        raise HowlError(
+            f"--dimensions {config.dimensions}: {config.backbone} has {backbone.channels} channels, no more"
+        )
     if options.graph_nodes is None:
-        config = replace(config, graph_nodes=nodes_covering(image_size, trunk.stride))
+        config = replace(config, graph_nodes=nodes_covering(image_size, backbone.stride))
     if config.graph and config.graph_neighbours >= config.graph_nodes:
         raise HowlError(
             f"--graph-neighbours {config.graph_neighbours} needs more than {config.graph_nodes} nodes: lower it, or "
@@ -153,7 +155,7 @@ def report(training: Training, checkpoint: Checkpoint, out: Path) -> None:
     best = max(scored, key=lambda record: (record.mean_average_precision, -record.epoch))
     print(
         f"{out}: epoch {best.epoch} is the best, validation mAP {best.mean_average_precision:.4f}, "
-        f"{words_of(checkpoint, training.recipe)}; log {out.with_suffix(LOG_SUFFIX)}, "
+        f"{words_of(checkpoint, training.config)}; log {out.with_suffix(LOG_SUFFIX)}, "
         f"curve {out.with_suffix(CURVE_SUFFIX)}"
     )
     if best.epoch == 0 and training.records[-1].epoch > 0:
@@ -165,10 +167,10 @@ def report(training: Training, checkpoint: Checkpoint, out: Path) -> None:
             print(f"  {reason}")
 
 
-def words_of(checkpoint: Checkpoint, recipe: Recipe) -> str:
+def words_of(checkpoint: Checkpoint, config: TrainingConfig) -> str:
     """How many visual words there are, and why not as many as were asked for."""
     count = len(checkpoint.codebook)
-    fewer = f" ({recipe.words} asked: too few descriptors for more)" if count < recipe.words else ""
+    fewer = f" ({config.words} asked: too few descriptors for more)" if count < config.words else ""
     return f"{count} visual words{fewer}"
 
 
@@ -176,7 +178,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="train/run.py",
         description="Trains HOW local descriptors, with the learnable filter and the graph where asked for. Defaults "
-        "that depend on the data or the trunk are those of train/recipe.py.",
+        "that depend on the data or the backbone are those of train/config.py.",
     )
     parser.add_argument("--data", metavar="scenes|sfm120k|DIR", help="default: scenes, made by the program itself")
     parser.add_argument(
@@ -187,11 +189,11 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--seed", type=whole_number)
 
     network = parser.add_argument_group("network")
-    network.add_argument("--trunk", choices=BUILDERS, help=f"default: {DEFAULT_TRUNK}")
+    network.add_argument("--backbone", choices=BUILDERS, help=f"default: {DEFAULT_BACKBONE}")
     network.add_argument(
         "--init",
         metavar="imagenet|random|FILE",
-        help="the trunk's weights, or a checkpoint to begin with; default: imagenet",
+        help="the backbone's weights, or a checkpoint to begin with; default: imagenet",
     )
     network.add_argument("--smoothing", choices=("average", "learned", "none"), help="default: average, as HOW")
     network.add_argument("--kernel", type=int, choices=(3, 5, 7), help="side of the smoothing window; default: 3")
@@ -213,10 +215,10 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     learning.add_argument("--tuples-per-step", type=positive_int, help="default: 5")
     learning.add_argument("--pool", type=positive_int, help="photos that negatives are mined from; default: 20000")
     learning.add_argument(
-        "--learning-rate", type=positive_float, help="of the trunk; new modules learn 10 times faster"
+        "--learning-rate", type=positive_float, help="of the backbone; new modules learn 10 times faster"
     )
     learning.add_argument(
-        "--freeze-trunk",
+        "--freeze-backbone",
         action=argparse.BooleanOptionalAction,
         help="only the refinements learn: three times as fast, and enough for few photos",
     )

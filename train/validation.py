@@ -8,16 +8,16 @@ import torch
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from runtime.asmk import AsmkParameters, aggregate, code_length, selectivity
-from runtime.codebook import Codebook, learn_codebook
+from runtime.asmk.codebook import Codebook, learn_codebook
+from runtime.asmk.inverted_file import InvertedFile
+from runtime.asmk.kernel import AsmkParameters, aggregate, code_length, selectivity
 from runtime.errors import HowlError
-from runtime.evaluation import average_precision, positive_ranks
-from runtime.inverted_file import InvertedFile
-from train.data.photos import PhotoSet
-from train.extraction import ExtractionConfig, Extractor
-from train.network import Network
-from train.preparation import sample
-from train.recipe import Recipe
+from train.calibration import sample
+from train.config import TrainingConfig
+from train.data.labelled import PhotoSet
+from train.metrics import average_precision, positive_ranks
+from train.models.extractor import ExtractionConfig, Extractor
+from train.models.how import Network
 
 
 @dataclass(frozen=True)
@@ -37,14 +37,14 @@ def validate(
     network: Network,
     training: PhotoSet,
     validation: PhotoSet,
-    recipe: Recipe,
+    config: TrainingConfig,
     extraction: ExtractionConfig,
     asmk: AsmkParameters,
 ) -> Validation:
     """Learns the codebook on training photos at scale 1, then lets every validation query search all the others."""
     network.eval()
     codebook = codebook_of(
-        network, training, extraction, count=recipe.codebook_photos, words=recipe.words, seed=recipe.seed
+        network, training, extraction, count=config.codebook_photos, words=config.words, seed=config.seed
     )
     extractor = Extractor.of(network, extraction)
     described = dict(extract_descriptors(extractor, validation, np.flatnonzero(validation.usable), "validation"))
@@ -88,7 +88,7 @@ def mean_average_precision(
     worth = selectivity(codebook.dimensions, asmk)
     precisions = []
     for query in photos.queries().tolist():
-        words = codebook.assign(described[query], asmk.query_assignments)
+        words = codebook.assign(described[query], asmk.multiple_assignment)
         scores = database.scores(aggregate(described[query], words, codebook.centroids), worth)
         ranking = indices[np.argsort(-scores, kind="stable")]
         positives = photos.positives(query)

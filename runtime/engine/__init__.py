@@ -20,11 +20,11 @@ def open_engine(path: Path, device: str | None = None, threads: int | None = Non
     if path.suffix == ".plan":
         if device == "cpu":
             raise HowlError(f"{path}: a plan runs on a GPU only; use {path.with_suffix('.onnx').name} on the CPU")
-        from runtime.engine.tensorrt_engine import TensorRTEngine
+        from runtime.engine.tensorrt.engine import TensorRTEngine
 
         return TensorRTEngine(path)
     if path.suffix == ".onnx":
-        from runtime.engine.onnxruntime_engine import OnnxRuntimeEngine
+        from runtime.engine.onnxruntime import OnnxRuntimeEngine
 
         return OnnxRuntimeEngine(path, device, threads)
     raise HowlError(f"{path}: an engine is an .onnx or a .plan file")

@@ -21,18 +21,18 @@ READ_BYTES = 1 << 20  # at a time
 # At a time, and so much because Linux then keeps what was written in huge pages, where the file system can: a search,
 # which jumps through the whole file, is a fifth faster for it.
 WRITTEN_BYTES = 64 << 20
-MEND = "restore it from a backup, or index the photos anew"
+HINT = "restore it from a backup, or index the photos anew"
 
 
 @dataclass(frozen=True)
-class FileSum:
+class Checksum:
     """Size and CRC-32 of a file, as the catalogue keeps them."""
 
     size: int
     crc: int
 
 
-def write_array(path: Path, array: NDArray) -> FileSum:
+def write_array(path: Path, array: NDArray) -> Checksum:
     """Writes a .npy file, waits until it is on the disk, and gives its sum."""
     header = io.BytesIO()
     npy.write_array_header_1_0(header, npy.header_data_from_array_1_0(array))
@@ -43,10 +43,10 @@ def write_array(path: Path, array: NDArray) -> FileSum:
             size += file.write(chunk)
         file.flush()
         os.fsync(file.fileno())
-    return FileSum(size, crc)
+    return Checksum(size, crc)
 
 
-def load_array(path: Path, expected: FileSum) -> NDArray:
+def load_array(path: Path, expected: Checksum) -> NDArray:
     """A read-only memory map of an array whose file was read whole and is, to the bit, what was written.
 
     Raises:
@@ -60,7 +60,7 @@ def load_array(path: Path, expected: FileSum) -> NDArray:
         return _map(file, dtype, shape, file.tell())
 
 
-def map_array(path: Path, expected: FileSum, dtype: npt.DTypeLike, shape: tuple[int, ...]) -> NDArray:
+def map_array(path: Path, expected: Checksum, dtype: npt.DTypeLike, shape: tuple[int, ...]) -> NDArray:
     """A read-only memory map of an array whose file is only known to have the right size.
 
     Its header is not believed: dtype and shape are the caller's, and no flipped bit leads outside of the file.
@@ -72,11 +72,11 @@ def map_array(path: Path, expected: FileSum, dtype: npt.DTypeLike, shape: tuple[
         _check(path, file, expected, content=False)
         header = expected.size - np.dtype(dtype).itemsize * math.prod(shape)
         if header < 0:
-            raise damaged(path, f"too small for {shape} numbers")
+            raise damaged(path, f"too small for {shape} ordinals")
         return _map(file, np.dtype(dtype), shape, header)
 
 
-def check_file(path: Path, expected: FileSum) -> None:
+def check_file(path: Path, expected: Checksum) -> None:
     """Raises HowlError where a file is not, to the bit, what was written."""
     with _opened(path) as file:
         _check(path, file, expected, content=True)
@@ -84,7 +84,7 @@ def check_file(path: Path, expected: FileSum) -> None:
 
 def damaged(path: Path, how: str) -> HowlError:
     """The error for a file that is not what was written."""
-    return HowlError(f"{path}: damaged ({how}); {MEND}")
+    return HowlError(f"{path}: damaged ({how}); {HINT}")
 
 
 def sync_folder(folder: Path) -> None:
@@ -109,12 +109,12 @@ def _opened(path: Path) -> Iterator[BinaryIO]:
         with path.open("rb") as file:
             yield file
     except FileNotFoundError:
-        raise HowlError(f"{path}: missing from the index; {MEND}") from None
+        raise HowlError(f"{path}: missing from the index; {HINT}") from None
     except OSError as error:
         raise HowlError(f"{path}: {error.strerror or error}") from None
 
 
-def _check(path: Path, file: BinaryIO, expected: FileSum, content: bool) -> None:
+def _check(path: Path, file: BinaryIO, expected: Checksum, content: bool) -> None:
     size = os.fstat(file.fileno()).st_size
     if size != expected.size:
         raise damaged(path, f"{size} bytes instead of {expected.size}")

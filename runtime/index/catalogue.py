@@ -13,24 +13,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runtime.errors import HowlError
-from runtime.index.arrays import FileSum
+from runtime.index.arrays import Checksum
 from runtime.index.ids import check_unicode
 from runtime.index.segment import FILES
 
 VERSION = 1
 PATIENCE = 10.0  # seconds: a reader waits so long for a commit to finish, a commit for readers of the catalogue
-IDS_A_QUERY = 500  # SQLite's oldest limit is 999
+ID_BATCH = 500  # SQLite's oldest limit is 999
 
 SCHEMA = """
-CREATE TABLE about (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
--- Images are numbered in the order of their addition. A segment answers for the numbers start <= number < stop.
+CREATE TABLE metadata (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+-- Images are numbered in the order of their addition. A segment answers for the ordinals start <= number < stop.
 CREATE TABLE segments (
     name TEXT PRIMARY KEY,
     start INTEGER NOT NULL,
     stop INTEGER NOT NULL,
     images INTEGER NOT NULL,                -- stored, with those that were removed or moved since
     entries INTEGER NOT NULL,
-    sums TEXT NOT NULL                      -- {file: [size, crc32]}
+    checksums TEXT NOT NULL                      -- {file: [size, crc32]}
 ) WITHOUT ROWID;
 CREATE TABLE images (id TEXT PRIMARY KEY, number INTEGER NOT NULL) WITHOUT ROWID;
 CREATE TABLE removed (number INTEGER PRIMARY KEY);
@@ -51,8 +51,8 @@ class SegmentRow:
         stop: the number behind the last.
         images: stored in it, with those that were removed or moved to another segment.
         entries: of its inverted file.
-        sums: of its files.
-        removed: int64 [r], ascending, the numbers of its images that were removed.
+        checksums: of its files.
+        removed: int64 [r], ascending, the ordinals of its images that were removed.
     """
 
     name: str
@@ -60,14 +60,14 @@ class SegmentRow:
     stop: int
     images: int
     entries: int
-    sums: dict[str, FileSum]
+    checksums: dict[str, Checksum]
     removed: NDArray[np.int64]
 
-    def live(self, numbers: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """Which of the segment's images, of these numbers [n], are in the index: bool [n]."""
-        live = (numbers >= self.start) & (numbers < self.stop)
+    def live(self, ordinals: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Which of the segment's images, of these ordinals [n], are in the index: bool [n]."""
+        live = (ordinals >= self.start) & (ordinals < self.stop)
         if len(self.removed):
-            live &= ~np.isin(numbers, self.removed)
+            live &= ~np.isin(ordinals, self.removed)
         return live
 
 
@@ -92,11 +92,11 @@ class Catalogue:
             raise HowlError(f"{path}: index format {version} is newer than this howl reads ({VERSION}); update howl")
 
     @classmethod
-    def create(cls, path: Path, about: dict[str, str]) -> None:
+    def create(cls, path: Path, metadata: dict[str, str]) -> None:
         """Makes an empty catalogue, whole or not at all, and never over another. Raises OSError or sqlite3.Error."""
         temporary = path.with_name(f"{temporary_prefix(path)}{uuid.uuid4().hex}")
         try:
-            write_empty(temporary, about)
+            write_empty(temporary, metadata)
             try:
                 # Unlike a rename, a link does not replace what another process made meanwhile.
                 path.hardlink_to(temporary)
@@ -110,10 +110,10 @@ class Catalogue:
     def close(self) -> None:
         self._connection.close()
 
-    def about(self, key: str) -> str:
+    def metadata(self, key: str) -> str:
         """A value written when the index was made."""
         with self._errors():
-            row = self._connection.execute("SELECT value FROM about WHERE key = ?", (key,)).fetchone()
+            row = self._connection.execute("SELECT value FROM metadata WHERE key = ?", (key,)).fetchone()
         if row is None:
             raise HowlError(f"{self.path}: damaged: it does not say its {key}")
         return row[0]
@@ -121,7 +121,7 @@ class Catalogue:
     def number(self, key: str) -> int:
         """A whole number written when the index was made."""
         with self._errors():
-            return int(self.about(key))
+            return int(self.metadata(key))
 
     # --------------------------------------------------------------------------------------------- reading
 
@@ -140,19 +140,21 @@ class Catalogue:
         with self._errors():
             removed = self.removed()
             rows = self._connection.execute(
-                "SELECT start, stop, name, images, entries, sums FROM segments ORDER BY start"
+                "SELECT start, stop, name, images, entries, checksums FROM segments ORDER BY start"
             ).fetchall()
             return [
-                SegmentRow(name, start, stop, int(images), int(entries), decode_sums(sums), removed[slice(*bounds)])
-                for start, stop, name, images, entries, sums in rows
+                SegmentRow(
+                    name, start, stop, int(images), int(entries), decode_checksums(checksums), removed[slice(*bounds)]
+                )
+                for start, stop, name, images, entries, checksums in rows
                 for bounds in [np.searchsorted(removed, [start, stop])]
             ]
 
     def removed(self) -> NDArray[np.int64]:
-        """The numbers of all images that were removed and are still stored, int64 [r], ascending."""
+        """The ordinals of all images that were removed and are still stored, int64 [r], ascending."""
         with self._errors():
-            numbers = self._connection.execute("SELECT number FROM removed ORDER BY number")
-            return np.fromiter((number for (number,) in numbers), np.int64)
+            ordinals = self._connection.execute("SELECT number FROM removed ORDER BY number")
+            return np.fromiter((number for (number,) in ordinals), np.int64)
 
     def segment_names(self) -> set[str]:
         """The names of the live segments."""
@@ -165,12 +167,12 @@ class Catalogue:
             rows = self._connection.execute("SELECT number, id FROM images ORDER BY number").fetchall()
         return np.array([number for number, _ in rows], np.int64), [id_ for _, id_ in rows]
 
-    def known(self, ids: Sequence[str]) -> list[str]:
+    def existing(self, ids: Sequence[str]) -> list[str]:
         """Those of the ids that are in the index. Raises HowlError where one is no Unicode text."""
         check_unicode(self.path.parent, ids)
         found: set[str] = set()
-        for start in range(0, len(ids), IDS_A_QUERY):
-            some = ids[start : start + IDS_A_QUERY]
+        for start in range(0, len(ids), ID_BATCH):
+            some = ids[start : start + ID_BATCH]
             query = f"SELECT id FROM images WHERE id IN ({','.join('?' * len(some))})"
             with self._errors():
                 found.update(id_ for (id_,) in self._connection.execute(query, some))
@@ -219,14 +221,14 @@ class Catalogue:
         return first
 
     def add_segment(
-        self, name: str, start: int, stop: int, *, images: int, entries: int, sums: dict[str, FileSum]
+        self, name: str, start: int, stop: int, *, images: int, entries: int, checksums: dict[str, Checksum]
     ) -> None:
         """Names a segment that is on the disk."""
-        row = (name, start, stop, images, entries, encode_sums(sums))
+        row = (name, start, stop, images, entries, encode_checksums(checksums))
         self._connection.execute("INSERT INTO segments VALUES (?, ?, ?, ?, ?, ?)", row)
 
     def release(self, start: int, stop: int) -> None:
-        """Lets no segment answer for these numbers any more; one that answers for others besides stays for them.
+        """Lets no segment answer for these ordinals any more; one that answers for others besides stays for them.
 
         Args:
             start: where some segment begins.
@@ -256,7 +258,7 @@ class Catalogue:
             raise HowlError(f"{self.path}: the catalogue cannot be used: {line}") from None
 
 
-def write_empty(path: Path, about: dict[str, str]) -> None:
+def write_empty(path: Path, metadata: dict[str, str]) -> None:
     """Writes a catalogue without images, and waits until it is on the disk."""
     connection = sqlite3.connect(path)
     try:
@@ -264,8 +266,8 @@ def write_empty(path: Path, about: dict[str, str]) -> None:
         connection.execute("PRAGMA journal_mode = MEMORY")  # a kill leaves one file behind, not two
         connection.execute("PRAGMA auto_vacuum = INCREMENTAL")  # for `Catalogue.shrink`
         connection.executescript(SCHEMA)
-        rows = {**about, "version": str(VERSION)}
-        connection.executemany("INSERT INTO about VALUES (?, ?)", rows.items())
+        rows = {**metadata, "version": str(VERSION)}
+        connection.executemany("INSERT INTO metadata VALUES (?, ?)", rows.items())
         connection.commit()
     finally:
         connection.close()
@@ -276,11 +278,11 @@ def temporary_prefix(path: Path) -> str:
     return f".{path.name}."
 
 
-def encode_sums(sums: dict[str, FileSum]) -> str:
-    return json.dumps({file: [s.size, s.crc] for file, s in sums.items()})
+def encode_checksums(checksums: dict[str, Checksum]) -> str:
+    return json.dumps({file: [s.size, s.crc] for file, s in checksums.items()})
 
 
-def decode_sums(text: str) -> dict[str, FileSum]:
-    """Raises ValueError, TypeError or LookupError where the text does not hold the sums of a segment's files."""
-    sums = json.loads(text)
-    return {file: FileSum(*sums[file]) for file in FILES}
+def decode_checksums(text: str) -> dict[str, Checksum]:
+    """Raises ValueError, TypeError or LookupError where the text does not hold the checksums of a segment's files."""
+    checksums = json.loads(text)
+    return {file: Checksum(*checksums[file]) for file in FILES}

@@ -5,13 +5,13 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from runtime.asmk.inverted_file import MAX_IMAGES
 from runtime.index.catalogue import SegmentRow
-from runtime.inverted_file import LARGEST
 
-FAN = 8  # segments of one tier become one
+MERGE_FACTOR = 8  # segments of one tier become one
 
 
-def due(live: Sequence[int]) -> range:
+def segments_to_merge(live: Sequence[int]) -> range:
     """The segments at the end of an index that an addition should merge; empty where there are none.
 
     Tiers are powers of eight. Eight neighbours of one tier become one of the next, and a segment takes up the smaller
@@ -33,29 +33,29 @@ def due(live: Sequence[int]) -> range:
         return fitting(live, smaller)
     while first > 0 and tiers[first - 1] == tiers[last]:
         first -= 1
-    enough = last + 1 - first >= FAN and not is_half_full(live[last])
+    enough = last + 1 - first >= MERGE_FACTOR and not is_half_full(live[last])
     return fitting(live, range(first, last + 1)) if enough else range(0)
 
 
-def share(rows: Sequence[SegmentRow], live: Sequence[NDArray[np.int64]]) -> int:
+def compaction_cut(rows: Sequence[SegmentRow], live: Sequence[NDArray[np.int64]]) -> int:
     """Where a compaction should cut: the number behind as many images as make one full segment.
 
     Args:
         rows: what is still to be compacted, at least one, in the order of addition.
-        live: the numbers of each one's images that were not removed.
+        live: the ordinals of each one's images that were not removed.
     """
     images = 0
-    for row, numbers in zip(rows, live, strict=True):
-        if images + len(numbers) > LARGEST:
-            return int(numbers[LARGEST - images]) if images < LARGEST else row.start
-        images += len(numbers)
+    for row, ordinals in zip(rows, live, strict=True):
+        if images + len(ordinals) > MAX_IMAGES:
+            return int(ordinals[MAX_IMAGES - images]) if images < MAX_IMAGES else row.start
+        images += len(ordinals)
     return rows[-1].stop
 
 
 def fitting(live: Sequence[int], run: range) -> range:
     """The first segments of a run whose images fit into one; empty where that is a single one."""
     images, stop = 0, run.start
-    while stop < run.stop and images + live[stop] <= LARGEST:
+    while stop < run.stop and images + live[stop] <= MAX_IMAGES:
         images += live[stop]
         stop += 1
     return range(run.start, stop) if stop - run.start > 1 else range(0)
@@ -67,4 +67,4 @@ def tier(images: int) -> int:
 
 
 def is_half_full(images: int) -> bool:
-    return 2 * images >= LARGEST
+    return 2 * images >= MAX_IMAGES

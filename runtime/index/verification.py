@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from runtime.asmk import CODE_BITS, code_length
+from runtime.asmk.inverted_file import MAX_IMAGES
+from runtime.asmk.kernel import CODE_BITS, code_length
 from runtime.errors import HowlError
-from runtime.index.arrays import FileSum, check_file
+from runtime.index.arrays import Checksum, check_file
 from runtime.index.catalogue import Catalogue, SegmentRow
 from runtime.index.segment import FILES, Segment, load_segment
-from runtime.inverted_file import LARGEST
 
 CATALOGUE = "catalogue.sqlite"
 SEGMENT_PREFIX = "segment-"
@@ -57,48 +57,48 @@ def verify(path: Path, progress: Callable[[int], object] = lambda images: None) 
 
 
 def _verify(path: Path, catalogue: Catalogue, progress: Callable[[int], object]) -> Verification:
-    catalogue.about("identity")
+    catalogue.metadata("fingerprint")
     dimensions = catalogue.number("dimensions")
     damages = [f"{catalogue.path}: damaged ({line})" for line in catalogue.integrity()]
     with catalogue.reading():
         rows = catalogue.segments()
-        numbers, ids = catalogue.images()
+        ordinals, ids = catalogue.images()
         removed = catalogue.removed()
     orphans = [folder for folder in path.glob(f"{SEGMENT_PREFIX}*") if folder.name not in {row.name for row in rows}]
-    damages += [f"{catalogue.path}: damaged ({line})" for line in _numbering(rows, numbers, removed)]
+    damages += [f"{catalogue.path}: damaged ({line})" for line in _numbering(rows, ordinals, removed)]
     for row in rows:
-        part = slice(*np.searchsorted(numbers, [row.start, row.stop]))
-        found = list(_segment(path, row, dimensions, dict(zip(numbers[part].tolist(), ids[part], strict=True))))
+        part = slice(*np.searchsorted(ordinals, [row.start, row.stop]))
+        found = list(_segment(path, row, dimensions, dict(zip(ordinals[part].tolist(), ids[part], strict=True))))
         if found and row.name in catalogue.segment_names():  # a writer may have replaced it meanwhile
             damages += found
         progress(row.images)
     return Verification(damages, orphans, len(rows), sum(row.images for row in rows), sum(row.entries for row in rows))
 
 
-def _numbering(rows: list[SegmentRow], numbers: NDArray[np.int64], removed: NDArray[np.int64]) -> Iterator[str]:
+def _numbering(rows: list[SegmentRow], ordinals: NDArray[np.int64], removed: NDArray[np.int64]) -> Iterator[str]:
     """What is wrong between the tables of the catalogue."""
     bounds = np.array([bound for row in rows for bound in (row.start, row.stop)], np.int64)
     if np.any(bounds[:-1] > bounds[1:]) or np.any(bounds[0::2] >= bounds[1::2]):
         yield "two segments answer for the same images"
-    for what, some in (("holds images", numbers), ("removed images", removed)):
+    for what, some in (("holds images", ordinals), ("removed images", removed)):
         # Inside of a segment's range, an odd number of bounds lie at or below.
         if np.any(np.searchsorted(bounds, some, side="right") % 2 == 0):
             yield f"it {what} of no segment"
-    if np.any(np.diff(numbers) == 0):
+    if np.any(np.diff(ordinals) == 0):
         yield "two images have the same number"
-    if len(np.intersect1d(numbers, removed)):
+    if len(np.intersect1d(ordinals, removed)):
         yield "it both holds and removed an image"
 
 
 def _segment(path: Path, row: SegmentRow, dimensions: int, images: dict[int, str]) -> Iterator[str]:
-    """The damages of a segment; ``images`` are the numbers and ids that the catalogue says are in it."""
+    """The damages of a segment; ``images`` are the ordinals and ids that the catalogue says are in it."""
     folder = path / row.name
-    damages = [line for name in FILES if (line := _sum(folder / name, row.sums[name]))]
+    damages = [line for name in FILES if (line := _sum(folder / name, row.checksums[name]))]
     yield from damages
     if damages:
         return  # what follows would only name the same again
     try:
-        segment = load_segment(folder, row.sums, row.entries, code_length(dimensions))
+        segment = load_segment(folder, row.checksums, row.entries, code_length(dimensions))
     except (HowlError, ValueError, IndexError) as error:
         yield str(error) if isinstance(error, HowlError) else f"{folder}: damaged ({error})"
         return
@@ -107,7 +107,7 @@ def _segment(path: Path, row: SegmentRow, dimensions: int, images: dict[int, str
         yield f"{folder / file}: damaged ({line})"
 
 
-def _sum(path: Path, expected: FileSum) -> str | None:
+def _sum(path: Path, expected: Checksum) -> str | None:
     """How a file is not what was written, None where it is."""
     try:
         check_file(path, expected)
@@ -125,7 +125,7 @@ def _shapes(segment: Segment, row: SegmentRow) -> Iterator[tuple[str, str]]:
         ("word_counts.npy", inverted_file.word_counts, np.uint32, row.images),
         ("id_bytes.npy", ids.text, np.uint8, ids.ends[-1] if len(ids) else 0),
         ("id_ends.npy", ids.ends, np.int64, row.images),
-        ("numbers.npy", segment.numbers, np.int64, row.images),
+        ("ordinals.npy", segment.ordinals, np.int64, row.images),
     ):
         if array.dtype != dtype or array.shape != (length,):
             yield file, f"{array.dtype} {list(array.shape)} instead of {np.dtype(dtype)} [{length}]"
@@ -140,13 +140,13 @@ def _entries(segment: Segment, dimensions: int) -> Iterator[tuple[str, str]]:
     if offsets[0] != 0 or not _ascends(offsets) or offsets[-1] != len(images):
         yield "offsets.npy", "the offsets do not ascend from 0 to the number of entries"
         return
-    counts = np.zeros(LARGEST, np.int64)
+    counts = np.zeros(MAX_IMAGES, np.int64)
     begins = np.zeros(len(images) + 1, bool)  # the entries that are the first of a word
     begins[offsets] = True
     ascending = True
     for start in range(0, len(images), BLOCK):
         some = images[start : start + BLOCK + 1]  # one more, to compare with
-        counts += np.bincount(some[:BLOCK], minlength=LARGEST)
+        counts += np.bincount(some[:BLOCK], minlength=MAX_IMAGES)
         ascending &= bool(np.all((some[1:] > some[:-1]) | begins[start + 1 : start + len(some)]))
     if not ascending:
         yield "images.npy", "the images of a word do not ascend"
@@ -159,19 +159,19 @@ def _entries(segment: Segment, dimensions: int) -> Iterator[tuple[str, str]]:
 
 
 def _images(segment: Segment, row: SegmentRow, images: dict[int, str]) -> Iterator[tuple[str, str]]:
-    """What is wrong with the numbers and ids of the images: file and fault."""
-    numbers = segment.numbers
-    if not _ascends(numbers) or (len(numbers) and numbers[-1] >= row.stop):
-        yield "numbers.npy", f"the numbers do not ascend, all below {row.stop}"
-    if not np.all(np.isin(row.removed, numbers)):
-        yield "numbers.npy", "the catalogue removed images that it does not have"
+    """What is wrong with the ordinals and ids of the images: file and fault."""
+    ordinals = segment.ordinals
+    if not _ascends(ordinals) or (len(ordinals) and ordinals[-1] >= row.stop):
+        yield "ordinals.npy", f"the ordinals do not ascend, all below {row.stop}"
+    if not np.all(np.isin(row.removed, ordinals)):
+        yield "ordinals.npy", "the catalogue removed images that it does not have"
     try:
         ids = list(segment.ids)
     except UnicodeDecodeError:
         yield "id_bytes.npy", "an id is no Unicode text"
         return
-    live = row.live(numbers).tolist()
-    held = {number: id_ for number, id_, alive in zip(numbers.tolist(), ids, live, strict=True) if alive}
+    live = row.live(ordinals).tolist()
+    held = {number: id_ for number, id_, alive in zip(ordinals.tolist(), ids, live, strict=True) if alive}
     if held != images:
         number, id_ = min(held.items() ^ images.items())
         which = "does not have" if images.get(number) == id_ else "alone has"

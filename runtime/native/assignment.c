@@ -17,7 +17,7 @@ enum {
     CANDIDATES = 1024, /* of a descriptor; one that needs more is left to the caller */
     FIRST = 128,       /* candidates before the first is sorted out */
     LEAST = -(1 << 27), /* no key of a word is as small, and every key of padding is smaller */
-    MOST_NEAREST = 32,
+    MAX_NEAREST = 32,
 };
 
 /* What has been found of one descriptor. A key is ½‖x̂‖² − ½‖x̂ − ĉ‖², larger for nearer words, in rounded units. */
@@ -44,7 +44,7 @@ int64_t howl_search_bytes(void)
 
 static int32_t least_key(const struct search *search, int64_t nearest, int32_t squared_norm, float slack)
 {
-    int32_t best[MOST_NEAREST]; /* the largest keys, ascending */
+    int32_t best[MAX_NEAREST]; /* the largest keys, ascending */
     int64_t filled = 0;
     for (int32_t i = 0; i < search->count; i++) {
         int32_t key = search->keys[i];
@@ -139,7 +139,7 @@ AVX512 static float squared_distance(const float *a, const float *b, int64_t dim
 static void choose(const struct search *search, const float *descriptor, const float *centroids, int64_t dimensions,
                    int64_t nearest, int64_t *chosen)
 {
-    float distances[MOST_NEAREST];
+    float distances[MAX_NEAREST];
     int64_t filled = 0;
     for (int32_t i = 0; i < search->count; i++) {
         int64_t word = search->words[i];

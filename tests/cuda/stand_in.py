@@ -21,7 +21,7 @@ from numpy.typing import DTypeLike, NDArray
 
 HEADER = Path(__file__).with_name("cuda.h")
 FLAGS = ["-O1", "-g0", "-shared", "-fPIC", "-Wall", "-Wextra", "-Werror", "-fno-exceptions", "-nostdlib++"]
-MOST_BLOCKS, MOST_THREADS = (2**31 - 1, 2**16 - 1), 1024
+MAX_BLOCKS, MAX_THREADS = (2**31 - 1, 2**16 - 1), 1024
 GARBAGE = 0xA5
 
 
@@ -122,8 +122,8 @@ class Kernel:
 
     def __call__(self, grid: tuple[int, int], block: tuple[int], arguments: tuple[Any, ...]) -> None:
         shape = np.array([*grid, *block], np.uint32)
-        fits = all(1 <= n <= most for n, most in zip(grid, MOST_BLOCKS, strict=True))
-        if not fits or not 1 <= block[0] <= MOST_THREADS:
+        fits = all(1 <= n <= most for n, most in zip(grid, MAX_BLOCKS, strict=True))
+        if not fits or not 1 <= block[0] <= MAX_THREADS:
             raise RuntimeError(f"CUDA_ERROR_INVALID_VALUE: {grid} blocks of {block} threads")
         values = [np.array(value.data.ptr if isinstance(value, Array) else value) for value in arguments]
         if not all(isinstance(value, Array | np.generic) for value in arguments):

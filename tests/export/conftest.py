@@ -1,4 +1,4 @@
-"""A checkpoint that exports in seconds: a two-layer trunk under the real smoothing, graph, whitening and selection."""
+"""A checkpoint that exports in seconds: two layers under the real smoothing, graph, whitening and selection."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -10,15 +10,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from runtime.asmk import AsmkParameters
-from runtime.codebook import Codebook
+from runtime.asmk.codebook import Codebook
+from runtime.asmk.kernel import AsmkParameters
+from train.backbones import BUILDERS, Backbone
 from train.checkpoint import Checkpoint
-from train.extraction import ExtractionConfig
-from train.network import Network, NetworkConfig
-from train.trunk import BUILDERS, Trunk
+from train.models.extractor import ExtractionConfig
+from train.models.how import Network, NetworkConfig
 
 
-class SmallTrunk(Trunk):
+class SmallBackbone(Backbone):
     """Stride 4, 24 channels."""
 
     channels, stride = 24, 4
@@ -35,7 +35,7 @@ class SmallTrunk(Trunk):
 
 
 CONFIG = NetworkConfig(
-    trunk="small",
+    backbone="small",
     smoothing="learned",
     graph=True,
     graph_nodes=64,
@@ -46,7 +46,7 @@ CONFIG = NetworkConfig(
 
 
 def random_network(config: NetworkConfig, seed: int) -> Network:
-    """Weights away from their initial values, so that no module is the identity and statistics are not 0 and 1."""
+    """Weights away from their initial values, so that no module is the fingerprint and statistics are not 0 and 1."""
     torch.manual_seed(seed)
     network = Network(config)
     with torch.no_grad():
@@ -63,7 +63,7 @@ def random_network(config: NetworkConfig, seed: int) -> Network:
 def network() -> Iterator[Callable[..., Network]]:
     """Builds a small network with random weights; keywords change its configuration."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(BUILDERS, "small", SmallTrunk)
+        patch.setitem(BUILDERS, "small", SmallBackbone)
         yield lambda seed=0, **changes: random_network(replace(CONFIG, **changes), seed)
 
 
@@ -81,7 +81,7 @@ def checkpoint(network: Callable[..., Network], tmp_path: Path) -> Callable[...,
             extraction=ExtractionConfig(image_size=128, scales=(1.414, 1.0, 0.5), features=200),
             asmk=AsmkParameters(),
             codebook=Codebook(centroids),
-            training={"recipe": {"data": "scenes"}},
+            training={"config": {"data": "scenes"}},
         ).save(path)
         return path
 

@@ -6,15 +6,15 @@ import numpy as np
 import pytest
 
 from export import to_trt
-from export.words import words_for
+from export.codebook import words_for
+from runtime.bundle import codebook_path, load_checked
 from runtime.engine import open_engine
-from runtime.image import find_photos, load_rgb
-from runtime.manifest import codebook_path, load_checked
+from runtime.io.image import find_photos, load_rgb
 from runtime.retriever import Retriever
 from train.checkpoint import Checkpoint
-from train.data.scenes import write_scenes
+from train.data.synthetic.scenes import write_scenes
 
-from ..train.published_how import (
+from ..train.weights.published_how import (
     FEATURES,
     IMAGE_SIZE,
     SCALES,
@@ -54,7 +54,7 @@ def test_the_engine_gives_what_how_gives_and_searches(
     manifest, _ = load_checked(engine)
     again = Checkpoint.load(source)
     again.codebook = words_for(again, str(codebook_path(engine)), None)
-    assert to_trt.identity_of(again) == manifest.identity
+    assert to_trt.fingerprint_of(again) == manifest.fingerprint
     with Retriever(engine, device="cpu") as retriever:
         retriever.add([str(photo) for photo in photos])
         assert {hit.id for hit in retriever.search(photos[0])} == {str(photo) for photo in photos}

@@ -13,7 +13,7 @@ from onnx import numpy_helper
 
 from export import plan as plan_module
 from export.plan import build_plan, timing_path
-from runtime.engine.tensorrt_api import TENSORRT, TENSORRT_RTX, Messages, load_tensorrt
+from runtime.engine.tensorrt.api import TENSORRT, TENSORRT_RTX, Messages, load_tensorrt
 from runtime.errors import HowlError
 from runtime.gpu import Gpu, find_gpus
 
@@ -32,7 +32,7 @@ LOCAL_DESCRIPTORS = (
     HEADER
     + """
 => (float[50, 8] descriptors, float[50] strengths, float[50, 3] positions, int32 count)
-<float[8, 3, 8, 8] trunk, float[8, 1, 3, 3] ring> {
+<float[8, 3, 8, 8] backbone, float[8, 1, 3, 3] ring> {
     first = Constant <value_ints = [0]> ()
     second = Constant <value_ints = [1]> ()
     third = Constant <value_ints = [2]> ()
@@ -54,7 +54,7 @@ LOCAL_DESCRIPTORS = (
     target = Concat <axis = 0> (batch, smaller)
     half = Resize <mode = "linear", coordinate_transformation_mode = "half_pixel"> (full, , , target)
 
-    map = Conv <kernel_shape = [8, 8], strides = [8, 8]> (half, trunk)
+    map = Conv <kernel_shape = [8, 8], strides = [8, 8]> (half, backbone)
     smooth = Conv <kernel_shape = [3, 3], pads = [1, 1, 1, 1], group = 8> (map, ring)
     bounded = Tanh (smooth)
     rows = Constant <value_ints = [8, -1]> ()
@@ -130,7 +130,7 @@ def write_onnx(path: Path, text: str, **weights: np.ndarray) -> Path:
 def descriptors_onnx(tmp_path: Path) -> Path:
     random = np.random.default_rng(0)
     weights = {
-        "trunk": random.normal(0, 1e-3, (8, 3, 8, 8)).astype(np.float32),
+        "backbone": random.normal(0, 1e-3, (8, 3, 8, 8)).astype(np.float32),
         "ring": np.full((8, 1, 3, 3), 1 / 9, np.float32),
     }
     return write_onnx(tmp_path / "engine.onnx", LOCAL_DESCRIPTORS, **weights)

@@ -8,9 +8,9 @@ import pytest
 
 from export import to_trt
 from export.plan import PlanInfo
+from runtime.bundle import Manifest, load_checked, manifest_path
 from runtime.errors import HowlError
-from runtime.image import SMALLEST_SIDE
-from runtime.manifest import Manifest, load_checked, manifest_path
+from runtime.io.image import MIN_SIDE
 
 
 @pytest.fixture
@@ -37,7 +37,7 @@ def test_the_manifest_says_what_the_plan_was_built_by_and_for(add_plan: Any) -> 
         "flavour": "tensorrt",
         "version": "11.4.0.106",
         "compute_capability": [9, 0],
-        "smallest": SMALLEST_SIDE,
+        "smallest": MIN_SIDE,
         "largest": 128,
     }
 

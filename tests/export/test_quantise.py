@@ -1,4 +1,4 @@
-"""The int8 trunk: what is quantised and what is not, and how near it stays."""
+"""The int8 backbone: what is quantised and what is not, and how near it stays."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -8,17 +8,17 @@ import onnx
 import pytest
 
 from export import to_trt
-from export.bake import bake
+from export.fold import fold
 from export.parity import TOLERANCES, difference, run_pytorch
-from export.quantise import quantise_trunk, trunk_nodes
-from export.to_onnx import export_onnx
+from export.quantise import backbone_nodes, quantise_backbone
+from export.tracing import export_onnx
+from runtime.bundle import load_checked
 from runtime.engine import open_engine
 from runtime.errors import HowlError
-from runtime.image import Image
-from runtime.manifest import load_checked
-from train.data.rendering import render_view
-from train.extraction import Extractor
-from train.network import Network
+from runtime.io.image import Image
+from train.data.synthetic import render_view
+from train.models.extractor import Extractor
+from train.models.how import Network
 
 K = 200
 SCALES = (1.0, 0.5)
@@ -33,7 +33,7 @@ def photos() -> list[Image]:
 def exported(network: Callable[..., Network], tmp_path_factory: pytest.TempPathFactory) -> tuple[Extractor, Path]:
     """A float32 graph, and the PyTorch network that it was exported from."""
     path = tmp_path_factory.mktemp("exported") / "fp32.onnx"
-    export_onnx(Extractor(bake(network(), "int8"), SCALES, K).eval(), path, {})
+    export_onnx(Extractor(fold(network(), "int8"), SCALES, K).eval(), path, {})
     return Extractor(network(), SCALES, K).eval(), path
 
 
@@ -50,14 +50,14 @@ def convolutions(path: Path) -> dict[str, bool]:
     return found
 
 
-def test_the_trunk_is_quantised_and_the_head_is_not(
+def test_the_backbone_is_quantised_and_the_head_is_not(
     exported: tuple[Extractor, Path], photos: list[Image], tmp_path: Path
 ) -> None:
     _, source = exported
-    quantise_trunk(source, tmp_path / "int8.onnx", [], photos)
+    quantise_backbone(source, tmp_path / "int8.onnx", [], photos)
     quantised = convolutions(tmp_path / "int8.onnx")
-    trunk = {"network.trunk.conv1.weight", "network.trunk.conv2.weight"}
-    assert {name for name, is_int8 in quantised.items() if is_int8} == trunk
+    backbone = {"network.backbone.conv1.weight", "network.backbone.conv2.weight"}
+    assert {name for name, is_int8 in quantised.items() if is_int8} == backbone
     assert "network.whitening.projection.weight" in quantised
 
 
@@ -66,12 +66,12 @@ def test_layers_that_are_named_stay_in_float(
 ) -> None:
     """conv1 alone: not conv10, were there one."""
     _, source = exported
-    quantise_trunk(source, tmp_path / "int8.onnx", ["conv1"], photos)
+    quantise_backbone(source, tmp_path / "int8.onnx", ["conv1"], photos)
     assert {name for name, is_int8 in convolutions(tmp_path / "int8.onnx").items() if is_int8} == {
-        "network.trunk.conv2.weight"
+        "network.backbone.conv2.weight"
     }
     model = onnx.load(source)
-    assert set(trunk_nodes(model, ["conv"])) == set(trunk_nodes(model, []))
+    assert set(backbone_nodes(model, ["conv"])) == set(backbone_nodes(model, []))
 
 
 def test_descriptors_stay_near_those_of_pytorch(
@@ -79,7 +79,7 @@ def test_descriptors_stay_near_those_of_pytorch(
 ) -> None:
     """Photos that it was not calibrated on, at other sizes: not equal, but within the tolerance."""
     pytorch, source = exported
-    quantise_trunk(source, tmp_path / "int8.onnx", [], photos)
+    quantise_backbone(source, tmp_path / "int8.onnx", [], photos)
     engine = open_engine(tmp_path / "int8.onnx", "cpu")
     for width, height in ((128, 96), (77, 131)):
         image = render_view(4, 0, 0, width=width, height=height)

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 
 from export import to_trt
-from runtime.command import run_command, with_options
+from runtime.bundle import load_checked
 from runtime.errors import HowlError
-from runtime.manifest import load_checked
+from runtime.io.cli import run_command, with_options
 from runtime.retriever import Retriever
 from train.checkpoint import Checkpoint
-from train.data.rendering import render_view
+from train.data.synthetic import render_view
 
 Write = Callable[..., Path]
 
@@ -90,8 +90,8 @@ def test_without_a_graph_there_are_no_nodes_to_change(flags: list[str], checkpoi
 
 def test_a_precision_keeps_the_identity_and_other_weights_change_it(checkpoint: Write) -> None:
     first = Checkpoint.load(checkpoint())
-    assert to_trt.identity_of(first) == to_trt.identity_of(Checkpoint.load(checkpoint()))
-    assert to_trt.identity_of(first) != to_trt.identity_of(Checkpoint.load(checkpoint(seed=1)))
+    assert to_trt.fingerprint_of(first) == to_trt.fingerprint_of(Checkpoint.load(checkpoint()))
+    assert to_trt.fingerprint_of(first) != to_trt.fingerprint_of(Checkpoint.load(checkpoint(seed=1)))
 
 
 def test_a_graph_that_differs_is_not_kept(checkpoint: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -99,14 +99,14 @@ def test_a_graph_that_differs_is_not_kept(checkpoint: Write, tmp_path: Path, mon
     plan.with_suffix(".onnx").write_text("an earlier engine")
     before = {file: file.read_bytes() for file in tmp_path.iterdir()}
 
-    bake = to_trt.bake
+    fold = to_trt.fold
 
     def spoiled(network, precision):  # a fault such as a wrong fold would be
-        baked = bake(network, precision)
-        baked.whitening.projection.weight.data *= 1.01
-        return baked
+        folded = fold(network, precision)
+        folded.whitening.projection.weight.data *= 1.01
+        return folded
 
-    monkeypatch.setattr(to_trt, "bake", spoiled)
+    monkeypatch.setattr(to_trt, "fold", spoiled)
     with pytest.raises(HowlError, match="differs from the PyTorch network beyond the tolerance"):
         to_trt.main([str(source), "--out", str(plan)])
     assert {file: file.read_bytes() for file in tmp_path.iterdir()} == before

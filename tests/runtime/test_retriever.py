@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 
 import runtime.retriever
 from runtime import HowlError, ImageError, Retriever
+from runtime.bundle import Manifest, checksum, codebook_path, index_path, manifest_path
 from runtime.encoder import Encoder
-from runtime.image import load_rgb
 from runtime.index import Hit, Index
-from runtime.manifest import Manifest, codebook_path, digest, index_path, manifest_path
+from runtime.io.image import load_rgb
 
 MakePhoto = Callable[..., NDArray[np.uint8]]
 
@@ -154,7 +154,7 @@ def test_without_an_index_there_is_nothing_to_search_or_remove(
 
 
 def test_commits_are_bounded(retriever: Retriever, photos: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(runtime.retriever, "PHOTOS_A_COMMIT", 2)
+    monkeypatch.setattr(runtime.retriever, "COMMIT_SIZE", 2)
     sizes = []
     add = Index.add
     monkeypatch.setattr(Index, "add", lambda self, ids, images: (sizes.append(len(ids)), add(self, ids, images))[1])
@@ -165,7 +165,7 @@ def test_commits_are_bounded(retriever: Retriever, photos: list[str], monkeypatc
 def test_what_was_committed_before_a_failure_stays(
     retriever: Retriever, index: Path, photos: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(runtime.retriever, "PHOTOS_A_COMMIT", 2)
+    monkeypatch.setattr(runtime.retriever, "COMMIT_SIZE", 2)
     add = Index.add
 
     def fail_at_the_third(self: Index, ids: list[str], images: list) -> None:
@@ -247,7 +247,7 @@ def change_manifest(engine: Path, **changes: object) -> None:
 def test_an_index_of_another_engine_is_refused(engine: Path, index: Path, photos: list[str]) -> None:
     with Retriever(engine, index, device="cpu") as retriever:
         retriever.add(photos)
-    change_manifest(engine, identity="trained anew")
+    change_manifest(engine, fingerprint="trained anew")
     line = refusal(lambda: Retriever(engine, index, device="cpu"))
     assert str(index) in line
     assert str(manifest_path(engine)) in line
@@ -282,7 +282,7 @@ def test_a_damaged_index_is_named(engine: Path, index: Path, photos: list[str]) 
 def test_an_engine_that_cannot_be_opened_is_one_line(engine: Path, name: str, device: str, words: str) -> None:
     plan = engine.with_suffix(".plan")
     plan.write_bytes(b"a plan")
-    change_manifest(engine, digests={**Manifest.load(manifest_path(engine)).digests, plan.name: digest(plan)})
+    change_manifest(engine, checksums={**Manifest.load(manifest_path(engine)).checksums, plan.name: checksum(plan)})
     assert words in refusal(lambda: Retriever(engine.with_name(name), device=device))
 
 
@@ -292,12 +292,12 @@ def test_an_engine_that_cannot_be_opened_is_one_line(engine: Path, name: str, de
 def test_the_manifests_parameters_are_the_defaults_of_the_search(engine: Path) -> None:
     path = manifest_path(engine)
     content = json.loads(path.read_text())
-    content["asmk"] = {"alpha": 2.0, "threshold": 0.1, "query_assignments": 3}
+    content["asmk"] = {"alpha": 2.0, "threshold": 0.1, "multiple_assignment": 3}
     path.write_text(json.dumps(content))
     parameters = Encoder(engine, device="cpu").asmk
-    assert (parameters.alpha, parameters.threshold, parameters.query_assignments) == (2.0, 0.1, 3)
+    assert (parameters.alpha, parameters.threshold, parameters.multiple_assignment) == (2.0, 0.1, 3)
     parameters = Encoder(engine, device="cpu", threshold=0.0, alpha=4.0).asmk
-    assert (parameters.alpha, parameters.threshold, parameters.query_assignments) == (4.0, 0.0, 3)
+    assert (parameters.alpha, parameters.threshold, parameters.multiple_assignment) == (4.0, 0.0, 3)
     assert "threshold is 2" in refusal(lambda: Encoder(engine, device="cpu", threshold=2))
 
 
@@ -318,7 +318,7 @@ def test_a_query_has_several_words_a_descriptor_and_an_image_of_the_index_one(
 ) -> None:
     encoder = Encoder(exported / "engine.onnx", device="cpu")
     features = encoder.extract(make_photo(0))
-    for aggregated, m in ((encoder.for_database(features), 1), (encoder.for_query(features), 5)):
+    for aggregated, m in ((encoder.encode_database(features), 1), (encoder.encode_query(features), 5)):
         words = encoder.codebook.assign(features.descriptors, m)
         assert aggregated.words.tolist() == sorted(set(words.ravel().tolist()))
 

@@ -10,16 +10,16 @@ import numpy as np
 import onnx
 import pytest
 
-from runtime.asmk import AsmkParameters
+from runtime.asmk.kernel import AsmkParameters
+from runtime.bundle import Manifest
 from runtime.errors import HowlError
-from runtime.manifest import Manifest
 from runtime.retriever import Retriever
 from tools import benchmark
-from tools.latency import measuring
-from tools.latency.levels import levels_of_nodes, profile_levels
-from tools.latency.measuring import Ratio, compare, measure_load, measure_stages
-from tools.latency.report import Measured
-from tools.latency.subject import STAGES, Subject, open_subject
+from tools.benchmarking import measuring
+from tools.benchmarking.levels import levels_of_nodes, profile_levels
+from tools.benchmarking.measuring import Ratio, compare, measure_load, measure_stages
+from tools.benchmarking.report import Measured
+from tools.benchmarking.system_under_test import STAGES, Subject, open_subject
 from tools.plotting import load_pyplot
 
 # Two levels, of which the first takes a shared product, and the selection behind the joins.

@@ -7,7 +7,7 @@ import pytest
 
 from runtime.errors import HowlError
 from tools.demo import make_room, run
-from tools.pictures.gallery import Answer, Row, draw_gallery
+from tools.visualization.gallery import Answer, Row, draw_gallery
 
 
 def test_only_what_an_earlier_demo_left_is_deleted(tmp_path: Path) -> None:

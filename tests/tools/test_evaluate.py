@@ -10,8 +10,8 @@ import pytest
 
 from runtime.errors import HowlError
 from tools import evaluate
-from tools.evaluation.judging import Truth
-from tools.evaluation.searching import with_positives
+from tools.evaluation.metrics import Truth
+from tools.evaluation.ranking import with_positives
 
 
 @pytest.fixture

@@ -18,10 +18,10 @@ from runtime.encoder import Encoder
 from runtime.errors import HowlError, ImageError
 from runtime.retriever import Retriever
 from tools import evaluate
-from tools.evaluation import searching
-from tools.evaluation.judging import Truth, judge, means
+from tools.evaluation import ranking as searching
+from tools.evaluation.metrics import Truth, judge, means
 from tools.evaluation.photos import read_photo
-from tools.evaluation.revisited import Labels, read_labels
+from train.data.revisited import Labels, read_labels
 
 NAMES = [f"place_{number:06d}" for number in range(6)]
 BOX = [16.0, 8.0, 112.0, 88.0]
@@ -201,10 +201,10 @@ def ranking_of(engine: Path, folder: Path, query: int) -> list[int]:
     encoder = Encoder(engine)
     left, top, right, bottom = map(int, BOX)
     box = cv2.imread(str(folder / "jpg" / f"query_{query:06d}.jpg"))[top:bottom, left:right]
-    asked = encoder.for_query(encoder.engine.extract(np.ascontiguousarray(box[:, :, ::-1])))
+    asked = encoder.encode_query(encoder.engine.extract(np.ascontiguousarray(box[:, :, ::-1])))
     scores = []
     for name in NAMES:
-        photo = encoder.for_database(encoder.extract(folder / "jpg" / f"{name}.jpg"))
+        photo = encoder.encode_database(encoder.extract(folder / "jpg" / f"{name}.jpg"))
         worth = 0.0
         for (word, code), (other, other_code) in product(zip(*asked, strict=True), zip(*photo, strict=True)):
             if word == other:
@@ -257,7 +257,7 @@ def test_figures_do_not_depend_on_the_pieces(
     engine: Path, oxford: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     whole = run(capsys, engine, oxford)
-    monkeypatch.setattr(searching, "PIECE", 2)
+    monkeypatch.setattr(searching, "BUILD_BATCH", 2)
     assert run(capsys, engine, oxford) == whole
 
 

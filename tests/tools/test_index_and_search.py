@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from runtime.command import run_command
+from runtime.io.cli import run_command
 from tools import index, search
 
 Main = Callable[[Sequence[str] | None], None]

@@ -7,8 +7,8 @@ import cv2
 import numpy as np
 import pytest
 
-from runtime.command import run_command
-from runtime.image import Image, load_rgb, shrink, unshrink
+from runtime.io.cli import run_command
+from runtime.io.image import Image, load_rgb, shrink, to_original_pixels
 from runtime.retriever import Retriever
 from tools import visualize
 
@@ -19,14 +19,14 @@ from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.image import AxesImage
 
-from tools.pictures.attention import AttentionMap, before_and_after, chosen_by, difference, draw_attention
-from tools.pictures.canvas import Photo, View, draw_map, photo_panels
-from tools.pictures.gallery import ranked
-from tools.pictures.graph import draw_graph, nearest_node, strongest_apart
-from tools.pictures.inspected import inspect_photo
-from tools.pictures.matches import draw_matches, draw_pairs, strongest
+from tools.visualization.attention import AttentionMap, before_and_after, chosen_by, difference, draw_attention
+from tools.visualization.canvas import Photo, View, draw_map, photo_panels
+from tools.visualization.gallery import ranked
+from tools.visualization.graph import draw_graph, nearest_node, strongest_apart
+from tools.visualization.inspected import inspect_photo
+from tools.visualization.matches import draw_matches, draw_pairs, strongest
 from train.checkpoint import Checkpoint
-from train.inspection import inspect
+from train.hooks import inspect
 
 Write = Callable[..., Path]
 
@@ -99,7 +99,7 @@ def test_positions_are_in_pixels_of_the_photo_on_the_disk(checkpoint: Write, lar
     assert small.graph is not None
     np.testing.assert_allclose(found.graph.nodes, 3 * small.graph.nodes + 1)
     assert set(found.graph.nodes[:, 0].tolist()) <= set(found.x.tolist())
-    assert unshrink(np.array([-0.5, 127.5], np.float32), 384, 128).tolist() == [-0.5, 383.5]
+    assert to_original_pixels(np.array([-0.5, 127.5], np.float32), 384, 128).tolist() == [-0.5, 383.5]
 
 
 def test_image_size_and_scale_are_those_asked_for(checkpoint: Write, large: Path) -> None:
@@ -118,7 +118,7 @@ def test_attention_before_and_after_is_over_its_maximum(checkpoint: Write, large
     seen = inspect_photo(model, photo, View()).seen
     assert isinstance(before, AttentionMap)
     assert isinstance(after, AttentionMap)
-    np.testing.assert_allclose(before.strengths, seen.trunk_attention / seen.trunk_attention.max())
+    np.testing.assert_allclose(before.strengths, seen.backbone_attention / seen.backbone_attention.max())
     np.testing.assert_allclose(after.strengths, seen.strengths / seen.strengths.max())
     change = difference([before, after])
     assert change is not None
@@ -197,7 +197,7 @@ def test_the_title_has_the_score_of_the_search(engine: Path, photos: list[str], 
 
 
 def test_every_word_has_a_line_before_any_has_two() -> None:
-    from runtime.matching import Matching, SharedWords
+    from runtime.asmk.matching import Matching, SharedWords
 
     shared = SharedWords(np.arange(3, dtype=np.uint32), np.array([0.5, 0.25, 0.0]), 0.1)
     matching = Matching(

@@ -1,4 +1,4 @@
-"""What the tests of training share: a trunk of two convolutions, and photos of made-up places."""
+"""What the tests of training share: a backbone of two convolutions, and photos of made-up places."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from runtime.image import Image
+from runtime.io.image import Image
+from train.backbones import BUILDERS, Backbone
 from train.data import PhotoSet
-from train.network import NetworkConfig
-from train.parallel import Processes
-from train.trunk import BUILDERS, Trunk
+from train.distributed import ProcessGroup
+from train.models.how import NetworkConfig
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -26,7 +26,7 @@ def _one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-class TinyTrunk(Trunk):
+class TinyBackbone(Backbone):
     """Stride 4, 16 channels."""
 
     def __init__(self) -> None:
@@ -43,22 +43,22 @@ class TinyTrunk(Trunk):
 
 
 @pytest.fixture
-def tiny_trunk(monkeypatch: pytest.MonkeyPatch) -> str:
-    """The name of a trunk of two convolutions, known to ``build_trunk`` for one test."""
-    monkeypatch.setitem(BUILDERS, "tiny", TinyTrunk)
+def tiny_backbone(monkeypatch: pytest.MonkeyPatch) -> str:
+    """The name of a backbone of two convolutions, known to ``build_backbone`` for one test."""
+    monkeypatch.setitem(BUILDERS, "tiny", TinyBackbone)
     return "tiny"
 
 
 @pytest.fixture
-def tiny_config(tiny_trunk: str) -> NetworkConfig:
-    """HOW on the tiny trunk, to 8 dimensions."""
-    return NetworkConfig(trunk=tiny_trunk, dimensions=8, graph_nodes=48, graph_neighbours=4, graph_width=8)
+def tiny_config(tiny_backbone: str) -> NetworkConfig:
+    """HOW on the tiny backbone, to 8 dimensions."""
+    return NetworkConfig(backbone=tiny_backbone, dimensions=8, graph_nodes=48, graph_neighbours=4, graph_width=8)
 
 
 @pytest.fixture
-def alone() -> Processes:
+def alone() -> ProcessGroup:
     """One process, on the CPU."""
-    return Processes(0, 1, torch.device("cpu"))
+    return ProcessGroup(0, 1, torch.device("cpu"))
 
 
 def photo_of(scene: int, view: int, width: int = 64, height: int = 48) -> Image:

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 import torch
 
-from runtime.asmk import AsmkParameters
-from runtime.codebook import Codebook
+from runtime.asmk.codebook import Codebook
+from runtime.asmk.kernel import AsmkParameters
 from runtime.errors import HowlError
 from train.checkpoint import Checkpoint
-from train.extraction import ExtractionConfig
-from train.network import Network, NetworkConfig
+from train.models.extractor import ExtractionConfig
+from train.models.how import Network, NetworkConfig
 
 
 @pytest.fixture
@@ -25,7 +25,7 @@ def checkpoint(tiny_config: NetworkConfig) -> Checkpoint:
         network=config,
         weights=Network(config).state_dict(),
         extraction=ExtractionConfig(image_size=96, scales=(1.0, 0.707), features=50),
-        asmk=AsmkParameters(alpha=2.0, threshold=0.25, query_assignments=3),
+        asmk=AsmkParameters(alpha=2.0, threshold=0.25, multiple_assignment=3),
         codebook=Codebook(np.random.default_rng(0).normal(size=(4, 8)).astype(np.float32)),
         training={"records": [{"epoch": 0, "loss": None}], "moments": torch.ones(2)},
     )

@@ -1,4 +1,4 @@
-"""The sources of training photos: made scenes, a folder of folders, SfM-120k, and photos that are broken."""
+"""The sources of training photos: synthetic scenes, a folder of folders, SfM-120k, and photos that are broken."""
 
 import pickle
 from collections.abc import Callable
@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from runtime.errors import HowlError, ImageError
-from runtime.image import Image
+from runtime.io.image import Image
 from train.data import PhotoSet, open_data
-from train.data.scenes import made_scenes, write_scenes
+from train.data.synthetic.scenes import synthetic_scenes, write_scenes
 
 
 def open_folder(folder: Path, image_size: int = 64) -> tuple[PhotoSet, PhotoSet]:
@@ -72,18 +72,18 @@ def test_leaving_out_by_name_passes_over_unknown_names() -> None:
     assert photos.unreadable == {"photo 1": "empty file"}
 
 
-# ----------------------------------------------------------------------------------------------- made scenes
+# ----------------------------------------------------------------------------------------------- synthetic scenes
 
 
 def test_a_seed_makes_the_same_scenes() -> None:
-    first, again, other = (made_scenes(scenes=2, views=4, image_size=64, seed=seed) for seed in (5, 5, 6))
+    first, again, other = (synthetic_scenes(scenes=2, views=4, image_size=64, seed=seed) for seed in (5, 5, 6))
     for i in range(8):
         np.testing.assert_array_equal(first.read(i), again.read(i))
         assert not np.array_equal(first.read(i), other.read(i))
 
 
 def test_made_scenes_are_views_of_buildings() -> None:
-    photos = made_scenes(scenes=2, views=4, image_size=64, seed=0)
+    photos = synthetic_scenes(scenes=2, views=4, image_size=64, seed=0)
     assert photos.scenes.tolist() == [0, 0, 0, 0, 1, 1, 1, 1]
     shapes = [image.shape for image in read_by_scene(photos) if image is not None]
     assert shapes == 2 * [(48, 64, 3), (48, 64, 3), (48, 64, 3), (64, 48, 3)]
@@ -100,7 +100,7 @@ def test_training_and_validation_scenes_differ_for_every_seed(seed: int) -> None
 def test_made_scenes_can_be_written_as_a_folder(tmp_path: Path) -> None:
     size = {"scenes": 2, "views": 2, "image_size": 64, "seed": 3}
     write_scenes(tmp_path, **size)
-    made, (written, _) = made_scenes(**size), open_folder(tmp_path)
+    made, (written, _) = synthetic_scenes(**size), open_folder(tmp_path)
     assert written.names == made.names
     assert written.scenes.tolist() == made.scenes.tolist()
     for i in range(4):

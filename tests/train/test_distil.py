@@ -1,4 +1,4 @@
-"""A trunk that learns another's features: what it learns, what the command writes, and what it says when it cannot."""
+"""A backbone that learns another's features: what it learns, what the command writes, and its refusals."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -8,12 +8,12 @@ import pytest
 import torch
 from torch import nn
 
-from runtime.command import run_command
+from runtime.io.cli import run_command
 from train import distillation
+from train.backbones import build_backbone, init_backbone
 from train.data import PhotoSet
 from train.distil import main
 from train.distillation import Distillation, DistillationConfig
-from train.trunk import build_trunk, initialise_trunk
 
 
 @pytest.fixture
@@ -23,27 +23,27 @@ def photos(tmp_path: Path, write_photos: Callable) -> Path:
 
 
 @pytest.fixture
-def teacher(tmp_path: Path, tiny_trunk: str) -> Path:
-    """Weights of a tiny trunk whose features are far from even."""
+def teacher(tmp_path: Path, tiny_backbone: str) -> Path:
+    """Weights of a tiny backbone whose features are far from even."""
     torch.manual_seed(3)
-    trunk = build_trunk(tiny_trunk)
-    nn.init.normal_(trunk.get_submodule("bn2").bias)
-    torch.save(trunk.state_dict(), tmp_path / "teacher.pth")
+    backbone = build_backbone(tiny_backbone)
+    nn.init.normal_(backbone.get_submodule("bn2").bias)
+    torch.save(backbone.state_dict(), tmp_path / "teacher.pth")
     return tmp_path / "teacher.pth"
 
 
 def distil(photos: Path, teacher: Path, *arguments: object) -> int:
-    flags = ["--data", photos, "--trunk", "tiny", "--teacher", "tiny", "--teacher-init", teacher, "--crop", 64]
+    flags = ["--data", photos, "--backbone", "tiny", "--teacher", "tiny", "--teacher-init", teacher, "--crop", 64]
     return run_command(lambda _: main([*map(str, flags), "--batch", "4", *map(str, arguments)]))
 
 
-def test_a_student_comes_to_see_what_its_teacher_sees(tiny_trunk: str, teacher: Path, made_photos: Callable) -> None:
+def test_a_student_comes_to_see_what_its_teacher_sees(tiny_backbone: str, teacher: Path, made_photos: Callable) -> None:
     photos: PhotoSet = made_photos(scenes=6, views=2)
 
     def explained(steps: int) -> float:
         torch.manual_seed(0)
-        source, student = build_trunk(tiny_trunk), build_trunk(tiny_trunk)
-        initialise_trunk(source, tiny_trunk, str(teacher))
+        source, student = build_backbone(tiny_backbone), build_backbone(tiny_backbone)
+        init_backbone(source, tiny_backbone, str(teacher))
         config = DistillationConfig(crop=32, batch=4, steps=steps, learning_rate=0.02)
         return Distillation(source, student, photos, config).run(photos)
 
@@ -53,10 +53,10 @@ def test_a_student_comes_to_see_what_its_teacher_sees(tiny_trunk: str, teacher: 
 def test_the_command_writes_weights_that_training_begins_with(photos: Path, teacher: Path, tmp_path: Path) -> None:
     out = tmp_path / "new" / "student.pth"
     assert distil(photos, teacher, "--steps", 3, "--out", out) == 0
-    trunk = build_trunk("tiny")
-    initialise_trunk(trunk, "tiny", str(out))
+    backbone = build_backbone("tiny")
+    init_backbone(backbone, "tiny", str(out))
     written = torch.load(out, weights_only=True)
-    for name, parameter in trunk.named_parameters():
+    for name, parameter in backbone.named_parameters():
         assert torch.equal(parameter, written[name])
     assert not torch.equal(written["conv1.weight"], torch.load(teacher, weights_only=True)["conv1.weight"])
     assert (written["bn1.running_var"] != 1).all()

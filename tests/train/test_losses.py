@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from train.describing import Describer
+from train.descriptors import Describer
 from train.losses import (
     LOSSES,
     SELECTION_WIDTH,
@@ -18,7 +18,7 @@ from train.losses import (
     match_loss,
     match_score,
 )
-from train.network import LocalFeatures, Network, NetworkConfig, global_descriptor
+from train.models.how import LocalFeatures, Network, NetworkConfig, global_descriptor
 
 MARGIN = 0.8
 

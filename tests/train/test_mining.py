@@ -8,13 +8,13 @@ import torch
 from torch import Tensor
 
 from runtime.errors import HowlError, ImageError
-from runtime.image import Image
+from runtime.io.image import Image
+from train.config import TrainingConfig
 from train.data import PhotoSet
-from train.describing import Describer, describe_photos
+from train.descriptors import Describer, describe_photos
+from train.distributed import ProcessGroup
 from train.mining import TrainingTuple, mine_tuples
-from train.network import Network, NetworkConfig, global_descriptor
-from train.parallel import Processes
-from train.recipe import Recipe
+from train.models.how import Network, NetworkConfig, global_descriptor
 
 SCENES = np.repeat(np.arange(9), [3, 1, 4, 2, 2, 1, 5, 3, 2])
 
@@ -40,16 +40,16 @@ def descriptors_of(photos: PhotoSet) -> list[np.ndarray]:
     return [colour([photos.read(i)])[0].numpy() for i in range(len(photos))]
 
 
-def recipe(**changed: int) -> Recipe:
-    return Recipe(**{"data": "scenes", "learning_rate": 1e-3, "tuples": 100, "negatives": 5, **changed})
+def config(**changed: int) -> TrainingConfig:
+    return TrainingConfig(**{"data": "scenes", "learning_rate": 1e-3, "tuples": 100, "negatives": 5, **changed})
 
 
 @pytest.fixture
-def mine(alone: Processes) -> Callable[..., list[TrainingTuple]]:
-    """``mine(photos, epoch=0, **recipe)``: the epoch's tuples."""
+def mine(alone: ProcessGroup) -> Callable[..., list[TrainingTuple]]:
+    """``mine(photos, epoch=0, **config)``: the epoch's tuples."""
 
     def run(photos: PhotoSet, epoch: int = 0, **changed: int) -> list[TrainingTuple]:
-        return mine_tuples(colour, photos, recipe(**changed), epoch, alone)  # type: ignore[arg-type]
+        return mine_tuples(colour, photos, config(**changed), epoch, alone)  # type: ignore[arg-type]
 
     return run
 
@@ -128,7 +128,7 @@ def test_photos_that_make_no_tuple_are_one_clear_error(mine: Callable, scenes: l
 
 
 def test_descriptors_do_not_depend_on_what_else_is_described(
-    tiny_config: NetworkConfig, made_photos: Callable[..., PhotoSet], alone: Processes
+    tiny_config: NetworkConfig, made_photos: Callable[..., PhotoSet], alone: ProcessGroup
 ) -> None:
     network = Network(tiny_config).eval()
     photos = made_photos(7, 3)  # more than a batch, of two sizes

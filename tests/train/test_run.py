@@ -12,8 +12,8 @@ import pytest
 import torch
 
 import train
-from runtime.command import run_command
 from runtime.errors import HowlError
+from runtime.io.cli import run_command
 from train.checkpoint import Checkpoint
 from train.run import main, network_of, parse, recipe_of
 
@@ -84,22 +84,22 @@ def test_resume_goes_on_in_the_same_file(photos: Path, tmp_path: Path) -> None:
     run("--resume", out, "--epochs", 2)
     assert log_of(out)[:2] == first
     assert [line["epoch"] for line in log_of(out)] == [0, 1, 2]
-    assert Checkpoint.load(out).training["recipe"]["epochs"] == 2
+    assert Checkpoint.load(out).training["config"]["epochs"] == 2
 
 
 def test_a_network_begins_with_a_trained_one(photos: Path, tmp_path: Path) -> None:
     how, both, again = (tmp_path / name for name in ("how.pt", "both.pt", "again.pt"))
     run("--data", photos, "--out", how, "--epochs", 1, "--learning-rate", 1e-3, *SMALL)
-    run("--data", photos, "--out", both, "--epochs", 1, "--init", how, "--freeze-trunk", "--graph", *SMALL)
+    run("--data", photos, "--out", both, "--epochs", 1, "--init", how, "--freeze-backbone", "--graph", *SMALL)
     run("--data", photos, "--out", again, "--epochs", 0, "--init", both, "--graph", "--smoothing", "learned", *SMALL)
     first, second, third = (Checkpoint.load(path).weights for path in (how, both, again))
-    assert all(torch.equal(second[name], first[name]) for name in first if name.startswith(("trunk.", "whitening.")))
+    assert all(torch.equal(second[name], first[name]) for name in first if name.startswith(("backbone.", "whitening.")))
     assert set(second) - set(first)
     assert all(torch.equal(third[name], second[name]) for name in second)
     assert set(third) - set(second)
 
 
-def test_a_random_trunk_with_broken_photos_trains_to_the_end(
+def test_a_random_backbone_with_broken_photos_trains_to_the_end(
     photos: Path, tmp_path: Path, break_photo: Callable, capsys: pytest.CaptureFixture[str]
 ) -> None:
     broken = {"place0/0.jpg": "empty", "place3/1.jpg": "truncated", "place1/0.jpg": "no image"}
@@ -116,7 +116,7 @@ def test_a_random_trunk_with_broken_photos_trains_to_the_end(
     "flags",
     [
         ["--no-such-flag"],
-        ["--trunk", "vgg16"],
+        ["--backbone", "vgg16"],
         ["--smoothing", "median"],
         ["--kernel", "4"],
         ["--epochs", "-1"],
@@ -146,11 +146,11 @@ def test_missing_sfm120k_is_one_line(fails: Callable[..., str], tmp_path: Path) 
     assert "retrieval-SfM-120k" in fails("--data", "sfm120k", "--data-root", tmp_path, "--out", tmp_path / "ckpt.pt")
 
 
-def test_missing_trunk_weights_are_one_line(
+def test_missing_backbone_weights_are_one_line(
     fails: Callable[..., str], photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
-    line = fails("--data", photos, "--trunk", "resnet18", *SMALL)
+    line = fails("--data", photos, "--backbone", "resnet18", *SMALL)
     assert str(tmp_path / "hub") in line
     assert str(tmp_path / "mine.pth") in fails("--data", photos, "--init", tmp_path / "mine.pth", *SMALL)
 
@@ -209,11 +209,11 @@ def test_the_graph_covers_the_map_at_training_size() -> None:
     assert network_of(parse(["--graph-nodes", "50"]), 320).graph_nodes == 50
 
 
-def test_options_overrule_what_the_data_and_the_trunk_suggest() -> None:
-    assert recipe_of(parse(["--trunk", "resnet50"])).learning_rate == 1e-6
-    recipe = recipe_of(parse(["--data", "sfm120k", "--trunk", "resnet18", "--epochs", "0", "--seed", "7"]))
-    assert (recipe.learning_rate, recipe.tuples, recipe.epochs, recipe.seed) == (5e-6, 2000, 0, 7)
-    assert recipe.loss == "contrastive"
+def test_options_overrule_what_the_data_and_the_backbone_suggest() -> None:
+    assert recipe_of(parse(["--backbone", "resnet50"])).learning_rate == 1e-6
+    config = recipe_of(parse(["--data", "sfm120k", "--backbone", "resnet18", "--epochs", "0", "--seed", "7"]))
+    assert (config.learning_rate, config.tuples, config.epochs, config.seed) == (5e-6, 2000, 0, 7)
+    assert config.loss == "contrastive"
     assert recipe_of(parse(["--data", "photos"])).loss == "match"
     with pytest.raises(HowlError):
         network_of(parse(["--graph", "--graph-nodes", "2", "--graph-neighbours", "3"]), 320)
@@ -238,7 +238,7 @@ def test_the_file_runs_as_a_command(tmp_path: Path) -> None:
         "--smoothing",
         "--graph",
         "--no-graph",
-        "--trunk",
+        "--backbone",
         "--init",
         "--epochs",
         "--out",

@@ -6,11 +6,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from runtime.errors import HowlError
-from runtime.image import find_photos
 from runtime.index import Index
+from runtime.io.image import find_photos
 from runtime.retriever import Retriever
-from tools.evaluation.labelled import refuse_missing
-from tools.evaluation.revisited import million
+from tools.evaluation.datasets import refuse_missing
+from train.data.revisited import million
 
 R1M = "r1m"
 
@@ -34,8 +34,8 @@ def open_distractors(
         yield []
     elif named == R1M:
         index = engine.with_suffix(f".{R1M}.index")
-        photos, mend = million(root)
-        fill(index, engine, device, photos, skipped, mend)
+        photos, hint = million(root)
+        fill(index, engine, device, photos, skipped, hint)
         with closing(Index(index)) as opened:
             yield [opened]
     else:
@@ -60,25 +60,25 @@ def fill(
     device: str | None,
     photos: Mapping[str, Path],
     skipped: dict[str, str],
-    mend: str | None = None,
+    hint: str | None = None,
 ) -> None:
     """Adds the photos that an index does not hold yet: a run that was interrupted goes on.
 
     Args:
         photos: by their ids in the index.
         skipped: takes the reason, by path, of photos that cannot be read.
-        mend: how to get photos of a published set; with it, missing ones are an error.
+        hint: how to get photos of a published set; with it, missing ones are an error.
 
     Raises:
         HowlError: photos are missing, none can be read, or the index holds others than these.
     """
     with Retriever(engine, index, device=device) as retriever:
-        known = set(retriever.index.known(list(photos))) if retriever.index else set()
+        known = set(retriever.index.existing(list(photos))) if retriever.index else set()
         if len(known) < len(retriever):
             raise HowlError(f"{index}: holds other photos than {len(photos)} distractors; delete it to index them anew")
         added = {id_: path for id_, path in photos.items() if id_ not in known}
-        if mend:
-            refuse_missing(list(added.values()), mend)
+        if hint:
+            refuse_missing(list(added.values()), hint)
         report = retriever.add(list(added.values()), list(added))
         if not len(retriever):
             raise HowlError("none of the distractors can be read")

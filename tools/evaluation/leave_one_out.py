@@ -5,9 +5,9 @@ from pathlib import Path
 
 import numpy as np
 
-from runtime.image import scenes_below
-from tools.evaluation.judging import Truth
-from tools.evaluation.labelled import ALL, LabelledSet, Query, refuse_missing
+from runtime.io.image import scenes_below
+from tools.evaluation.datasets import ALL, LabelledSet, Query, refuse_missing
+from tools.evaluation.metrics import Truth
 from train.data.sfm120k import FOLDER, LISTS, PHOTOS_URL, VALIDATION_LIST, photo_path, sfm120k_validation
 
 
@@ -38,8 +38,8 @@ def sfm120k_set(data: str, root: Path) -> LabelledSet:
     labelled = sfm120k_validation(root, image_size=0)  # no photo is read by it
     folder = root / FOLDER
     photos = [photo_path(folder, cid) for cid in labelled.names]
-    mend = f"unpack {PHOTOS_URL} into {folder / 'ims'}"
-    refuse_missing(photos, mend)
+    hint = f"unpack {PHOTOS_URL} into {folder / 'ims'}"
+    refuse_missing(photos, hint)
     asked = labelled.queries().tolist()
 
     def truths(query: int) -> Mapping[str, Truth]:
@@ -52,5 +52,5 @@ def sfm120k_set(data: str, root: Path) -> LabelledSet:
         [Query(photos[number], number) for number in asked],
         truths,
         labels=lists if lists.exists() else folder / LISTS,
-        mend=mend,
+        hint=hint,
     )

@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 
 from runtime.errors import ImageError
-from runtime.image import SMALLEST_SIDE, Image, decode, shrink_to_rgb
-from tools.evaluation.labelled import Box
+from runtime.io.image import MIN_SIDE, Image, decode, shrink_to_rgb
+from tools.evaluation.datasets import Box
 
 
 def read_photo(path: Path, image_size: int, *, upright: bool = True, box: Box | None = None) -> Image:
@@ -23,8 +23,8 @@ def read_photo(path: Path, image_size: int, *, upright: bool = True, box: Box | 
         return shrink_to_rgb(bgr, image_size)
     part = cut_out(bgr, box)
     height, width = part.shape[:2]
-    if min(height, width) < SMALLEST_SIDE:
-        raise ImageError(f"{path}: {width}×{height} pixels in its box are too few: a side needs {SMALLEST_SIDE}")
+    if min(height, width) < MIN_SIDE:
+        raise ImageError(f"{path}: {width}×{height} pixels in its box are too few: a side needs {MIN_SIDE}")
     return shrink_to_rgb(part, int(image_size * max(height, width) / max(bgr.shape[:2])))
 
 

@@ -5,9 +5,9 @@ from dataclasses import asdict
 from typing import Any
 
 from runtime.encoder import Encoder
-from tools.evaluation.judging import QueryResult, means
-from tools.evaluation.labelled import ALL
-from tools.evaluation.searching import Summary
+from tools.evaluation.datasets import ALL
+from tools.evaluation.metrics import QueryResult, means
+from tools.evaluation.ranking import Summary
 
 WORST_SHOWN = 5
 

@@ -1,18 +1,18 @@
-"""Three sources of training photos behind one interface, ``PhotoSet``: made scenes, a folder of folders, SfM-120k."""
+"""Three sources of training photos behind one interface, ``PhotoSet``: synthetic scenes, a folder, SfM-120k."""
 
 from pathlib import Path
 
 from runtime.errors import HowlError
-from runtime.image import scenes_below
+from runtime.io.image import scenes_below
 from train.data.folder import folder_photos
-from train.data.photos import PhotoSet
-from train.data.scenes import made_scenes
+from train.data.labelled import PhotoSet
 from train.data.sfm120k import sfm120k, sfm120k_validation
+from train.data.synthetic.scenes import synthetic_scenes
 
 HELD_OUT = 5  # every fifth scene of a folder is kept for validation
-MADE_VIEWS = 8
-MADE_TRAINING_SCENES = 40
-MADE_VALIDATION_SCENES = 16
+SYNTHETIC_VIEWS = 8
+SYNTHETIC_TRAINING_SCENES = 40
+SYNTHETIC_VALIDATION_SCENES = 16
 
 
 def open_data(data: str, *, image_size: int, seed: int, root: Path) -> tuple[PhotoSet, PhotoSet]:
@@ -21,17 +21,17 @@ def open_data(data: str, *, image_size: int, seed: int, root: Path) -> tuple[Pho
     Args:
         data: ``scenes`` (made), ``sfm120k``, or a folder with one folder a scene.
         image_size: longest side, in pixels, that photos are shrunk to.
-        seed: of made scenes.
+        seed: of synthetic scenes.
         root: folder that holds published data sets.
 
     Raises:
         HowlError: the data is missing, or too little to train on; the line says what to put where.
     """
     if data == "scenes":
-        made = {"views": MADE_VIEWS, "image_size": image_size}
+        made = {"views": SYNTHETIC_VIEWS, "image_size": image_size}
         return (
-            made_scenes(scenes=MADE_TRAINING_SCENES, seed=2 * seed, **made),
-            made_scenes(scenes=MADE_VALIDATION_SCENES, seed=2 * seed + 1, **made),
+            synthetic_scenes(scenes=SYNTHETIC_TRAINING_SCENES, seed=2 * seed, **made),
+            synthetic_scenes(scenes=SYNTHETIC_VALIDATION_SCENES, seed=2 * seed + 1, **made),
         )
     if data == "sfm120k":
         return sfm120k(root, "train", image_size), sfm120k_validation(root, image_size)

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from runtime.image import Image, load_rgb
-from train.data.photos import PhotoSet
+from runtime.io.image import Image, load_rgb
+from train.data.labelled import PhotoSet
 
 
 def folder_photos(root: Path, scenes: dict[str, list[Path]], image_size: int) -> PhotoSet:

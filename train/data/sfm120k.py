@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runtime.errors import HowlError
-from runtime.image import Image, load_rgb
-from runtime.unpickle import load_plain_pickle
-from train.data.photos import PhotoSet
+from runtime.io.image import Image, load_rgb
+from runtime.io.unpickle import load_plain_pickle
+from train.data.labelled import PhotoSet
 
 FOLDER = Path("train/retrieval-SfM-120k")
 LISTS = "retrieval-SfM-120k.pkl"

@@ -1,0 +1,1 @@
+"""ASMK: codebook, assignment of visual words, the kernel, and the inverted file."""

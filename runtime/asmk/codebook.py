@@ -1,0 +1,149 @@
+"""The codebook: visual words, learned by k-means, and the assignment of descriptors to them."""
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from runtime import native
+from runtime.asmk.assignment import ROW_BATCH, ExactSearch, RoundedSearch
+from runtime.errors import HowlError
+from runtime.io.atomic import atomic_write
+
+KMEANS_ITERATIONS = 10  # its objective hardly falls after
+KMEANS_SAMPLE = 64  # descriptors a word that it looks at, at most
+SUM_BATCH = 65_536  # descriptors, in k-means
+NUDGE = 1 / 1024  # of its length, by which the halves of a divided word move apart
+DESCRIPTORS_PER_WORD = 32  # the fewest that make a word worth having
+
+
+class Codebook:
+    """C visual words in D dimensions."""
+
+    def __init__(self, centroids: NDArray[np.float32]) -> None:
+        """``centroids``: float32 [C, D]."""
+        self.centroids = np.ascontiguousarray(centroids, np.float32)
+
+    def __len__(self) -> int:
+        return len(self.centroids)
+
+    @property
+    def dimensions(self) -> int:
+        """D, of a descriptor."""
+        return self.centroids.shape[1]
+
+    def assign(self, descriptors: NDArray[np.float32], assignments: int, *, threads: int = 1) -> NDArray[np.int64]:
+        """The nearest words (L2) of every descriptor, nearest first, exactly.
+
+        Args:
+            descriptors: float32 [n, D].
+            assignments: m, words a descriptor (multiple assignment); no more than there are words are given.
+            threads: that share the descriptors, where the processor has 8-bit products (AVX-512 VNNI); elsewhere
+                NumPy's matrix product has threads of its own.
+
+        Returns:
+            int64 [n, min(m, C)].
+
+        Raises:
+            HowlError: the descriptors have another dimension.
+        """
+        if descriptors.ndim != 2 or descriptors.shape[1] != self.dimensions:
+            raise HowlError(f"descriptors {descriptors.shape} do not fit a codebook of {self.dimensions} dimensions")
+        m = min(assignments, len(self))
+        if len(descriptors) == 0:
+            return np.empty((0, m), np.int64)
+        threads = threads if native.CAN_ASSIGN else 1
+        rows = min(ROW_BATCH, -(-len(descriptors) // threads))
+        blocks = [descriptors[start : start + rows] for start in range(0, len(descriptors), rows)]
+        if threads == 1 or len(blocks) == 1:
+            return np.concatenate([self._assign_block(block, m) for block in blocks])
+        with ThreadPoolExecutor(threads) as pool:
+            return np.concatenate(list(pool.map(lambda block: self._assign_block(block, m), blocks)))
+
+    def _assign_block(self, descriptors: NDArray[np.float32], m: int) -> NDArray[np.int64]:
+        if not native.CAN_ASSIGN or m > native.MAX_NEAREST:
+            return self._exact.nearest(descriptors, m)
+        descriptors = np.ascontiguousarray(descriptors, np.float32)
+        words = self._rounded.nearest(descriptors, m)
+        open_rows = np.flatnonzero(words[:, 0] < 0)
+        if len(open_rows):
+            words[open_rows] = self._exact.nearest(descriptors[open_rows], m)
+        return words
+
+    @cached_property
+    def _exact(self) -> ExactSearch:
+        return ExactSearch(self.centroids)
+
+    @cached_property
+    def _rounded(self) -> RoundedSearch:
+        return RoundedSearch(self.centroids)
+
+    def save(self, path: Path) -> None:
+        """Writes the centroids as a plain .npy file."""
+        with atomic_write(path) as file:
+            np.save(file, self.centroids)
+
+    @classmethod
+    def load(cls, path: Path) -> "Codebook":
+        """Reads what ``save`` wrote. Raises HowlError where the file is missing or no codebook."""
+        try:
+            with path.open("rb") as file:
+                centroids = np.lib.format.read_array(file, allow_pickle=False)
+        except FileNotFoundError:
+            raise HowlError(f"{path}: the codebook is missing; restore it, or export or import it again") from None
+        except (ValueError, OSError):
+            raise HowlError(f"{path}: not a codebook (.npy); restore it, or export or import it again") from None
+        if centroids.ndim != 2 or centroids.dtype != np.float32:
+            raise HowlError(f"{path}: a codebook is float32 [words, dimensions], this is {centroids.shape}")
+        return cls(centroids)
+
+
+def learn_codebook(descriptors: NDArray[np.float32], words: int, *, seed: int) -> Codebook:
+    """k-means over descriptors [n, D]: at most 64 of them a word, ten rounds of Lloyd's algorithm.
+
+    ``words`` is an upper bound: with fewer than 32 descriptors a word, the codebook is the largest power of two that
+    has them.
+
+    Raises:
+        HowlError: there is no descriptor at all.
+    """
+    if len(descriptors) == 0:
+        raise HowlError("no descriptors to learn a codebook from: are there readable photos?")
+    affordable = max(1, len(descriptors) // DESCRIPTORS_PER_WORD)
+    words = min(words, 2 ** (affordable.bit_length() - 1))
+    return kmeans(descriptors, words, seed=seed)
+
+
+def kmeans(descriptors: NDArray[np.float32], words: int, *, seed: int) -> Codebook:
+    """Lloyd's algorithm from ``words`` of the n ≥ ``words`` descriptors [n, D], chosen by the seed."""
+    random = np.random.default_rng(seed)
+    chosen = random.permutation(len(descriptors))[: words * KMEANS_SAMPLE]
+    sample = np.ascontiguousarray(descriptors[chosen], np.float32)
+    codebook = Codebook(sample[:words])
+    for _ in range(KMEANS_ITERATIONS):
+        nearest = codebook.assign(sample, 1, threads=os.cpu_count() or 1)[:, 0]
+        codebook = Codebook(_means(sample, nearest, words))
+    return codebook
+
+
+def _means(sample: NDArray[np.float32], nearest: NDArray[np.int64], words: int) -> NDArray[np.float32]:
+    """The mean of every word's descriptors, float32 [words, D]; an empty word takes half of the fullest one."""
+    counts = np.bincount(nearest, minlength=words)
+    sums = np.zeros((words, sample.shape[1]))
+    for start in range(0, len(sample), SUM_BATCH):
+        block = nearest[start : start + SUM_BATCH]
+        order = np.argsort(block, kind="stable")
+        distinct, starts = np.unique(block[order], return_index=True)
+        rows = sample[start : start + SUM_BATCH][order]
+        sums[distinct] += np.add.reduceat(rows, starts, axis=0, dtype=np.float64)
+    means = (sums / np.maximum(counts, 1)[:, None]).astype(np.float32)
+    for empty in np.flatnonzero(counts == 0).tolist():
+        fullest = int(counts.argmax())
+        means[empty] = means[fullest] * (1 + NUDGE)
+        means[fullest] *= 1 - NUDGE
+        counts[empty] = counts[fullest] // 2
+        counts[fullest] -= counts[empty]
+    return means

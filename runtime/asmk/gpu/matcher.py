@@ -1,0 +1,251 @@
+"""Inverted files in a GPU's memory, and the search through all of them."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from runtime import native
+from runtime.asmk.gpu.device import BINS, Device, DeviceArray
+from runtime.asmk.inverted_file import InvertedFile
+from runtime.asmk.kernel import CODE_BITS, AsmkCodes
+
+ENTRY_THREADS = 64  # of a block that scores one list: most have some hundred entries
+IMAGE_THREADS = 256
+QUERY_THREADS = 32
+MAX_QUERIES = 64  # that are scored together: their totals of one file, 32 MB, stay in a large GPU's cache
+SPARE_HITS = 1024  # collected beyond twice those asked for, since a bin is collected whole
+
+
+@dataclass(frozen=True)
+class DeviceFile:
+    """An inverted file in a GPU's memory, ``InvertedFile`` with offsets for absent words too.
+
+    Attributes:
+        codes: uint64 [e, L], on the GPU.
+        images: uint16 [e], on the GPU.
+        offsets: int64 [w + 1], on the GPU; the entries of word i < w are ``offsets[i]:offsets[i + 1]``.
+        words: w, the largest word + 1.
+        word_counts: uint32 [n], on the host.
+    """
+
+    codes: DeviceArray
+    images: DeviceArray
+    offsets: DeviceArray
+    words: int
+    word_counts: NDArray[np.uint32]
+
+    @classmethod
+    def upload(cls, device: Device, file: InvertedFile) -> "DeviceFile":
+        """Raises HowlError where there is no room; ValueError where entries name images that the file does not have."""
+        if len(file.images) and int(file.images.max()) >= len(file):  # a kernel would write beyond the totals
+            raise ValueError(f"entries name images beyond the {len(file)} of the file")
+        offsets = np.zeros(_words(file) + 1, np.int64)
+        offsets[file.words.astype(np.int64) + 1] = np.diff(file.offsets)
+        return cls(
+            codes=device.upload(file.codes),
+            images=device.upload(file.images),
+            offsets=device.upload(np.cumsum(offsets)),
+            words=_words(file),
+            word_counts=np.array(file.word_counts),
+        )
+
+    @property
+    def bytes(self) -> int:
+        """On the GPU."""
+        return int(self.codes.nbytes + self.images.nbytes + self.offsets.nbytes)
+
+
+def upload_bytes(file: InvertedFile) -> int:
+    """Bytes of the GPU's memory that a file will take."""
+    return file.codes.nbytes + file.images.nbytes + 8 * (_words(file) + 1)
+
+
+def search_bytes(images: int, top: int = 0) -> int:
+    """Bytes of the GPU's memory that the images, and one query while it is searched, take beside the files."""
+    return images * (np.dtype(np.int64).itemsize + 4) + BINS * 4 + _capacity(images, top) * native.HIT.itemsize
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Queries on the GPU, as one list of asked words; that is ascending, so that queries share what the cache holds.
+
+    Attributes:
+        rows: r, the words that all queries ask for.
+        words: uint32 [r].
+        queries: uint32 [r], who asks.
+        codes: uint64 [r, L].
+        sizes: uint32 [q], the words of every query, on the host.
+        device_sizes: the same on the GPU.
+        worth: int64 [64·L + 2], by Hamming distance, in units of 2⁻⁴⁰.
+        worthless: the first distance from which on nothing is worth anything.
+    """
+
+    rows: int
+    words: DeviceArray
+    queries: DeviceArray
+    codes: DeviceArray
+    sizes: NDArray[np.uint32]
+    device_sizes: DeviceArray
+    worth: DeviceArray
+    worthless: int
+
+
+@dataclass(frozen=True)
+class Collected:
+    """The hits of a batch on the GPU, unsorted, the asked ones among them.
+
+    Attributes:
+        found: uint32 [q], how many there are.
+        hits: int64 [q, c, 2], ``native.HIT``; c may be less than were found.
+    """
+
+    found: DeviceArray
+    hits: DeviceArray
+
+
+class Matcher:
+    """The search through inverted files on a GPU; images are numbered through all of them, in their order.
+
+    Threads may share it. Its answers are, to the bit, those of ``InvertedFile.best``.
+    """
+
+    def __init__(self, device: Device, files: Sequence[DeviceFile], live: Sequence[NDArray[np.bool_]]) -> None:
+        """``live``: bool [n] for every file, the images that compete."""
+        counts = [np.where(alive, file.word_counts, 0) for file, alive in zip(files, live, strict=True)]
+        firsts = np.cumsum([0, *map(len, counts)])
+        self.images = int(firsts[-1])
+        self._device = device
+        self._files = list(files)
+        self._word_counts = np.concatenate([np.empty(0, np.uint32), *counts]).astype(np.uint32)
+        self._device_word_counts = device.upload(self._word_counts)
+        self._table = device.upload(_table(files, firsts))
+        self._room = device.free_bytes() // 2
+
+    def search(self, queries: Sequence[AsmkCodes], worth: NDArray[np.float64], top: int) -> list[NDArray[np.void]]:
+        """For every query the images with the largest scores, at most ``top`` and only above 0, best first.
+
+        Of equal scores the earlier image comes first.
+
+        Args:
+            queries: aggregated over all their assigned words.
+            worth: float64 [D + 1], ``runtime.asmk.kernel.selectivity``.
+            top: hits at most.
+
+        Returns:
+            structured arrays with fields ``score`` and ``image``.
+        """
+        if top < 1 or self.images == 0:
+            return [np.empty(0, native.HIT) for _ in queries]
+        hits: list[NDArray[np.void]] = []
+        for some in _batches(queries, self._batch_size(top)):
+            batch = self.load(some, worth)
+            totals = self.totals(batch)
+            hits += self._read(batch, totals, self.collect(batch, totals, top), top)
+        return hits
+
+    def load(self, queries: Sequence[AsmkCodes], worth: NDArray[np.float64]) -> Batch:
+        """At most MAX_QUERIES queries, on the GPU. Raises ValueError where their codes are of another length."""
+        device, length = self._device, self._device.code_length
+        if any(query.codes.shape != (len(query.words), length) for query in queries):
+            raise ValueError(f"expected codes of {length} uint64 words, one for every word of a query")
+        sizes = np.array([len(query.words) for query in queries], np.uint32)
+        words = np.concatenate([query.words for query in queries]).astype(np.uint32)
+        codes = np.concatenate([query.codes for query in queries]).astype(np.uint64)
+        order = np.argsort(words, kind="stable")
+        fixed = np.zeros(CODE_BITS * length + 2, np.int64)
+        fixed[: len(worth)] = np.rint(worth / native.UNIT)
+        return Batch(
+            rows=len(words),
+            words=device.upload(words[order]),
+            queries=device.upload(np.repeat(np.arange(len(queries), dtype=np.uint32), sizes)[order]),
+            codes=device.upload(codes[order]),
+            sizes=sizes,
+            device_sizes=device.upload(sizes),
+            worth=device.upload(fixed),
+            worthless=int(np.flatnonzero(fixed).max(initial=-1)) + 1,
+        )
+
+    def totals(self, batch: Batch) -> DeviceArray:
+        """Σ of s^α in units of 2⁻⁴⁰, int64 [q, images], of all queries in one launch."""
+        totals = self._device.zeros((len(batch.sizes), self.images), np.int64)
+        if batch.rows:
+            self._device.launch(
+                "add_worths",
+                (batch.rows, len(self._files)),
+                ENTRY_THREADS,
+                self._table,
+                batch.words,
+                batch.queries,
+                batch.codes,
+                batch.worth,
+                np.uint32(batch.worthless),
+                np.uint64(self.images),
+                totals,
+            )
+        return totals
+
+    def collect(self, batch: Batch, totals: DeviceArray, top: int) -> Collected:
+        """The hits of every query that may be among its ``top`` best: no lower score is left out for theirs."""
+        device, queries, capacity = self._device, len(batch.sizes), _capacity(self.images, top)
+        counts = device.zeros((queries, BINS), np.uint32)
+        lowest = device.empty((queries,), np.uint32)
+        found = device.zeros((queries,), np.uint32)
+        hits = device.empty((queries, capacity, 2), np.int64)
+        blocks = _blocks(self.images, IMAGE_THREADS), queries
+        scored = totals, self._device_word_counts, np.uint64(self.images), batch.device_sizes, np.float64(native.UNIT)
+        device.launch("count_hits", blocks, IMAGE_THREADS, *scored, counts)
+        wanted = np.uint32(queries), np.uint32(min(top, self.images))
+        device.launch("find_lowest", (_blocks(queries, QUERY_THREADS), 1), QUERY_THREADS, counts, *wanted, lowest)
+        device.launch("collect_hits", blocks, IMAGE_THREADS, *scored, lowest, np.uint32(capacity), found, hits)
+        return Collected(found, hits)
+
+    def _read(self, batch: Batch, totals: DeviceArray, collected: Collected, top: int) -> list[NDArray[np.void]]:
+        found = self._device.download(collected.found)
+        hits = self._device.download(collected.hits).view(native.HIT)[..., 0]
+        return [
+            _ranked(own[:count], top) if count <= len(own) else self._rank_all(totals[query], batch.sizes[query], top)
+            for query, (own, count) in enumerate(zip(hits, found.tolist(), strict=True))
+        ]
+
+    def _rank_all(self, totals: DeviceArray, query_words: np.uint32, top: int) -> NDArray[np.void]:
+        """The same from all totals, on the host: where far more images than asked for score nearly the same."""
+        downloaded = self._device.download(totals)
+        images = np.flatnonzero((downloaded > 0) & (self._word_counts > 0))
+        hits = np.empty(len(images), native.HIT)
+        hits["image"] = images
+        hits["score"] = downloaded[images] * native.UNIT / np.sqrt(float(query_words) * self._word_counts[images])
+        return _ranked(hits, top)
+
+    def _batch_size(self, top: int) -> int:
+        return max(1, min(MAX_QUERIES, self._room // search_bytes(self.images, top)))
+
+
+def _table(files: Sequence[DeviceFile], firsts: NDArray[np.int64]) -> NDArray[np.int64]:
+    """``struct file`` of ``scoring.cu`` for every file."""
+    rows = [
+        (file.codes.data.ptr, file.images.data.ptr, file.offsets.data.ptr, file.words, first)
+        for file, first in zip(files, firsts[:-1].tolist(), strict=True)
+    ]
+    return np.array(rows, np.int64).reshape(-1, 5)
+
+
+def _words(file: InvertedFile) -> int:
+    return int(file.words[-1]) + 1 if len(file.words) else 0
+
+
+def _capacity(images: int, top: int) -> int:
+    return min(images, 2 * top + SPARE_HITS)
+
+
+def _blocks(items: int, threads: int) -> int:
+    return -(-items // threads)
+
+
+def _batches(queries: Sequence[AsmkCodes], size: int) -> Iterator[Sequence[AsmkCodes]]:
+    return (queries[start : start + size] for start in range(0, len(queries), size))
+
+
+def _ranked(hits: NDArray[np.void], top: int) -> NDArray[np.void]:
+    return hits[np.lexsort((hits["image"], -hits["score"]))[:top]]

@@ -1,0 +1,140 @@
+"""An index of asmk's images, which have numbers instead of names; and the import of what asmk saved."""
+
+import hashlib
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import compress
+from pathlib import Path
+
+from runtime.asmk.codebook import Codebook
+from runtime.asmk.inverted_file import InvertedFile
+from runtime.asmk_method.pickles import AsmkIvf, load_asmk_codebook, load_asmk_ivf
+from runtime.bundle import codebook_path
+from runtime.errors import HowlError
+from runtime.index import Index
+
+DISTRACTOR = "distractor "  # and its number: the id of a distractor
+
+
+@dataclass(frozen=True)
+class AsmkImport:
+    """What became of two of asmk's pickles.
+
+    Attributes:
+        images: in the index, under their numbers as ids.
+        distractors: in the index besides, as ``distractor 0``…
+        entries: of the index.
+        words: of the codebook.
+        index: the folder.
+        codebook: the .npy file beside it.
+    """
+
+    images: int
+    distractors: int
+    entries: int
+    words: int
+    index: Path
+    codebook: Path
+
+
+def import_asmk(codebook_pickle: Path, ivf_pickle: Path, index: Path) -> AsmkImport:
+    """Makes an index, and ``INDEX.codebook.npy`` beside it, of what asmk saved. Where it fails, nothing is left.
+
+    Args:
+        codebook_pickle: the ``cache_path`` of asmk's ``train_codebook``.
+        ivf_pickle: the ``cache_path`` of asmk's ``build_ivf``.
+        index: a new folder.
+
+    Raises:
+        HowlError: a pickle is not as asmk saves it, the two do not belong together, or an output is there already.
+    """
+    if index.exists():
+        raise HowlError(f"{index}: is there already; name a new folder")
+    codebook = load_asmk_codebook(codebook_pickle)
+    codebook_npy = codebook_path(index)
+    had_codebook = codebook_npy.exists()
+    if had_codebook and fingerprint_of(Codebook.load(codebook_npy)) != fingerprint_of(codebook):
+        raise HowlError(f"{codebook_npy}: another codebook is there already; give the index another name")
+    ivf = load_asmk_ivf(ivf_pickle, codebook.dimensions)
+    check_words(ivf, codebook, str(codebook_pickle))
+    try:
+        with new_index(index, codebook) as new:
+            for numbers, images in ivf.blocks():
+                new.add([id_of(number) for number in numbers.tolist()], images)
+            entries = new.stats().entries
+            codebook.save(codebook_npy)
+    except BaseException:
+        if not had_codebook:
+            codebook_npy.unlink(missing_ok=True)
+        raise
+    return AsmkImport(ivf.images, ivf.distractors, entries, len(codebook), index, codebook_npy)
+
+
+def check_words(ivf: AsmkIvf, codebook: Codebook, name: str) -> None:
+    """Raises HowlError where an IVF was not built with a codebook of this many words."""
+    if ivf.words != len(codebook):
+        raise HowlError(
+            f"{ivf.path} has lists of {ivf.words} visual words, {name} has {len(codebook)}: they do not belong together"
+        )
+
+
+def fingerprint_of(codebook: Codebook) -> str:
+    """What the indexes of a codebook that has no engine belong to: its checksum."""
+    shape = "×".join(map(str, codebook.centroids.shape))
+    return hashlib.sha256(f"asmk codebook {shape} ".encode() + codebook.centroids.tobytes()).hexdigest()
+
+
+def id_of(number: int) -> str:
+    """The id of image ``number``; of distractor j for ~j."""
+    return str(number) if number >= 0 else f"{DISTRACTOR}{~number}"
+
+
+def number_of(identifier: str) -> int:
+    """The number behind an id. Raises ValueError where there is none."""
+    if identifier.startswith(DISTRACTOR):
+        return ~int(identifier.removeprefix(DISTRACTOR))
+    return int(identifier)
+
+
+def open_index(path: Path, codebook: Codebook) -> Index:
+    """An index of asmk's images. Raises HowlError where it is none, or belongs to another codebook."""
+    index = Index(path)
+    if index.fingerprint != fingerprint_of(codebook):
+        index.close()
+        raise HowlError(f"{path}: made with another codebook than this; load that one, or name a new folder")
+    return index
+
+
+@contextmanager
+def new_index(path: Path, codebook: Codebook) -> Iterator[Index]:
+    """An empty index that is moved to ``path`` at the end of the block, whole, or not at all where the block fails.
+
+    A file at ``path`` (a pickle of asmk's, whose images the index takes over) is kept as ``path.asmk``.
+    """
+    partial, aside = path.with_name(f".{path.name}.{os.getpid()}.partial"), path.with_name(f"{path.name}.asmk")
+    if path.exists() and aside.exists():
+        raise HowlError(f"{aside}: is in the way of an index at {path}; move it away")
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        index = Index.create(partial, fingerprint=fingerprint_of(codebook), dimensions=codebook.dimensions)
+        try:
+            yield index
+        finally:
+            index.close()
+        if path.exists():
+            path.rename(aside)
+        partial.rename(path)
+    except OSError as error:
+        raise HowlError(f"{path}: no index can be made here: {error.strerror or error}") from None
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def inverted_files(index: Index) -> Iterator[tuple[list[str], InvertedFile]]:
+    """The images of an index in their order, some at a time: their ids, and their inverted file."""
+    for segment, live in index.parts():
+        file = segment.inverted_file if live.all() else InvertedFile.merge([segment.inverted_file], [live])
+        yield list(compress(segment.ids, live.tolist())), file

@@ -1,0 +1,1 @@
+"""TensorRT plans on an NVIDIA GPU."""

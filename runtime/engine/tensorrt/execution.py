@@ -1,0 +1,118 @@
+"""A TensorRT plan at work: its memory on both sides, and the contexts that run it there."""
+
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from runtime.engine.tensorrt.api import TENSORRT_RTX, Messages, TensorRT
+from runtime.engine.tensorrt.cuda import Buffer, Cuda
+from runtime.errors import HowlError
+
+INPUT = "image"
+OUTPUTS = ("descriptors", "strengths", "positions", "count")
+
+
+class Plan:
+    """A plan in the GPU's memory, with room for the largest image that it takes.
+
+    Attributes:
+        smallest: image that it takes: height, width, 3.
+        largest: likewise.
+        outputs: of the last run, by name, padding included; the next run writes over them.
+    """
+
+    def __init__(self, path: Path, trt: TensorRT, engine: Any, cuda: Cuda) -> None:
+        """Takes all memory that a trt.ICudaEngine needs, once and for all: graphs hold on to addresses.
+
+        Raises HowlError where howl did not export the plan, or the GPU is full.
+        """
+        _check_tensors(path, engine)
+        self.path = path
+        self.trt = trt
+        self.cuda = cuda
+        self.engine = engine
+        self.smallest, _, self.largest = (tuple(shape) for shape in engine.get_tensor_profile_shape(INPUT, 0))
+        self.buffers = {INPUT: cuda.allocate_buffer(prod(self.largest))}
+        self.outputs = {name: self._allocate_output(name) for name in OUTPUTS}
+        self.scratch_size = engine.device_memory_size_v2
+        self.scratch = cuda.allocate(self.scratch_size)  # for all contexts: they take turns
+
+    def write_image(self, image: NDArray[np.uint8]) -> None:
+        """Puts an image [H, W, 3] where the next run finds it."""
+        np.copyto(self.buffers[INPUT].host[: image.size].reshape(image.shape), image)
+
+    def _allocate_output(self, name: str) -> NDArray[Any]:
+        shape = tuple(self.engine.get_tensor_shape(name))
+        dtype = np.dtype(self.trt.module.nptype(self.engine.get_tensor_dtype(name)))
+        buffer: Buffer = self.cuda.allocate_buffer(prod(shape) * dtype.itemsize)
+        self.buffers[name] = buffer
+        return buffer.host.view(dtype).reshape(shape)
+
+
+class Context:
+    """What TensorRT needs to run a plan on images of one size after the other."""
+
+    def __init__(self, plan: Plan) -> None:
+        """Raises HowlError where TensorRT has no room for it."""
+        self._plan = plan
+        self._image_bytes = 0
+        with plan.trt.listen() as messages:
+            self._context = _create_context(plan)
+            if self._context is None:
+                raise self._failure("cannot prepare it to run", messages)
+        self._context.set_device_memory(plan.scratch, plan.scratch_size)
+        for name, buffer in plan.buffers.items():
+            self._context.set_tensor_address(name, buffer.address)
+
+    def set_image_shape(self, shape: tuple[int, ...]) -> None:
+        """Says of what height, width and 3 the next images are."""
+        with self._plan.trt.listen() as messages:
+            if not self._context.set_input_shape(INPUT, shape):
+                raise self._failure("refused the image", messages)
+        self._image_bytes = prod(shape)
+
+    def queue(self) -> None:
+        """Queues one run: the image's upload, the network, and the downloads of its outputs."""
+        cuda, buffers = self._plan.cuda, self._plan.buffers
+        cuda.upload(buffers[INPUT], self._image_bytes)
+        with self._plan.trt.listen() as messages:
+            if not self._context.execute_async_v3(cuda.stream_handle):
+                raise self._failure("failed", messages)
+        for name in OUTPUTS:
+            cuda.download(buffers[name])
+
+    def _failure(self, what: str, messages: Messages) -> HowlError:
+        return HowlError(f"{self._plan.path}: {self._plan.trt} {what}: {messages.reason()}")
+
+
+def records_graphs(trt: TensorRT) -> bool:
+    """Whether TensorRT makes CUDA graphs of its own accord, as TensorRT-RTX does.
+
+    It compiles kernels for a new image size while others stand in for them: a graph recorded from outside would keep
+    the stand-ins.
+    """
+    return trt.flavour == TENSORRT_RTX
+
+
+def _create_context(plan: Plan) -> Any:
+    module = plan.trt.module
+    strategy = module.ExecutionContextAllocationStrategy.USER_MANAGED
+    if not records_graphs(plan.trt):
+        return plan.engine.create_execution_context(strategy)
+    config = plan.engine.create_runtime_config()
+    config.set_execution_context_allocation_strategy(strategy)
+    config.cuda_graph_strategy = module.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
+    return plan.engine.create_execution_context(config)
+
+
+def _check_tensors(path: Path, engine: Any) -> None:
+    present = {engine.get_tensor_name(i) for i in range(engine.num_io_tensors)}
+    missing = [name for name in (INPUT, *OUTPUTS) if name not in present]
+    if missing:
+        raise HowlError(f"{path}: has no '{missing[0]}': it is not an engine that howl exported")
+    for name in OUTPUTS:
+        if any(side < 0 for side in engine.get_tensor_shape(name)):
+            raise HowlError(f"{path}: '{name}' has no fixed size: it is not an engine that howl exported")

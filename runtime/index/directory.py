@@ -1,0 +1,351 @@
+"""The index on disk: immutable segments, and one catalogue that names the live ones and commits atomically."""
+
+import shutil
+import sqlite3
+import uuid
+import warnings
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from itertools import compress, repeat
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from runtime.asmk.inverted_file import MAX_IMAGES
+from runtime.asmk.kernel import AsmkCodes, code_length
+from runtime.errors import HowlError
+from runtime.index.arrays import sync_folder
+from runtime.index.catalogue import Catalogue, SegmentRow, WriterBusyError, temporary_prefix
+from runtime.index.ids import check_ids
+from runtime.index.merging import compaction_cut, segments_to_merge
+from runtime.index.segment import Segment, check_entries, load_segment, write_segment
+from runtime.index.verification import CATALOGUE, SEGMENT_PREFIX, verify
+
+OPENING_ATTEMPTS = 100  # each but the first only because a writer replaced segments during the one before
+
+
+@dataclass(frozen=True)
+class Hit:
+    """One answer of a search.
+
+    Attributes:
+        id: of the image, as it was added.
+        score: ASMK similarity; 0 shares nothing with the query, an image against itself is the largest there is.
+    """
+
+    id: str
+    score: float
+
+
+@dataclass(frozen=True)
+class IndexStats:
+    """What an index holds: live images, images removed but still on disk, entries, segments and bytes."""
+
+    images: int
+    removed: int
+    entries: int
+    segments: int
+    bytes: int
+
+
+class Part(NamedTuple):
+    """A segment of an open index.
+
+    Attributes:
+        segment: its images.
+        live: bool [n], which of them were not removed.
+    """
+
+    segment: Segment
+    live: NDArray[np.bool_]
+
+
+class Index:
+    """An open index directory: the images of one commit, and the one way to add and remove.
+
+    It belongs to the thread that opened it, but for ``search`` and ``scores``, which any thread may call at any time.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Opens an existing index. Raises HowlError where it is missing or damaged; the line names the file."""
+        self.path = path
+        self._catalogue = Catalogue(path / CATALOGUE)
+        self.fingerprint = self._catalogue.metadata("fingerprint")
+        self.dimensions = self._catalogue.number("dimensions")
+        self._parts: dict[str, Part] = {}  # never changed, only replaced: a search in another thread sees one commit
+        self.refresh()
+
+    @classmethod
+    def create(cls, path: Path, *, fingerprint: str, dimensions: int) -> "Index":
+        """Makes an empty index for the engines of one fingerprint, in a new or empty folder."""
+        try:
+            made = [folder for folder in (path, *path.parents) if not folder.exists()]
+            path.mkdir(parents=True, exist_ok=True)
+            for folder in made:
+                sync_folder(folder.parent)
+            if not all(entry.name.startswith(temporary_prefix(path / CATALOGUE)) for entry in path.iterdir()):
+                raise HowlError(f"{path}: not empty, and not an index; name a new folder")
+            Catalogue.create(path / CATALOGUE, {"fingerprint": fingerprint, "dimensions": str(dimensions)})
+            sync_folder(path)
+        except (OSError, sqlite3.Error) as error:
+            raise HowlError(f"{path}: no index can be made here: {reason(error)}") from None
+        return cls(path)
+
+    @classmethod
+    def exists(cls, path: Path) -> bool:
+        """Whether there is an index in a folder. Raises HowlError where the folder may not be looked into."""
+        try:
+            return (path / CATALOGUE).exists()
+        except OSError as error:
+            raise HowlError(f"{path}: {reason(error)}") from None
+
+    def close(self) -> None:
+        """Lets go of the catalogue."""
+        self._catalogue.close()
+
+    def __len__(self) -> int:
+        return sum(self._live_counts())
+
+    def existing(self, ids: Sequence[str]) -> list[str]:
+        """Those of the ids that are in the index."""
+        return self._catalogue.existing(ids)
+
+    def ids(self) -> list[str]:
+        """The ids of all images, in the order of their addition."""
+        return [id_ for segment, live in self.parts() for id_ in compress(segment.ids, live.tolist())]
+
+    def parts(self) -> list[Part]:
+        """The segments, in the order of addition."""
+        return list(self._parts.values())
+
+    def stats(self) -> IndexStats:
+        """Counts, and the bytes on disk."""
+        parts = self.parts()
+        return IndexStats(
+            images=len(self),
+            removed=sum(len(segment) for segment, _ in parts) - len(self),
+            entries=sum(segment.entries for segment, _ in parts),
+            segments=len(parts),
+            bytes=sum(size_of(file) for file in self.path.rglob("*")),
+        )
+
+    def refresh(self) -> None:
+        """Takes up the last commit: what was added, removed or rewritten since, by this process or another.
+
+        Raises:
+            HowlError: what the commit names is missing or damaged; the line names the file. The index stays as it was.
+        """
+        for _ in range(OPENING_ATTEMPTS):
+            with self._catalogue.reading():
+                rows = self._catalogue.segments()
+            try:
+                segments = {row.name: self._load(row) for row in rows}
+            except HowlError:
+                # A writer may have replaced and deleted a segment since the catalogue was read.
+                if {row.name for row in rows} <= self._catalogue.segment_names():
+                    raise
+                continue
+            self._parts = {row.name: Part(segments[row.name], row.live(segments[row.name].ordinals)) for row in rows}
+            return
+        raise HowlError(f"{self.path}: it changes faster than it can be read; try again later")
+
+    def add(self, ids: Sequence[str], images: Sequence[AsmkCodes]) -> None:
+        """Adds images in one commit: when this returns they are on the disk and stay; before, none of them is there.
+
+        Small segments are merged after that, in commits of their own.
+
+        Raises:
+            HowlError: an id is in the index already or named twice, another process is writing, or the disk refuses.
+        """
+        if len(ids) != len(images):
+            raise ValueError(f"{len(ids)} ids for {len(images)} images")
+        check_ids(self.path, ids)
+        if not ids:
+            return
+        with self._writing("nothing was added") as written:
+            if known := self._catalogue.existing(ids):
+                raise HowlError(f"{self.path}: {known[0]} is in the index already; remove it first")
+            first = self._catalogue.add_images(ids)
+            for start in range(0, len(ids), MAX_IMAGES):
+                part = slice(start, start + MAX_IMAGES)
+                segment = Segment.build(ids[part], images[part], first + start, self.code_length)
+                self._write(segment, first + start, first + start + len(segment), written)
+        self._merge()
+
+    def remove(self, ids: Sequence[str]) -> None:
+        """Removes images in one commit: no search finds them again. ``compact`` frees their space.
+
+        Raises:
+            HowlError: an id is not in the index (then none is removed), another process is writing, or the disk
+                refuses.
+        """
+        ids = list(dict.fromkeys(ids))
+        with self._writing("nothing was removed"):
+            known = set(self._catalogue.existing(ids))
+            if missing := [id_ for id_ in ids if id_ not in known]:
+                raise HowlError(f"{self.path}: {missing[0]} is not in the index; nothing was removed")
+            self._catalogue.remove(ids)
+
+    def compact(self, progress: Callable[[int], object] = lambda images: None) -> None:
+        """Rewrites the index into as few segments as there can be, without the images that were removed.
+
+        Every new segment is a commit of its own, which also deletes what it replaces: a kill or a full disk in between
+        leaves a whole index, and no more than one segment is held twice at a time. Searches go on meanwhile, here and
+        in other processes; adding and removing wait between the commits.
+
+        Args:
+            progress: is told after every commit how many images are done since the one before.
+
+        Raises:
+            HowlError: another process is writing, the disk refuses, or a segment is damaged; the line names the file.
+        """
+        self.refresh()
+        done, end = 0, max((int(segment.ordinals[-1]) + 1 for segment, _ in self.parts()), default=0)
+        while done < end:
+            done, images = self._compact_some(done, end)
+            progress(images)
+
+    def verify(self) -> list[str]:
+        """Every damage to the index on the disk, a line each that names the file: ``runtime.index.verification``."""
+        return verify(self.path).damages
+
+    def search(self, query: AsmkCodes, worth: NDArray[np.float64], top: int) -> list[Hit]:
+        """The images most similar to a query, best first; equal scores in the order of addition.
+
+        Args:
+            query: aggregated over all its assigned words.
+            worth: float64 [D + 1], ``runtime.asmk.kernel.selectivity``.
+            top: hits at most; images that score 0 are none.
+        """
+        found: list[tuple[float, int, Segment]] = []
+        for segment, live in self.parts():
+            images, scores = segment.inverted_file.best(query, worth, live, top)
+            found += zip(scores.tolist(), images.tolist(), repeat(segment), strict=False)
+        found.sort(key=lambda hit: -hit[0])  # stable: equal scores stay in the order of addition
+        return [Hit(segment.ids[image], score) for score, image, segment in found[:top]]
+
+    def scores(self, query: AsmkCodes, worth: NDArray[np.float64]) -> NDArray[np.float64]:
+        """ASMK scores of all images, float64 [n], in the order of ``ids``; arguments as of ``search``."""
+        parts = [segment.inverted_file.scores(query, worth)[live] for segment, live in self.parts()]
+        return np.concatenate(parts) if parts else np.empty(0)
+
+    @property
+    def code_length(self) -> int:
+        """uint64 words of a code."""
+        return code_length(self.dimensions)
+
+    def _load(self, row: SegmentRow) -> Segment:
+        known = self._parts.get(row.name)
+        return (
+            known.segment if known else load_segment(self.path / row.name, row.checksums, row.entries, self.code_length)
+        )
+
+    def _live_counts(self) -> list[int]:
+        return [int(live.sum()) for _, live in self.parts()]
+
+    @contextmanager
+    def _writing(self, failure: str) -> Iterator[list[str]]:
+        """The writer's commit, which is taken up at its end.
+
+        Args:
+            failure: what became of it, for the error where the disk refuses.
+
+        Yields:
+            a list for the names of the segments that are written: where the block fails, they are deleted.
+        """
+        written: list[str] = []
+        replaced: set[str] = set()
+        try:
+            with self._catalogue.writing():
+                self._sweep()
+                before = self._catalogue.segment_names()
+                yield written
+                replaced = before - self._catalogue.segment_names()
+        except BaseException as error:
+            with suppress(HowlError):  # the next writer sweeps up
+                self._discard(written)
+            if isinstance(error, OSError | sqlite3.Error):
+                raise HowlError(f"{self.path}: {failure}: {reason(error)}") from None
+            raise
+        self.refresh()
+        self._discard(replaced)
+
+    def _write(self, segment: Segment, start: int, stop: int, written: list[str]) -> None:
+        """Writes the segment that shall answer for the ordinals from start to stop, within ``_writing``."""
+        written.append(f"{SEGMENT_PREFIX}{uuid.uuid4().hex}")
+        checksums = write_segment(self.path / written[-1], segment)
+        self._catalogue.add_segment(
+            written[-1], start, stop, images=len(segment), entries=segment.entries, checksums=checksums
+        )
+
+    def _rewrite(self, rows: Sequence[SegmentRow], stop: int, written: list[str]) -> None:
+        """Moves the images of neighbouring segments, up to the number ``stop``, into a new one, within ``_writing``."""
+        for row in rows:
+            # What was damaged must not be summed anew, which would make it whole for ever after.
+            check_entries(self.path / row.name, row.checksums)
+        parts = [self._load(row) for row in rows]
+        kept = [row.live(part.ordinals) & (part.ordinals < stop) for row, part in zip(rows, parts, strict=True)]
+        self._catalogue.release(rows[0].start, stop)
+        if any(keep.any() for keep in kept):
+            self._write(Segment.merge(parts, kept), rows[0].start, stop, written)
+
+    def _merge(self) -> None:
+        """Merges the segments that are segments_to_merge. The images are there all the same where that fails."""
+        try:
+            while segments_to_merge(self._live_counts()):
+                with self._writing("its segments were not merged") as written:
+                    rows = self._catalogue.segments()
+                    if run := segments_to_merge([int(row.live(self._load(row).ordinals).sum()) for row in rows]):
+                        self._rewrite(rows[run.start : run.stop], rows[run.stop - 1].stop, written)
+        except WriterBusyError:
+            pass  # that writer merges, if it adds
+        except HowlError as error:
+            warnings.warn(str(error), RuntimeWarning, stacklevel=3)
+
+    def _compact_some(self, done: int, end: int) -> tuple[int, int]:
+        """Makes as many images as fit one segment, of those numbered from ``done`` on.
+
+        Returns:
+            the number behind them, and how many they are.
+        """
+        with self._writing("nothing more was compacted") as written:
+            rows = [row for row in self._catalogue.segments() if done <= row.start < end]
+            if not rows:
+                return end, 0
+            ordinals = [self._load(row).ordinals for row in rows]
+            live = [own[row.live(own)] for row, own in zip(rows, ordinals, strict=True)]
+            stop = compaction_cut(rows, live)
+            taken = [row for row in rows if row.start < stop]
+            if len(taken) > 1 or taken[0].stop != stop or len(live[0]) < len(ordinals[0]):
+                self._rewrite(taken, stop, written)
+            self._catalogue.shrink()
+        return stop, sum(int(np.sum(own < stop)) for own in live)
+
+    def _sweep(self) -> None:
+        """Deletes what killed writers left behind; only the one writer may."""
+        self._discard({folder.name for folder in self.path.glob(f"{SEGMENT_PREFIX}*")})
+        for file in self.path.glob(f"{temporary_prefix(self.path / CATALOGUE)}*"):
+            file.unlink(missing_ok=True)
+
+    def _discard(self, names: Collection[str]) -> None:
+        """Deletes those of the segments that the catalogue does not name: an interrupt may come after the commit."""
+        live = self._catalogue.segment_names()
+        for name in names:
+            if name not in live:
+                shutil.rmtree(self.path / name, ignore_errors=True)
+
+
+def size_of(path: Path) -> int:
+    """Bytes of a file; 0 for a folder, or where a writer has just deleted it."""
+    try:
+        return path.stat().st_size if path.is_file() else 0
+    except FileNotFoundError:
+        return 0
+
+
+def reason(error: Exception) -> str:
+    """Why the operating system or SQLite refused, without the names of files."""
+    return getattr(error, "strerror", None) or str(error)

@@ -1,0 +1,187 @@
+"""Photos: finding, decoding and shrinking them."""
+
+import os
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TypeAlias
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from runtime.errors import HowlError, ImageError
+
+Image: TypeAlias = NDArray[np.uint8]  # H × W × 3
+PhotoInput: TypeAlias = str | os.PathLike[str] | bytes | Image
+
+PHOTO_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm"})
+PNG_END = b"IEND\xae\x42\x60\x82"
+JPEG_END = b"\xff\xd9"
+JPEG_MARKER = re.compile(rb"\xff[^\x00\x01\xd0-\xd8\xff]")  # the end, or a segment that begins with its length
+MIN_SIDE = 32  # pixels; below it the coarse levels of a pyramid are empty
+
+
+def load_rgb(photo: PhotoInput, longest_side: int | None = None) -> Image:
+    """Any photo as the engines take it.
+
+    Args:
+        photo: a path, an encoded file's bytes, or an H×W×3 uint8 array in BGR order, as ``cv2.imread`` gives it.
+        longest_side: pixels to which a larger photo is shrunk; a smaller one is left as it is.
+
+    Returns:
+        uint8 [H, W, 3] in RGB order.
+
+    Raises:
+        ImageError: the photo is missing, empty, truncated, not an image or smaller than 32 pixels on a side.
+    """
+    return shrink_to_rgb(decode(photo), longest_side)
+
+
+def decode(photo: PhotoInput, *, upright: bool = True) -> Image:
+    """The first half of ``load_rgb``: the whole photo, uint8 [H, W, 3] in BGR order. Raises ImageError.
+
+    A file is turned as its EXIF says, but where it should not come ``upright``: then its pixels are as it stores them.
+    """
+    bgr = _as_bgr(photo, upright)
+    height, width = bgr.shape[:2]
+    if min(height, width) < MIN_SIDE:
+        raise ImageError(f"{describe(photo)}: {width}×{height} pixels is too small: a side needs at least {MIN_SIDE}")
+    return bgr
+
+
+def shrink_to_rgb(bgr: Image, longest_side: int | None) -> Image:
+    """The second half of ``load_rgb``: what was decoded, shrunk, in RGB order and contiguous."""
+    return np.ascontiguousarray(shrink(bgr, longest_side)[:, :, ::-1])
+
+
+def shrink(image: Image, longest_side: int | None) -> Image:
+    """The image with its longest side at most ``longest_side`` pixels; never enlarged."""
+    height, width = image.shape[:2]
+    if longest_side is None or max(height, width) <= longest_side:
+        return image
+    factor = longest_side / max(height, width)
+    size = max(MIN_SIDE, round(width * factor)), max(MIN_SIDE, round(height * factor))
+    return cv2.resize(image, size, interpolation=cv2.INTER_AREA).astype(np.uint8, copy=False)
+
+
+def to_original_pixels(pixels: NDArray[np.float32], full: int, part: int) -> NDArray[np.float32]:
+    """Positions along a side of ``part`` pixels, on the ``full`` pixels that it had before it was shrunk.
+
+    A pixel's centre lies half a pixel from its edge, at both sizes; the centre of the first is 0.
+    """
+    return (pixels + 0.5) * (full / part) - 0.5
+
+
+def find_photos(paths: Iterable[str | Path]) -> list[Path]:
+    """The photos among files and, recursively, folders; sorted within each folder, each once.
+
+    Raises:
+        HowlError: a path does not exist, or there is no photo in any of them.
+    """
+    roots = [Path(path) for path in paths]
+    found: dict[Path, None] = {}
+    for path in roots:
+        if path.is_dir():
+            found.update(dict.fromkeys(photos_below(path)))
+        elif path.exists():
+            found[path] = None
+        else:
+            raise HowlError(f"{path}: no such file or folder")
+    if not found:
+        raise HowlError(f"{', '.join(map(str, roots))}: no photos ({' '.join(sorted(PHOTO_SUFFIXES))}) found here")
+    return list(found)
+
+
+def scenes_below(root: Path) -> dict[str, list[Path]]:
+    """A folder of folders: the photos of every scene, by its name, which is that of the folder right below ``root``.
+
+    Raises:
+        HowlError: the folder is missing, or none of its folders holds a photo.
+    """
+    if not root.is_dir():
+        raise HowlError(f"{root}: no such folder; name one that holds a folder for each scene")
+    folders = (entry for entry in sorted(root.iterdir()) if entry.is_dir() and not entry.name.startswith("."))
+    scenes = {folder.name: photos for folder in folders if (photos := photos_below(folder))}
+    if not scenes:
+        raise HowlError(f"{root}: no photos in its folders; put the photos of each scene into a folder of its own")
+    return scenes
+
+
+def photos_below(folder: Path) -> list[Path]:
+    """The photos of a folder and its folders, sorted; hidden ones, such as .thumbnails, are passed over."""
+    return sorted(
+        path
+        for path in folder.rglob("*")
+        if is_photo(path)
+        and path.is_file()
+        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
+    )
+
+
+def is_photo(path: Path) -> bool:
+    """Whether a file's name says that it is a photo."""
+    return path.suffix.lower() in PHOTO_SUFFIXES and not path.name.startswith(".")
+
+
+def describe(photo: PhotoInput) -> str:
+    """How an error names a photo."""
+    if isinstance(photo, bytes):
+        return f"image of {len(photo)} bytes"
+    if isinstance(photo, np.ndarray):
+        return f"image array {photo.shape} {photo.dtype}"
+    return str(os.fspath(photo)) if isinstance(photo, os.PathLike) else str(photo)
+
+
+def _as_bgr(photo: PhotoInput, upright: bool) -> Image:
+    if isinstance(photo, np.ndarray):
+        if photo.dtype != np.uint8 or photo.ndim != 3 or photo.shape[2] != 3:
+            raise ImageError(f"{describe(photo)}: needs H×W×3 uint8 in BGR order, as cv2.imread gives")
+        return photo
+    if not isinstance(photo, str | bytes | os.PathLike):
+        raise ImageError(
+            f"{describe(photo)}: a photo is a path, encoded bytes or an array; cv2.imread gives None for a bad path"
+        )
+    data = photo if isinstance(photo, bytes) else _read(Path(photo))
+    if not data:
+        raise ImageError(f"{describe(photo)}: empty file")
+    if _is_truncated(data):
+        raise ImageError(f"{describe(photo)}: truncated: the file ends in the middle of the image")
+    flags = cv2.IMREAD_COLOR if upright else cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
+    try:
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+    except cv2.error:
+        image = None
+    if image is None:
+        raise ImageError(f"{describe(photo)}: not an image that OpenCV can decode")
+    return image.astype(np.uint8, copy=False)
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ImageError(f"{path}: {error.strerror or error}") from None
+
+
+def _is_truncated(data: bytes) -> bool:
+    """Whether a JPEG or PNG stops before its end marker. OpenCV would fill the rest with grey and say nothing.
+
+    What follows the end marker is no part of the image: phones append films to JPEGs.
+    """
+    if data.startswith(b"\xff\xd8"):
+        return not _jpeg_ends(data)
+    if data.startswith(b"\x89PNG"):
+        return PNG_END not in data
+    return False
+
+
+def _jpeg_ends(data: bytes) -> bool:
+    """Whether a walk from marker to marker, over the thumbnails inside segments, reaches the end of the image."""
+    at = 2
+    while marker := JPEG_MARKER.search(data, at):
+        if marker[0] == JPEG_END:
+            return True
+        length = data[marker.end() : marker.end() + 2]
+        at = marker.end() + int.from_bytes(length)
+    return False

@@ -1,0 +1,31 @@
+"""Doing slow work ahead of whoever needs its results."""
+
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
+from typing import TypeVar
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+READERS = 2  # threads that read ahead: more take cores from whoever waits for the results
+
+
+def prefetch_map(
+    function: Callable[[Item], Result], items: Iterable[Item], threads: int = READERS
+) -> Iterator[tuple[Item, Result]]:
+    """Pairs of item and ``function(item)``, in order, worked out ahead by so many threads.
+
+    At most twice as many results wait in memory, however many items there are.
+    """
+    items = iter(items)
+    with ThreadPoolExecutor(threads) as pool:
+
+        def submit(count: int) -> list[tuple[Item, Future[Result]]]:
+            return [(item, pool.submit(function, item)) for item in islice(items, count)]
+
+        waiting = submit(2 * threads)
+        while waiting:
+            item, future = waiting.pop(0)
+            waiting += submit(1)
+            yield item, future.result()

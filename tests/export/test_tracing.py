@@ -1,0 +1,111 @@
+"""The exported graph: plain ONNX Runtime against PyTorch, and what its shapes promise."""
+
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+
+from export.fold import fold
+from export.parity import TOLERANCES, difference, run_pytorch
+from export.plan import build_plan
+from export.tracing import export_onnx
+from runtime.engine import Features
+from train.data.synthetic import render_view
+from train.models.extractor import Extractor
+from train.models.how import Network, NetworkConfig
+
+Build = Callable[..., Network]
+Export = Callable[..., Path]
+K = 300
+SCALES = (1.414, 1.0, 0.5)
+SIZES = [(96, 128), (131, 77), (64, 64), (33, 40)]  # of the last, the pyramid has fewer than K positions
+
+
+VARIANTS = {
+    "HOW": {"smoothing": "average", "graph": False},
+    "both": {"smoothing": "learned", "graph": True, "kernel": 5},
+    "both, one bandwidth, a graph larger than the map": {"bandwidth": "shared", "graph_nodes": 2000},
+}
+
+
+@pytest.fixture(scope="module")
+def exported(network: Build, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], Path]:
+    """Exports a variant, once."""
+    folder = tmp_path_factory.mktemp("exported")
+
+    @cache
+    def export(variant: str, precision: str = "fp32") -> Path:
+        path = folder / f"{len(list(folder.iterdir()))}.onnx"
+        folded = fold(network(**VARIANTS[variant]), precision)
+        export_onnx(Extractor(folded, SCALES, K).eval(), path, {"howl.fingerprint": "abc"})
+        return path
+
+    return export
+
+
+def run(path: Path, image: np.ndarray) -> list[np.ndarray]:
+    return onnxruntime.InferenceSession(str(path)).run(None, {"image": image})
+
+
+def test_a_real_backbone_has_small_levels(tmp_path: Path) -> None:
+    network = Network(NetworkConfig(smoothing="learned", graph=True)).eval()
+    export_onnx(Extractor(network, (0.353,), 20).eval(), tmp_path / "small.onnx", {})
+    assert run(tmp_path / "small.onnx", render_view(3, 0, 0, width=400, height=300))[3][0] == 20
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_the_graph_equals_pytorch_at_any_size(variant: str, network: Build, exported: Export) -> None:
+    original, path = network(**VARIANTS[variant]), exported(variant)
+    pytorch = Extractor(original, SCALES, K).eval()
+    counts = []
+    for height, width in SIZES:
+        image = render_view(3, 0, 0, width=width, height=height)
+        descriptors, strengths, positions, count = run(path, image)
+        assert descriptors.shape == (K, 16)
+        assert descriptors.dtype == strengths.dtype == positions.dtype == np.float32
+        n = int(count[0])
+        counts.append(n)
+        assert not descriptors[n:].any()
+        assert not strengths[n:].any()
+        got = Features(descriptors[:n], strengths[:n], positions[:n])
+        result = difference(got, run_pytorch(pytorch, image), image, TOLERANCES["fp32"])
+        assert not result.exceeds(TOLERANCES["fp32"]), str(result)
+    assert counts[0] == K > counts[-1] > 0
+
+
+def test_a_half_precision_backbone_stays_near(network: Build, exported: Export) -> None:
+    path = exported("both", "fp16")
+    assert any(t.data_type == onnx.TensorProto.FLOAT16 for t in onnx.load(path).graph.initializer)
+    image = render_view(3, 0, 0, width=128, height=96)
+    descriptors, strengths, positions, _ = run(path, image)
+    assert np.isfinite(descriptors).all()
+    pytorch = Extractor(network(**VARIANTS["both"]), SCALES, K).eval()
+    got = Features(descriptors, strengths, positions)
+    result = difference(got, run_pytorch(pytorch, image), image, TOLERANCES["fp16"])
+    assert result.median < 0.02, str(result)
+
+
+def test_the_graph_is_whole_static_in_k_and_dynamic_in_size(exported: Export) -> None:
+    model = onnx.load(exported("both"))
+    onnx.checker.check_model(model)
+    shapes = {
+        value.name: [d.dim_param or d.dim_value for d in value.type.tensor_type.shape.dim]
+        for value in [*model.graph.input, *model.graph.output]
+    }
+    assert shapes.pop("image") == ["height", "width", 3]
+    assert shapes == {"descriptors": [K, 16], "strengths": [K], "positions": [K, 3], "count": [1]}
+    assert "BatchNormalization" not in {node.op_type for node in model.graph.node}
+    assert {node.domain for node in model.graph.node} <= {"", "ai.onnx"}
+    assert {p.key: p.value for p in model.metadata_props}["howl.fingerprint"] == "abc"
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_tensorrt_rtx_builds_a_plan_of_the_whole_graph(precision: str, exported: Export, tmp_path: Path) -> None:
+    pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX, which builds plans without a GPU, is not installed")
+    info = build_plan(exported("both", precision), tmp_path / "g.plan", smallest=32, typical=(96, 128), largest=256)
+    assert info.size == (tmp_path / "g.plan").stat().st_size > 10_000
+    assert not [warning for warning in info.warnings if "self-consistent" in warning]

@@ -1,0 +1,85 @@
+"""Made images for the tests of the index, and what an index says of them."""
+
+from collections.abc import Callable, Iterable
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from runtime.asmk.inverted_file import InvertedFile
+from runtime.asmk.kernel import AsmkCodes, AsmkParameters, pack_signs, selectivity
+from runtime.errors import HowlError
+from runtime.index import Hit, Index
+
+D = 40  # not a multiple of 64: codes have padding
+WORDS = 60
+WORTH = selectivity(D, AsmkParameters())
+
+# The beginning of a program for a new process: it knows the images, and its first argument is the index.
+IN_A_NEW_PROCESS = f"""
+import json, os, sys, time
+from pathlib import Path
+sys.path.append({str(Path(__file__).parent)!r})
+from index_images import *
+path = Path(sys.argv[1])
+"""
+
+
+@cache
+def make_image(seed: int) -> AsmkCodes:
+    """An image of ten words out of sixty: any two share some."""
+    random = np.random.default_rng(seed)
+    words = np.sort(random.choice(WORDS, 10, replace=False)).astype(np.uint32)
+    return AsmkCodes(words, pack_signs(random.normal(size=(10, D))))
+
+
+def make_images(*seeds: int) -> tuple[list[str], list[AsmkCodes]]:
+    """Ids and images."""
+    return [f"image{seed}" for seed in seeds], [make_image(seed) for seed in seeds]
+
+
+def new_index(path: Path) -> Index:
+    return Index.create(path, fingerprint="an engine", dimensions=D)
+
+
+def found(index: Index, seed: int, top: int = 100) -> list[str]:
+    return [hit.id for hit in index.search(make_image(seed), WORTH, top)]
+
+
+def everything(index: Index) -> list[list[Hit]]:
+    """All that an index can be heard to say: the answers to eight queries, six of them images of the index."""
+    return [index.search(make_image(seed), WORTH, 100) for seed in range(8)]
+
+
+def assert_holds(index: Index, seeds: Iterable[int]) -> None:
+    """The index holds these images in this order, and answers like one made of them anew, whichever is the query."""
+    ids, images = make_images(*seeds)
+    assert index.ids() == ids
+    fresh = InvertedFile.build(images, 1)
+    for query in images:
+        ordinals, scores = fresh.best(query, WORTH, np.ones(len(ids), bool), 1000)
+        expected = [Hit(ids[number], score) for number, score in zip(ordinals, scores.tolist(), strict=True)]
+        assert index.search(query, WORTH, 1000) == expected
+    assert index.verify() == []
+
+
+def folders(path: Path) -> set[str]:
+    return {entry.name for entry in path.iterdir() if entry.is_dir()}
+
+
+def refusal(action: Callable[[], object]) -> str:
+    """The one line with which something is refused."""
+    with pytest.raises(HowlError) as caught:
+        action()
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def attempt(action: Callable[[], object]) -> str:
+    """The one line with which something is refused; nothing where it is done."""
+    try:
+        action()
+    except HowlError as error:
+        return str(error)
+    return ""

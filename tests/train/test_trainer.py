@@ -1,0 +1,377 @@
+"""Training: it learns, keeps the best, goes on where it stopped, and does the same in two processes."""
+
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+import train
+from runtime.asmk.codebook import Codebook
+from runtime.asmk.kernel import AsmkParameters
+from runtime.errors import HowlError, ImageError
+from runtime.io.image import Image
+from train import trainer as training_module
+from train.checkpoint import Checkpoint
+from train.config import TrainingConfig
+from train.data import PhotoSet
+from train.distributed import ProcessGroup
+from train.models.extractor import ExtractionConfig
+from train.models.how import Network, NetworkConfig
+from train.run import main
+from train.trainer import Training, build_optimiser
+from train.validation import Validation, mean_average_precision
+
+EXTRACTION = ExtractionConfig(image_size=64, scales=(1.0,), features=60)
+
+
+def copied(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: value.clone() for name, value in state.items()}
+
+
+def equal(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
+    assert a.keys() == b.keys()
+    return all(torch.equal(a[name], b[name]) for name in a)
+
+
+@pytest.fixture
+def config() -> TrainingConfig:
+    return TrainingConfig(
+        "scenes", learning_rate=1e-3, epochs=2, tuples=7, tuples_per_step=3, words=8, codebook_photos=10
+    )
+
+
+@pytest.fixture
+def begin(
+    tiny_config: NetworkConfig, made_photos: Callable[..., PhotoSet], alone: ProcessGroup
+) -> Callable[..., Training]:
+    """``begin(config)``: a prepared run with learned smoothing and a graph, the same each time."""
+
+    def build(config: TrainingConfig, prepare: bool = True, photos: PhotoSet | None = None, **network: Any) -> Training:
+        torch.manual_seed(0)
+        network_config = replace(tiny_config, **{"smoothing": "learned", "graph": True, **network})
+        photos, validation = photos or made_photos(6, 3), made_photos(4, 2, first=50)
+        training = Training(Network(network_config), photos, validation, config, EXTRACTION, AsmkParameters(), alone)
+        if prepare:
+            training.prepare(random_backbone=True)
+        return training
+
+    return build
+
+
+def test_training_learns_all_but_what_is_frozen(begin: Callable, config: TrainingConfig, tmp_path: Path) -> None:
+    training = begin(replace(config, epochs=6, tuples=18, learning_rate=2e-3))
+    before = copied(training.network.state_dict())
+    training.run(tmp_path / "ckpt.pt")
+    losses = [record.loss for record in training.records]
+    assert losses[0] is None
+    assert losses[-1] < 0.8 * losses[1]
+    learned = {name for name, parameter in training.network.named_parameters() if parameter.requires_grad}
+    for name, value in training.network.state_dict().items():
+        assert torch.equal(value, before[name]) == (name not in learned), name
+    assert {name.split(".")[0] for name in before if name not in learned} == {"backbone", "whitening"}
+
+
+def test_a_frozen_backbone_stays_and_the_refinements_learn(
+    begin: Callable, config: TrainingConfig, tmp_path: Path
+) -> None:
+    training = begin(replace(config, freeze_backbone=True))
+    before = copied(training.network.state_dict())
+    training.run(tmp_path / "ckpt.pt")
+    same = {name: torch.equal(value, before[name]) for name, value in training.network.state_dict().items()}
+    assert all(same[name] for name in same if name.startswith(("backbone.", "whitening.")))
+    assert not any(same[name] for name in same if name.startswith(("smoothing.", "graph.")) and "rings" not in name)
+
+
+def test_a_frozen_backbone_without_refinements_ends_before_its_first_step(
+    begin: Callable, config: TrainingConfig, tmp_path: Path
+) -> None:
+    training = begin(replace(config, freeze_backbone=True), smoothing="average", graph=False)
+    best = training.run(tmp_path / "ckpt.pt")
+    assert [record.epoch for record in training.records] == [0]
+    assert len(best.codebook)
+
+
+def test_random_backbones_are_given_statistics_and_others_keep_theirs(begin: Callable, config: TrainingConfig) -> None:
+    training = begin(config, prepare=False)
+    backbone = training.network.backbone
+    built = copied(backbone.state_dict())
+    training.prepare(random_backbone=False)
+    assert equal(backbone.state_dict(), built)
+    training.prepare(random_backbone=True)
+    first_layer = []
+    backbone.bn1.register_forward_hook(lambda module, inputs, output: first_layer.append(output.detach()))
+    for _, image in training.photos.read_all(range(len(training.photos))):
+        backbone(torch.from_numpy(image).permute(2, 0, 1)[None].float())
+    outputs = torch.cat([output.flatten(2) for output in first_layer]).transpose(0, 1).flatten(1)
+    torch.testing.assert_close(outputs.mean(dim=1), torch.zeros(12), rtol=0, atol=0.02)
+    assert 0.5 < float(outputs.std(dim=1).min()) <= float(outputs.std(dim=1).max()) < 1.5
+
+
+@pytest.mark.parametrize("backbone", ["resnet18", "efficientnet_lite0"])
+def test_a_random_backbone_stands_photos_of_a_single_position(
+    backbone: str, begin: Callable, config: TrainingConfig, photo_of: Callable[..., Image]
+) -> None:
+    photos = PhotoSet(["small", "large"], [0, 0], lambda i: photo_of(i, 0, *((32, 32), (64, 48))[i]))
+    training = begin(config, photos=photos, backbone=backbone, graph=False)
+    assert all(value.isfinite().all() for value in training.network.state_dict().values())
+
+
+def test_the_recipes_rates_reach_backbone_and_new_modules(
+    begin: Callable, config: TrainingConfig, tmp_path: Path
+) -> None:
+    training = begin(replace(config, epochs=3))
+    groups = build_optimiser(training.network, config).param_groups
+    backbone, new = ([id(parameter) for parameter in group["params"]] for group in groups)
+    assert backbone == [id(parameter) for parameter in training.network.backbone.parameters()]
+    assert set(new) == {id(p) for module in training.network.new_modules() for p in module.parameters()}
+    assert [group["lr"] for group in groups] == pytest.approx([1e-3, 1e-2])
+    assert [group["weight_decay"] for group in groups] == [1e-4, 1e-4]
+    training.run(tmp_path / "ckpt.pt")
+    assert [r.learning_rate for r in training.records] == pytest.approx([0, 1e-3, 1e-3 * 0.99, 1e-3 * 0.99**2])
+    assert [group["lr"] for group in training.optimiser.param_groups] == pytest.approx([1e-3 * 0.99**2, 1e-2 * 0.99**2])
+
+
+def test_a_step_sums_the_gradients_of_its_tuples(begin: Callable, config: TrainingConfig, tmp_path: Path) -> None:
+    """Plain PyTorch with one backward pass over the sum of a step's losses does the same."""
+    training = begin(replace(config, epochs=1))
+    reference = begin(replace(config, epochs=1))
+    training.run(tmp_path / "ckpt.pt")
+    optimiser = torch.optim.Adam(
+        [
+            {"params": list(reference.network.backbone.parameters()), "lr": 1e-3},
+            {"params": [p for m in reference.network.new_modules() for p in m.parameters()], "lr": 1e-2},
+        ],
+        weight_decay=1e-4,
+    )
+    tuples = training_module.mine_tuples(
+        reference.describer, reference.photos, reference.config, 0, reference.processes
+    )
+    losses = []
+    for step in (tuples[:3], tuples[3:6], tuples[6:]):
+        optimiser.zero_grad()
+        step_losses = []
+        for query, positive, negatives in step:
+            q, p, *n = reference.describer([reference.photos.read(i) for i in (query, positive, *negatives)])
+            pushed = sum((0.8 - (q - x).norm()).clamp(min=0) ** 2 for x in n)
+            step_losses.append(0.5 * (q - p).norm() ** 2 + 0.5 * pushed)
+        sum(step_losses).backward()
+        optimiser.step()
+        losses += [float(loss.detach()) for loss in step_losses]
+    assert training.records[1].loss == pytest.approx(np.mean(losses), rel=1e-3)
+    assert training.records[1].tuples == 7
+    for name, value in training.network.state_dict().items():
+        torch.testing.assert_close(value, reference.network.state_dict()[name], rtol=1e-3, atol=1e-4, msg=name)
+
+
+@pytest.mark.parametrize(
+    ("scores", "every", "best"),
+    [
+        ([0.3, 0.5, 0.4, 0.45], 1, 1),
+        ([0.6, 0.5, 0.4, 0.45], 1, 0),
+        ([0.3, 0.5, 0.5, 0.5], 1, 1),
+        ([0.3, None, 0.4, 0.9], 2, 3),
+    ],
+    ids=["an early one", "before training", "the first of equals", "the last, out of turn"],
+)
+def test_the_best_epoch_is_kept(
+    scores: list[float | None],
+    every: int,
+    best: int,
+    begin: Callable,
+    config: TrainingConfig,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    weights = {}
+
+    def scripted(network: Network, *others: object) -> Validation:
+        epoch = len(training.records)
+        weights[epoch] = copied(network.state_dict())
+        return Validation(Codebook(np.full((1, 8), epoch, np.float32)), scores[epoch])
+
+    monkeypatch.setattr(training_module, "validate", scripted)
+    training = begin(replace(config, epochs=3, validate_every=every))
+    training.run(tmp_path / "ckpt.pt")
+    kept = Checkpoint.load(tmp_path / "ckpt.pt")
+    assert [record.mean_average_precision for record in training.records] == scores
+    assert equal(kept.weights, weights[best])
+    assert kept.codebook.centroids.tolist() == [[best] * 8]
+    assert equal(kept.training["weights"], weights[3])  # where the next epoch would begin
+    assert len({float(state["backbone.conv1.weight"].sum()) for state in weights.values()}) == len(weights)
+
+
+def resumed(begin: Callable, config: TrainingConfig, path: Path) -> Training:
+    """What ``--resume`` does, in a process that knows nothing of the first run."""
+    training = begin(config, prepare=False)
+    training.load_state(Checkpoint.load(path))
+    return training
+
+
+@pytest.mark.parametrize("stop", [0, 1, 2])
+def test_resuming_comes_to_the_same_numbers(begin: Callable, config: TrainingConfig, tmp_path: Path, stop: int) -> None:
+    whole = begin(replace(config, epochs=3))
+    whole.run(tmp_path / "whole.pt")
+    begin(replace(config, epochs=stop)).run(tmp_path / "part.pt")
+    continued = resumed(begin, replace(config, epochs=3), tmp_path / "part.pt")
+    continued.run(tmp_path / "part.pt")
+    assert [replace(record, seconds=0) for record in continued.records] == [
+        replace(record, seconds=0) for record in whole.records
+    ]
+    assert equal(continued.network.state_dict(), whole.network.state_dict())
+    states = [run.optimiser.state_dict()["state"] for run in (continued, whole)]
+    assert states[0].keys() == states[1].keys()
+    assert all(equal(states[0][key], states[1][key]) for key in states[0])
+    part, at_once = (Checkpoint.load(tmp_path / name) for name in ("part.pt", "whole.pt"))
+    assert equal(part.weights, at_once.weights)
+    np.testing.assert_array_equal(part.codebook.centroids, at_once.codebook.centroids)
+
+
+def test_resuming_with_no_epoch_left_still_writes_where_it_is_asked_to(
+    begin: Callable, config: TrainingConfig, tmp_path: Path
+) -> None:
+    begin(replace(config, epochs=1)).run(tmp_path / "ckpt.pt")
+    resumed(begin, replace(config, epochs=1), tmp_path / "ckpt.pt").run(tmp_path / "copy.pt")
+    first, copy = (Checkpoint.load(tmp_path / name) for name in ("ckpt.pt", "copy.pt"))
+    assert equal(first.weights, copy.weights)
+    assert first.training["records"] == copy.training["records"]
+    assert (tmp_path / "copy.jsonl").read_text() == (tmp_path / "ckpt.jsonl").read_text()
+
+
+def test_no_epochs_learn_whitening_and_codebook_alone(begin: Callable, config: TrainingConfig, tmp_path: Path) -> None:
+    training = begin(replace(config, epochs=0))
+    before = copied(training.network.state_dict())
+    checkpoint = training.run(tmp_path / "ckpt.pt")
+    assert [record.epoch for record in training.records] == [0]
+    assert equal(Checkpoint.load(tmp_path / "ckpt.pt").weights, before)
+    assert checkpoint.codebook.dimensions == 8
+    assert 0 <= training.records[0].mean_average_precision <= 1
+
+
+def test_broken_photos_are_left_out_and_stay_out(begin: Callable, config: TrainingConfig, tmp_path: Path) -> None:
+    def break_some(photos: PhotoSet) -> None:
+        whole = photos._read
+
+        def read(index: int) -> Image:
+            if index in (1, 3):
+                raise ImageError(f"{photos.names[index]}: empty file")
+            return whole(index)
+
+        photos._read = read  # type: ignore[method-assign]
+
+    training = begin(config, prepare=False)
+    for photos in (training.photos, training.validation):
+        break_some(photos)
+    training.prepare(random_backbone=True)
+    training.run(tmp_path / "ckpt.pt")
+    assert set(training.photos.unreadable) == {"0/1", "1/0"}
+    assert set(training.validation.unreadable) == {"50/1", "51/1"}
+    assert len(training.records) == 3
+    continued = resumed(begin, config, tmp_path / "ckpt.pt")
+    assert continued.photos.unreadable == training.photos.unreadable
+    assert continued.validation.unreadable == training.validation.unreadable
+    assert not continued.photos.usable[[1, 3]].any()
+
+
+def test_photos_that_can_all_not_be_read_are_one_clear_error(begin: Callable, config: TrainingConfig) -> None:
+    def read(index: int) -> Image:
+        raise ImageError(f"{index}: empty file")
+
+    with pytest.raises(HowlError, match="no readable training photo"):
+        begin(config, photos=PhotoSet(["a", "b", "c"], [0, 0, 1], read))
+
+
+def test_more_processes_than_tuples_of_a_step_are_refused(begin: Callable, config: TrainingConfig) -> None:
+    training = begin(config, prepare=False)
+    four = ProcessGroup(0, 4, torch.device("cpu"))
+    with pytest.raises(HowlError, match="--tuples-per-step"):
+        replace(training, processes=four)
+
+
+def test_validation_finds_a_photo_by_the_others_of_its_scene() -> None:
+    """Every scene has its own words: all positives come first, and none is the query itself."""
+    scenes = np.array([0, 0, 0, 1, 1, 2, 2])
+    photos = PhotoSet([str(i) for i in range(7)], scenes, lambda i: np.zeros((2, 2, 3), np.uint8))
+    centroids = 10 * np.eye(3, 8, dtype=np.float32)
+    random = np.random.default_rng(0)
+    shift = random.normal(size=(3, 8))
+    described = {i: (centroids[s] + shift[s] + 0.01 * random.normal(size=8))[None] for i, s in enumerate(scenes)}
+    described = {i: vector.astype(np.float32) for i, vector in described.items()}
+    parameters = AsmkParameters(multiple_assignment=1)
+    assert mean_average_precision(photos, described, Codebook(centroids), parameters) == 1
+    swapped = described | {0: described[5], 5: described[0]}
+    assert mean_average_precision(photos, swapped, Codebook(centroids), parameters) < 0.7
+
+
+def test_what_a_data_set_calls_junk_counts_for_nothing_in_validation() -> None:
+    def found(junk: list[int]) -> float:
+        truth = {0: np.array([1])}, {0: np.array(junk, np.int64)}
+        photos = PhotoSet(list("abcdef"), range(6), lambda i: np.zeros((2, 2, 3), np.uint8), *truth)
+        return mean_average_precision(photos, described, codebook, AsmkParameters(multiple_assignment=1))
+
+    codebook = Codebook(np.eye(1, 8, dtype=np.float32))
+    described = dict(enumerate(np.random.default_rng(0).normal(size=(6, 1, 8)).astype(np.float32)))
+    assert found(junk=[]) < 1
+    assert found(junk=[2, 3, 4, 5]) == 1
+
+
+# ------------------------------------------------------------------------------------------------ two processes
+
+
+def run_in_processes(processes: int, arguments: list[str]) -> None:
+    """The command as torchrun starts it."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    root = Path(train.__file__).parents[1]
+    environment = os.environ | {"PYTHONPATH": str(root), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    environment |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(processes)}
+    started = [
+        subprocess.Popen(
+            [sys.executable, str(root / "train" / "run.py"), *arguments],
+            env=environment | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(processes)
+    ]
+    try:
+        for process in started:
+            _, errors = process.communicate(timeout=120)
+            assert process.returncode == 0, errors
+    finally:
+        for process in started:
+            process.kill()
+
+
+@pytest.mark.parametrize("per_step", [3, 2], ids=["a process has one tuple more", "a process has none"])
+def test_two_processes_learn_what_one_learns(
+    per_step: int, tmp_path: Path, write_photos: Callable, break_photo: Callable
+) -> None:
+    """Five tuples an epoch: steps of 3 + 2, or of 2 + 2 + 1; one photo is broken, and one process alone meets it."""
+    write_photos(tmp_path / "photos", scenes=4, views=3)
+    break_photo(tmp_path / "photos" / "place1" / "1.jpg", "truncated")
+    arguments = ["--data", str(tmp_path / "photos"), "--image-size", "64", "--scales", "1", "--features", "20"]
+    arguments += ["--smoothing", "learned", "--graph", "--dimensions", "16", "--epochs", "2", "--tuples", "5"]
+    arguments += ["--tuples-per-step", str(per_step), "--learning-rate", "1e-5"]
+    main([*arguments, "--out", str(tmp_path / "one.pt")])
+    run_in_processes(2, [*arguments, "--out", str(tmp_path / "two.pt")])
+    one, two = (Checkpoint.load(tmp_path / name).training for name in ("one.pt", "two.pt"))
+    for first, second in zip(one["records"], two["records"], strict=True):
+        assert (first["epoch"], first["tuples"]) == (second["epoch"], second["tuples"])
+        assert first["loss"] == second["loss"] or first["loss"] == pytest.approx(second["loss"], rel=1e-3)
+    for name, value in one["weights"].items():
+        torch.testing.assert_close(value, two["weights"][name], rtol=1e-3, atol=1e-5, msg=name)
+    # Adam's steps have the size of the learning rate, whatever the gradients: its means tell more than the weights.
+    means = [torch.cat([s["exp_avg"].flatten() for s in run["optimiser"]["state"].values()]) for run in (one, two)]
+    assert float((means[0] - means[1]).norm() / means[0].norm()) < 1e-3
+    assert one["unreadable"].keys() == two["unreadable"].keys() == {"place1/1.jpg"}

@@ -1,1 +1,0 @@
-"""The parts of ``tools/ablate.py``: what is compared, its stages, several at a time, figures, tables and the plot."""

@@ -1,0 +1,107 @@
+"""What is measured: an engine with an index, asked whole queries one step at a time."""
+
+import os
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from runtime.asmk.kernel import aggregate, selectivity
+from runtime.encoder import Encoder
+from runtime.engine import open_engine
+from runtime.errors import HowlError
+from runtime.index import Hit, Index
+from runtime.io.image import decode, shrink_to_rgb
+from runtime.retriever import Retriever
+
+STAGES = ("decode", "resize", "network", "quantise", "aggregate", "score + top-k")
+
+
+@dataclass(frozen=True)
+class Subject:
+    """An engine with an index.
+
+    Attributes:
+        encoder: the engine, its manifest and its codebook.
+        index: what is searched.
+        index_name: the folder that the user named; None where the index was made of the photos for the time being.
+        threads: that share the descriptors of a query when they are quantised.
+    """
+
+    encoder: Encoder
+    index: Index
+    index_name: str | None
+    threads: int
+
+    def ask(self, photo: Path, top: int) -> tuple[list[Hit], dict[str, float]]:
+        """The steps of ``Retriever.search``, and the milliseconds on the clock of each of STAGES.
+
+        Any number of threads may ask at a time. Raises ImageError where the photo cannot be read.
+        """
+        encoder, codebook, asmk = self.encoder, self.encoder.codebook, self.encoder.asmk
+        watch = Stopwatch()
+        bgr = decode(photo)
+        watch.lap("decode")
+        image = shrink_to_rgb(bgr, encoder.manifest.image_size)
+        watch.lap("resize")
+        descriptors = encoder.engine.extract(image).descriptors
+        watch.lap("network")
+        words = codebook.assign(descriptors, asmk.multiple_assignment, threads=self.threads)
+        watch.lap("quantise")
+        query = aggregate(descriptors, words, codebook.centroids)
+        watch.lap("aggregate")
+        hits = self.index.search(query, selectivity(codebook.dimensions, asmk), top)
+        watch.lap("score + top-k")
+        return hits, watch.laps
+
+
+class Stopwatch:
+    """Milliseconds on the clock from lap to lap; the laps add up to all of it."""
+
+    def __init__(self) -> None:
+        self.laps: dict[str, float] = {}
+        self._since = time.perf_counter()
+
+    def lap(self, name: str) -> None:
+        """Ends a lap and starts the next."""
+        now = time.perf_counter()
+        self.laps[name] = 1e3 * (now - self._since)
+        self._since = now
+
+
+@contextmanager
+def open_subject(
+    engine: Path, index: Path | None, photos: Sequence[Path], *, device: str | None, threads: int | None
+) -> Iterator[Subject]:
+    """An engine with an index, closed at the end of the block.
+
+    Args:
+        engine: ``engine.onnx`` or ``engine.plan``.
+        index: its folder; None for an index of the photos themselves, which goes with the end of the block.
+        photos: readable ones.
+        device: ``cpu``, ``cuda``, or None for a GPU where there is one.
+        threads: that share the work of a photo on the CPU; None for one a core.
+
+    Raises:
+        HowlError: a file is missing or damaged, two do not belong together, or the device cannot be used.
+    """
+    if index is not None and not Index.exists(index):
+        raise HowlError(f"{index}: no index here; make it with tools/index.py, or leave it out to search the photos")
+    with (
+        TemporaryDirectory(prefix="howl-benchmark-") as folder,
+        Retriever(engine, folder if index is None else index, device=device) as retriever,
+    ):
+        if threads:
+            retriever.encoder.engine = open_engine(engine, device, threads)
+        if index is None:
+            retriever.add(photos)
+        if retriever.index is None:
+            raise HowlError(f"{engine}: no index could be made of the photos")
+        yield Subject(
+            encoder=retriever.encoder,
+            index=retriever.index,
+            index_name=None if index is None else str(index),
+            threads=threads or os.cpu_count() or 1,
+        )

@@ -1,0 +1,1 @@
+"""Commands that only make figures: ablation, presets, benchmarks of the parts."""

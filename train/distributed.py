@@ -1,0 +1,69 @@
+"""One process or several under ``torchrun``: who does which share, and how results come together."""
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, TypeVar
+
+import torch
+from torch import distributed
+
+T = TypeVar("T")
+
+# Rank 0 validates while the others wait: on a large set that outlasts PyTorch's default.
+PATIENCE = timedelta(hours=6)
+
+
+@dataclass(frozen=True)
+class ProcessGroup:
+    """This process among ``world`` of them, and the device that it computes on."""
+
+    rank: int
+    world: int
+    device: torch.device
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this process writes files and progress."""
+        return self.rank == 0
+
+    def share(self, items: Sequence[T]) -> Sequence[T]:
+        """This process's part: every ``world``-th item."""
+        return items[self.rank :: self.world]
+
+    def gather(self, part: Any) -> list[Any]:
+        """The parts of all processes, by rank, given to every one of them."""
+        if self.world == 1:
+            return [part]
+        parts: list[Any] = [None] * self.world
+        distributed.all_gather_object(parts, part)
+        return parts
+
+    def from_first(self, value: Any) -> Any:
+        """The first process's value, given to every one of them, who wait for it."""
+        if self.world == 1:
+            return value
+        box = [value]
+        distributed.broadcast_object_list(box, src=0)
+        return box[0]
+
+
+@contextmanager
+def join_process_group() -> Iterator[ProcessGroup]:
+    """Joins the group that ``torchrun`` started, or stands alone without it: CUDA where there is a GPU, else CPU."""
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    cuda = torch.cuda.is_available()
+    device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))) if cuda else torch.device("cpu")
+    if cuda:
+        torch.cuda.set_device(device)
+    if world == 1:
+        yield ProcessGroup(0, 1, device)
+        return
+    distributed.init_process_group("nccl" if cuda else "gloo", timeout=PATIENCE)
+    try:
+        yield ProcessGroup(distributed.get_rank(), world, device)
+        distributed.barrier()  # together: the first keeps the store that the others' threads still ask as they end
+    finally:
+        distributed.destroy_process_group()

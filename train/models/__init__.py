@@ -1,0 +1,1 @@
+"""The networks, one system a file, and the modules that they share."""

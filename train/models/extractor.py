@@ -1,0 +1,139 @@
+"""Inference: an image's pyramid → its K strongest local descriptors (HOW, §3.3).
+
+This module is what `export` traces: the exported graph and PyTorch share it, line for line.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from train.models.graph import MAX_NODES, nodes_covering
+from train.models.how import Network
+
+HOW_SCALES = (2.0, 1.414, 1.0, 0.707, 0.5, 0.353, 0.25)
+
+
+@dataclass(frozen=True)
+class ExtractionConfig:
+    """How descriptors are taken from a photo.
+
+    Attributes:
+        image_size: longest side, in pixels, to which larger photos are shrunk before the pyramid.
+        scales: factors of the pyramid.
+        features: K, descriptors kept of an image.
+    """
+
+    image_size: int = 1024
+    scales: tuple[float, ...] = HOW_SCALES
+    features: int = 1000
+
+
+class Extractor(nn.Module):
+    """RGB image → K descriptors, their strengths and positions, and how many of the K rows are valid.
+
+    ``image_size`` is the longest side of the images that will come, where known: a graph then spends on their small
+    levels what these need, and not what the largest does.
+    """
+
+    def __init__(self, network: Network, scales: Sequence[float], features: int, image_size: int | None = None) -> None:
+        super().__init__()
+        self.network = network
+        self.scales = [exact(scale) for scale in scales]
+        self.features = features
+        self.image_size = image_size
+
+    @classmethod
+    def of(cls, network: Network, extraction: ExtractionConfig) -> "Extractor":
+        """The network with scales, features and image size of a configuration."""
+        return cls(network, extraction.scales, extraction.features, extraction.image_size)
+
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Image, uint8 [H, W, 3] → the strongest first.
+
+        Returns:
+            descriptors: float32 [K, D]; rows beyond ``count`` are zero.
+            strengths: float32 [K], attention over the image's maximum; 0 beyond ``count``.
+            positions: float32 [K, 3]: x, y in input pixels (the centre of the first is 0, 0) and scale.
+            count: int32 [1], the number of valid rows: less than K where the pyramid has fewer positions.
+        """
+        pixels = image.float().permute(2, 0, 1).unsqueeze(0)  # TensorRT can do nothing with uint8 but cast it
+        levels = [self._level(pixels, scale) for scale in self.scales]
+        descriptors, strengths, positions = (torch.cat(parts) for parts in zip(*levels, strict=True))
+        return self._strongest(descriptors, strengths, positions)
+
+    def _level(self, pixels: Tensor, scale: Fraction) -> tuple[Tensor, Tensor, Tensor]:
+        """All positions of one level of the pyramid: descriptors [n, D], strengths [n], positions [n, 3]."""
+        resized = resize(pixels, scale)
+        local = self.network(resized, self._positions_at_most(scale))
+        return (
+            local.descriptors[0].flatten(1).transpose(0, 1),
+            local.strengths[0].flatten(),
+            self._positions(local.strengths, resized, pixels, scale),
+        )
+
+    def _positions_at_most(self, scale: Fraction) -> int:
+        """How many positions the map of a level can have."""
+        if self.image_size is None:
+            return MAX_NODES
+        return nodes_covering(scaled_side(self.image_size, scale), self.network.backbone.stride)
+
+    def _positions(self, strengths: Tensor, resized: Tensor, pixels: Tensor, scale: Fraction) -> Tensor:
+        """Where a level's positions lie in the input image, [n, 3]: x, y, scale."""
+        y, x = cell_pixels(strengths, resized, pixels, self.network.backbone.stride)
+        grid = torch.stack(torch.broadcast_tensors(x[None, :], y[:, None], x.new_tensor(float(scale))), dim=2)
+        return grid.flatten(0, 1)
+
+    def _strongest(
+        self, descriptors: Tensor, strengths: Tensor, positions: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """The K strongest of all levels; K rows of padding make a top-K exist for every image size."""
+        padded = F.pad(strengths, (0, self.features), value=-1.0)
+        best, chosen = padded.topk(self.features)
+        valid = best >= 0
+        chosen = chosen.clamp(max=strengths.shape[0] - 1)
+        return (
+            descriptors.index_select(0, chosen) * valid.unsqueeze(1),
+            (best / best[:1]) * valid,
+            positions.index_select(0, chosen) * valid.unsqueeze(1),
+            valid.sum(dim=0, keepdim=True).to(torch.int32),
+        )
+
+
+def cell_pixels(level: Tensor, resized: Tensor, pixels: Tensor, stride: int) -> tuple[Tensor, Tensor]:
+    """Where the rows and columns of a map lie: y [h] and x [w], in pixels of the image before it was resized.
+
+    Position i of the map lies on pixel stride·i of the resized image; resizing maps pixel centres (i + ½).
+
+    Args:
+        level: the map, [..., h, w].
+        resized: what the network was given, [..., H', W'].
+        pixels: the image before, [..., H, W].
+        stride: pixels of ``resized`` between neighbouring positions.
+    """
+    y, x = (
+        (torch.arange(cells, device=pixels.device) * stride + 0.5) * (full / part) - 0.5
+        for cells, full, part in zip(level.shape[-2:], pixels.shape[-2:], resized.shape[-2:], strict=True)
+    )
+    return y, x
+
+
+def exact(scale: float) -> Fraction:
+    """A scale as a fraction: the sizes of a pyramid are then whole-number arithmetic, the same in any engine."""
+    return Fraction(scale).limit_denominator(1000)
+
+
+def scaled_side(side: int, scale: Fraction) -> int:
+    """⌊scale·side⌋."""
+    return (side * scale.numerator) // scale.denominator
+
+
+def resize(pixels: Tensor, scale: Fraction) -> Tensor:
+    """[1, 3, H, W] → ⌊scale·H⌋ × ⌊scale·W⌋, bilinear without antialiasing, the ratio taken from the sizes, as HOW."""
+    if scale == 1:
+        return pixels
+    height, width = (scaled_side(side, scale) for side in pixels.shape[-2:])
+    return F.interpolate(pixels, size=(height, width), mode="bilinear", align_corners=False)

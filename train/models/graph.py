@@ -1,0 +1,156 @@
+"""Graph refinement (the deck's method 1): the strongest positions hear from those that look alike, however far.
+
+Nodes are the N strongest positions of a map; each has edges to its k most similar nodes (cosine). Stacked graph
+convolutions pass messages along the edges, and every block re-weights the node features channel by channel, and the
+nodes' attention: what else looks alike in a photo tells what a position is worth (docs/experiments.md). Before any of
+that is learned, a position counts the less, the more its neighbours look like it: grass, sky and bare walls are many of
+a kind and tell no place from another (burstiness: Jégou, Douze, Schmid, CVPR 2009). N and k are static, so the graph
+traces: smaller maps are padded, and padding takes no part as a node, as a neighbour or in the output.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+MAX_NODES = 3840  # TensorRT's TopK takes no more
+NO_EDGE = -2.0  # below every cosine
+INITIAL_BURSTINESS = 3.0  # 1 to 6 serve about as well, and learning hardly moves it
+MAX_GAIN = 0.1  # of a channel, up or down: free gains learn the training photos by heart
+MAX_CHANGE = 3.0  # of the logarithm of attention: no position is lost for good, none drowns the others
+
+
+class GraphRefinement(nn.Module):
+    """Refines the N strongest positions of a map in place; a new one leaves the features as they are."""
+
+    def __init__(self, channels: int, nodes: int, neighbours: int, blocks: int, width: int) -> None:
+        super().__init__()
+        self.nodes = nodes
+        self.neighbours = neighbours
+        self.burstiness = nn.Parameter(torch.tensor(INITIAL_BURSTINESS))
+        self.embed = nn.Linear(channels, width)
+        self.blocks = nn.ModuleList(GraphBlock(channels, width) for _ in range(blocks))
+
+    def forward(self, features: Tensor, strengths: Tensor, positions_at_most: int = MAX_NODES) -> tuple[Tensor, Tensor]:
+        """Features [B, C, h, w] and their attention [B, h, w] → both, refined, in the same shapes.
+
+        ``positions_at_most`` is a bound on h·w: where it is below N, as many nodes do the same for less.
+        """
+        height, width = features.shape[-2:]
+        nodes = min(self.nodes, max(positions_at_most, self.neighbours + 1))
+        positions, rows, is_node = choose_nodes(features, strengths, nodes)
+        refined, importance = self.refine(positions.gather(1, rows), is_node)
+        positions = positions.scatter(1, rows, refined)
+        factors = positions.new_ones(positions.shape[:2]).scatter(1, rows[:, :, 0], importance)
+        return (
+            positions[:, : height * width].transpose(1, 2).unflatten(2, (height, width)),
+            strengths * factors[:, : height * width].unflatten(1, (height, width)),
+        )
+
+    def refine(self, nodes: Tensor, is_node: Tensor) -> tuple[Tensor, Tensor]:
+        """Node features [B, N, C], with False in ``is_node`` [B, N] for padding → what becomes of the nodes.
+
+        Permuting the nodes permutes the output; padded rows come out as they went in.
+
+        Returns:
+            re-weighted features [B, N, C], and the factors [B, N] of the nodes' attention.
+        """
+        directions, edges, edge_weights, likeness = self.connect(nodes, is_node)
+        hidden = F.relu(self.embed(directions))
+        refined, change = nodes, torch.zeros_like(likeness)
+        for block in self.blocks:
+            hidden, gain, asked = block(hidden, edges, edge_weights)
+            refined = refined * gain
+            change = change + asked
+        change = about_mean(change, is_node).clamp(-MAX_CHANGE, MAX_CHANGE)
+        # 1 − likeness, not −likeness: likeness alone never sets a node below a weaker position that is none.
+        importance = torch.exp(self.burstiness * (1 - likeness) + change)
+        return torch.where(is_node.unsqueeze(2), refined, nodes), torch.where(is_node, importance, 1.0)
+
+    def connect(self, nodes: Tensor, is_node: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Unit vectors [B, N, C] of the nodes, and their neighbours as ``nearest_neighbours`` gives them."""
+        directions = F.normalize(nodes, dim=2, eps=1e-4)
+        return directions, *nearest_neighbours(directions, is_node, self.neighbours)
+
+
+class GraphBlock(nn.Module):
+    """One graph convolution with a residual, and the re-weighting that it asks for."""
+
+    def __init__(self, channels: int, width: int) -> None:
+        super().__init__()
+        self.own = nn.Linear(width, width)
+        self.heard = nn.Linear(width, width, bias=False)
+        self.gain = nn.Linear(width, channels)
+        self.importance = nn.Linear(width, 1, bias=False)
+        for parameter in (*self.gain.parameters(), *self.importance.parameters()):  # a new block is the identity
+            nn.init.zeros_(parameter)
+
+    def forward(self, hidden: Tensor, edges: Tensor, edge_weights: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Hidden states [B, N, H] → the next ones [B, N, H], gains [B, N, C] about 1, and what is added to the log of
+        the attention [B, N]."""
+        messages = gather_messages(hidden, edges, edge_weights)
+        hidden = hidden + F.relu(self.own(hidden) + self.heard(messages))
+        return hidden, 1 + MAX_GAIN * torch.tanh(self.gain(hidden)), self.importance(hidden).squeeze(2)
+
+
+def nodes_covering(image_size: int, stride: int) -> int:
+    """N for which every position of a square image's map is a node, or as many as there can be."""
+    side = -(-image_size // stride)
+    return min(side * side, MAX_NODES)
+
+
+def choose_nodes(features: Tensor, strengths: Tensor, nodes: int) -> tuple[Tensor, Tensor, Tensor]:
+    """The nodes of a map, the strongest first.
+
+    Args:
+        features: [B, C, h, w].
+        strengths: their attention [B, h, w].
+        nodes: N.
+
+    Returns:
+        positions [B, h·w + N, C], the map row by row and N slots of padding: a top-N exists for every map, and all
+        its indices differ; the rows that are nodes, int64 [B, N, C], the same for every channel, for ``gather``;
+        bool [B, N], False for padding.
+    """
+    positions = F.pad(features.flatten(2).transpose(1, 2), (0, 0, 0, nodes))
+    strongest, chosen = F.pad(strengths.flatten(1), (0, nodes), value=-1.0).topk(nodes, dim=1)
+    return positions, chosen.unsqueeze(2).expand(-1, -1, features.shape[1]), strongest >= 0
+
+
+def nearest_neighbours(directions: Tensor, is_node: Tensor, neighbours: int) -> tuple[Tensor, Tensor, Tensor]:
+    """The k most similar other nodes of every node.
+
+    Args:
+        directions: unit vectors [B, N, C].
+        is_node: bool [B, N], False for padding, which is nobody's neighbour.
+        neighbours: k < N.
+
+    Returns:
+        edges, int64 [B, N, k], and their weights [B, N, k]: the cosines above 0, each row summing to 1, or to 0
+        where a node has no neighbour at all; and likeness [B, N] in [0, 1], the mean of a node's cosines above 0.
+    """
+    similarity = directions @ directions.transpose(1, 2)
+    itself = torch.eye(similarity.shape[1], dtype=torch.bool, device=similarity.device)
+    similarity = similarity.masked_fill(itself | ~is_node.unsqueeze(1), NO_EDGE)
+    cosines, edges = similarity.topk(neighbours, dim=2)
+    weights = cosines.clamp(min=0)
+    total = weights.sum(dim=2, keepdim=True)
+    true_edges = (cosines > (NO_EDGE - 1) / 2).sum(dim=2)  # a map of few nodes has fewer than k
+    return edges, weights / total.clamp(min=1e-4), total.squeeze(2) / true_edges.clamp(min=1)
+
+
+def about_mean(values: Tensor, is_node: Tensor) -> Tensor:
+    """Values [B, N] less the mean over their map's nodes.
+
+    What all nodes share says nothing of any of them, and a loss that goes by the order of positions lets it grow to
+    where the bound makes all alike.
+    """
+    total = (values * is_node).sum(dim=1, keepdim=True)
+    return values - total / is_node.sum(dim=1, keepdim=True).clamp(min=1)
+
+
+def gather_messages(hidden: Tensor, edges: Tensor, edge_weights: Tensor) -> Tensor:
+    """What every node hears: the weighted mean of its neighbours' hidden states, [B, N, H]."""
+    batch, nodes, width = hidden.shape
+    first_row = torch.arange(batch, device=edges.device).view(-1, 1, 1) * nodes
+    heard = hidden.reshape(batch * nodes, width).index_select(0, (edges + first_row).flatten())
+    return (edge_weights.unsqueeze(3) * heard.view(*edges.shape, width)).sum(dim=2)

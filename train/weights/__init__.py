@@ -1,0 +1,1 @@
+"""Weights from files: read safely, ImageNet's, and each published layout."""
