@@ -1,4 +1,4 @@
-"""Static quantisation: the same graph, its trunk in 8-bit integers (Jacob et al., CVPR 2018), for CPUs.
+"""Static quantisation: the same graph, its backbone in 8-bit integers (Jacob et al., CVPR 2018), for CPUs.
 
 Activations become unsigned and weights signed bytes, the one pairing that x86 multiplies natively (VNNI). Ranges are
 those seen on calibration photos, of every level of the pyramid for itself. The head (attention, smoothing, graph,
@@ -14,20 +14,20 @@ from typing import Any
 import onnx
 from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, QuantFormat, QuantType, quantize_static
 
-from export.to_onnx import INPUT
-from runtime.image import Image
+from export.tracing import INPUT
+from runtime.io.image import Image
 
 SCOPES = "pkg.torch.onnx.name_scopes"  # where PyTorch's exporter notes the modules, in quotes, that a node comes from
-TRUNK = "network.trunk"
+BACKBONE = "network.backbone"
 
 
-def quantise_trunk(source: Path, target: Path, float_layers: Sequence[str], photos: Sequence[Image]) -> None:
-    """Writes an exported graph with its trunk quantised.
+def quantise_backbone(source: Path, target: Path, float_layers: Sequence[str], photos: Sequence[Image]) -> None:
+    """Writes an exported graph with its backbone quantised.
 
     Args:
         source: as ``export_onnx`` writes it, in float32.
         target: of the quantised graph.
-        float_layers: modules of the trunk that stay as they are.
+        float_layers: modules of the backbone that stay as they are.
         photos: to calibrate on, RGB uint8 [H, W, 3], as the engine takes them; a few dozen of the kind to be searched.
     """
     with _quiet_quantiser():
@@ -39,19 +39,20 @@ def quantise_trunk(source: Path, target: Path, float_layers: Sequence[str], phot
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
             per_channel=True,
-            nodes_to_quantize=trunk_nodes(onnx.load(source), float_layers),
+            reduce_range=True,
+            nodes_to_quantize=backbone_nodes(onnx.load(source), float_layers),
             calibrate_method=CalibrationMethod.MinMax,
         )
 
 
-def trunk_nodes(model: onnx.ModelProto, float_layers: Sequence[str]) -> list[str]:
-    """The names of the nodes that come from the trunk, but not from the layers that stay in float."""
-    left_out = [f"'{TRUNK}.{layer}'" for layer in float_layers]
+def backbone_nodes(model: onnx.ModelProto, float_layers: Sequence[str]) -> list[str]:
+    """The names of the nodes that come from the backbone, but not from the layers that stay in float."""
+    left_out = [f"'{BACKBONE}.{layer}'" for layer in float_layers]
     scopes = {node.name: _scopes(node) for node in model.graph.node}
     return [
         name
         for name, scope in scopes.items()
-        if f"'{TRUNK}'" in scope and not any(layer in scope for layer in left_out)
+        if f"'{BACKBONE}'" in scope and not any(layer in scope for layer in left_out)
     ]
 
 
