@@ -8,8 +8,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from runtime.engine import Engine, Features
+from runtime.engine import Engine
 from runtime.errors import HowlError
+from runtime.features import LocalFeatures
 from runtime.io.image import Image
 from train.models.extractor import Extractor
 
@@ -75,18 +76,21 @@ def check_parity(
     engine: Engine, extractor: Extractor, images: Sequence[Image], tolerance: Tolerance
 ) -> list[Difference]:
     """Runs both on every image, RGB uint8 [H, W, 3]; see ``Difference.exceeds`` for the verdict."""
-    return [difference(engine.extract(image), run_pytorch(extractor, image), image, tolerance) for image in images]
+    return [
+        difference(engine.extract(image).need_local(), run_pytorch(extractor, image), image, tolerance)
+        for image in images
+    ]
 
 
 @torch.no_grad()
-def run_pytorch(extractor: Extractor, image: Image) -> Features:
+def run_pytorch(extractor: Extractor, image: Image) -> LocalFeatures:
     """PyTorch's answer, in the form of an engine's."""
     descriptors, strengths, positions, count = extractor(torch.from_numpy(image))
     n = int(count)
-    return Features(descriptors[:n].numpy(), strengths[:n].numpy(), positions[:n].numpy())
+    return LocalFeatures(descriptors[:n].numpy(), strengths[:n].numpy(), positions[:n].numpy())
 
 
-def difference(got: Features, wanted: Features, image: Image, tolerance: Tolerance) -> Difference:
+def difference(got: LocalFeatures, wanted: LocalFeatures, image: Image, tolerance: Tolerance) -> Difference:
     """Compares the descriptors at the positions that both give."""
     pairs = match_positions(got.positions, wanted.positions)
     a, b = got.descriptors[pairs[:, 0]], wanted.descriptors[pairs[:, 1]]

@@ -5,12 +5,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from runtime.bundle import EngineFiles
+from runtime.engine.schema import IMAGE
 from runtime.engine.tensorrt.api import TENSORRT, Messages, TensorRT, load_tensorrt
 from runtime.errors import HowlError
 from runtime.gpu import Gpu, find_gpus
 from runtime.io.atomic import atomic_write
-
-_INPUT = "image"
 
 _Shape = tuple[int, int, int]  # of an image: height, width, 3
 
@@ -43,7 +43,7 @@ def build_plan(onnx_path: Path, plan_path: Path, *, smallest: int, typical: tupl
     The plan takes RGB uint8 images [height, width, 3] with both sides from `smallest` to `largest` pixels,
     and is fastest at `typical`, (height, width) in pixels. It appears whole or, on failure, not at all: then
     what was at `plan_path` before stays. TensorRT-RTX builds on any machine; TensorRT needs a GPU, on which it
-    measures: the measurements are kept in `timing_path(plan_path)`, and later builds are faster by them.
+    measures: the measurements are kept in `engine.timing`, and later builds are faster by them.
 
     Raises HowlError where the sizes are not in order, TensorRT or its GPU is missing, TensorRT refuses the
     graph, or the plan cannot be written.
@@ -54,7 +54,9 @@ def build_plan(onnx_path: Path, plan_path: Path, *, smallest: int, typical: tupl
     trt = load_tensorrt()
     gpu = _find_gpu(trt, plan_path)
 
-    timings = timing_path(plan_path) if trt.flavour == TENSORRT else None  # TensorRT-RTX measures nothing here
+    timings = (
+        EngineFiles.of(plan_path).timing if trt.flavour == TENSORRT else None
+    )  # TensorRT-RTX measures nothing here
 
     start = time.perf_counter()
     shapes = ((smallest, smallest, 3), (*typical, 3), (largest, largest, 3))
@@ -71,11 +73,6 @@ def build_plan(onnx_path: Path, plan_path: Path, *, smallest: int, typical: tupl
         seconds=seconds,
         warnings=tuple(dict.fromkeys(messages.warnings)),
     )
-
-
-def timing_path(plan_path: Path) -> Path:
-    """``engine.timing`` for ``engine.plan``."""
-    return plan_path.with_suffix(".timing")
 
 
 def _check_sizes(smallest: int, typical: tuple[int, int], largest: int) -> None:
@@ -112,7 +109,7 @@ def _build(
     _check_input(network, onnx_path)
 
     profile = builder.create_optimization_profile()
-    profile.set_shape(_INPUT, *shapes)
+    profile.set_shape(IMAGE, *shapes)
     config = builder.create_builder_config()
     config.clear_flag(trt.module.BuilderFlag.TF32)  # its 10 bits would not pass for float32 after whitening
     if config.add_optimization_profile(profile) < 0:
@@ -160,5 +157,5 @@ def _describe_problem(error: Any) -> str:
 
 def _check_input(network: Any, onnx_path: Path) -> None:
     # An empty file, and many a text file, passes for an ONNX graph that has no nodes.
-    if _INPUT not in [network.get_input(i).name for i in range(network.num_inputs)]:
-        raise HowlError(f"{onnx_path}: has no input '{_INPUT}': it is not an engine that howl exported")
+    if IMAGE not in [network.get_input(i).name for i in range(network.num_inputs)]:
+        raise HowlError(f"{onnx_path}: has no input '{IMAGE}': it is not an engine that howl exported")

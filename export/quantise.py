@@ -14,7 +14,7 @@ from typing import Any
 import onnx
 from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, QuantFormat, QuantType, quantize_static
 
-from export.tracing import INPUT
+from runtime.engine.schema import IMAGE
 from runtime.io.image import Image
 
 SCOPES = "pkg.torch.onnx.name_scopes"  # where PyTorch's exporter notes the modules, in quotes, that a node comes from
@@ -68,7 +68,7 @@ class _Calibration(CalibrationDataReader):
 
     def get_next(self) -> dict[str, Any] | None:
         photo = next(self._photos, None)
-        return None if photo is None else {INPUT: photo}
+        return None if photo is None else {IMAGE: photo}
 
 
 @contextmanager

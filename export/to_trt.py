@@ -16,9 +16,10 @@ from export.plan import build_plan
 from export.presets import PRESETS
 from export.quantise import quantise_backbone
 from export.tracing import export_onnx
-from runtime.bundle import Manifest, checksum, codebook_path, is_engine, manifest_path
+from runtime.bundle import EngineFiles, Manifest, file_checksum, is_engine
 from runtime.engine import open_engine
 from runtime.errors import HowlError, ImageError
+from runtime.first_stage import ASMK
 from runtime.gpu import find_gpus
 from runtime.io.cli import image_side, positive_int, run_command, scale_list, with_options
 from runtime.io.image import MIN_SIDE, Image, find_photos, load_rgb
@@ -51,10 +52,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     words = words_for(checkpoint, options.codebook, options.codebook_photos)
     if words is not checkpoint.codebook:
         checkpoint.codebook = words
-        options.codebook = str(codebook_path(engine))  # for ``command_for``: words learned elsewhere would be others
+        options.codebook = str(
+            EngineFiles.of(engine).codebook
+        )  # for ``command_for``: words learned elsewhere would be others
 
     export_checked(checkpoint, options.precision, engine, photos, calibration)
-    print(f"{engine}: {engine.stat().st_size / 1e6:.1f} MB, with {manifest_path(engine)} and {codebook_path(engine)}")
+    files = EngineFiles.of(engine)
+    print(f"{engine}: {engine.stat().st_size / 1e6:.1f} MB, with {files.manifest} and {files.codebook}")
     if int8:
         print(f"{plan}: not built, int8 is for CPUs; for a GPU take --precision fp16")
     elif find_gpus():
@@ -79,9 +83,11 @@ def export_checked(
         if precision == "int8":
             quantise_backbone(draft, draft, build_backbone(checkpoint.network.backbone).float_layers, calibration)
         prove(checkpoint, precision, draft, photos)
-        checkpoint.codebook.save(codebook_path(draft))
+        checkpoint.codebook.save(EngineFiles.of(draft).codebook)
         manifest = Manifest(
             fingerprint=fingerprint,
+            system="how",
+            method=ASMK,
             image_size=checkpoint.extraction.image_size,
             scales=checkpoint.extraction.scales,
             features=checkpoint.extraction.features,
@@ -89,10 +95,10 @@ def export_checked(
             asmk=checkpoint.asmk,
             network=asdict(checkpoint.network),
             precision=precision,
-            checksums={file.name: checksum(file) for file in (draft, codebook_path(draft))},
+            checksums={file.name: file_checksum(file) for file in (draft, EngineFiles.of(draft).codebook)},
         )
-        manifest.save(manifest_path(draft))
-        for file in (draft, codebook_path(draft), manifest_path(draft)):
+        manifest.save(EngineFiles.of(draft).manifest)
+        for file in (draft, EngineFiles.of(draft).codebook, EngineFiles.of(draft).manifest):
             file.replace(engine.parent / file.name)
 
 
@@ -105,10 +111,10 @@ def add_plan(checkpoint: Checkpoint, precision: str, engine: Path, plan: Path, p
     except HowlError:
         plan.unlink()
         raise
-    manifest = Manifest.load(manifest_path(engine))
+    manifest = Manifest.load(EngineFiles.of(engine).manifest)
     manifest = replace(
         manifest,
-        checksums={**manifest.checksums, plan.name: checksum(plan)},
+        checksums={**manifest.checksums, plan.name: file_checksum(plan)},
         plan={
             "flavour": info.flavour,
             "version": info.version,
@@ -117,7 +123,7 @@ def add_plan(checkpoint: Checkpoint, precision: str, engine: Path, plan: Path, p
             "largest": largest,
         },
     )
-    manifest.save(manifest_path(engine))
+    manifest.save(EngineFiles.of(engine).manifest)
     print(f"{plan}: {info.size / 1e6:.1f} MB, {info.flavour} {info.version}, built in {info.seconds:.0f} s")
 
 

@@ -8,11 +8,10 @@ from pathlib import Path
 
 import torch
 
+from runtime.engine.schema import IMAGE, LOCAL_OUTPUTS
 from runtime.io.image import MIN_SIDE
 from train.models.extractor import Extractor
 
-INPUT = "image"
-OUTPUTS = ["descriptors", "strengths", "positions", "count"]
 OPSET = 20  # the newest that TensorRT 10 parses
 MAX_SIDE = 16_384  # pixels; the tracer wants a bound
 EXAMPLE = (288, 416, 3)  # height and width are dynamic; where a level of it is 3×3, the tracer ties the two together
@@ -39,8 +38,8 @@ def export_onnx(extractor: Extractor, path: Path, metadata: dict[str, str]) -> N
             (torch.zeros(EXAMPLE, dtype=torch.uint8),),
             dynamo=True,
             dynamic_shapes=(size,),
-            input_names=[INPUT],
-            output_names=OUTPUTS,
+            input_names=[IMAGE],
+            output_names=list(LOCAL_OUTPUTS),
             opset_version=OPSET,
             verbose=False,
         )

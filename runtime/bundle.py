@@ -1,27 +1,78 @@
-"""The manifest beside an engine: all that a search needs to know besides the graph, and what ties them together.
+"""An engine and what lies beside it: the manifest, the codebook, and what ties them together.
 
 engine.onnx             the graph
 engine.plan             the same graph, built by TensorRT for one kind of GPU
 engine.timing           what TensorRT measured for that, so that it builds faster the next time
-engine.json             this manifest: image size, ASMK parameters, checksums
-engine.codebook.npy     the visual words
+engine.json             the manifest: method, image size, parameters, checksums
+engine.codebook.npy     the visual words of a local engine
+engine.index            the index that is used where none is named
 """
 
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TypedDict
+from typing import Any, TypedDict
 
 from runtime.asmk.codebook import Codebook
-from runtime.asmk.kernel import AsmkParameters
-from runtime.errors import HowlError
+from runtime.asmk.kernel import AsmkKernel, AsmkParameters
+from runtime.errors import DamagedError, IncompatibleError, MissingError, UsageError
+from runtime.first_stage import ASMK, VECTORS, FirstStage
 from runtime.io.atomic import atomic_write
+from runtime.vectors import InnerProduct
 
 FORMAT = "howl engine"
-VERSION = 1
+VERSION = 2
 ENGINE_SUFFIXES = (".onnx", ".plan")
+EXPORT_AGAIN = "export the checkpoint again"
+
+
+@dataclass(frozen=True)
+class EngineFiles:
+    """The files of an engine, which share a folder and a name.
+
+    Attributes:
+        base: their path without a suffix.
+    """
+
+    base: Path
+
+    @classmethod
+    def of(cls, path: Path) -> "EngineFiles":
+        """The files of the engine that one of them, such as ``engine.plan``, belongs to."""
+        return cls(path.with_suffix(""))
+
+    @property
+    def onnx(self) -> Path:
+        return self._file(".onnx")
+
+    @property
+    def plan(self) -> Path:
+        return self._file(".plan")
+
+    @property
+    def timing(self) -> Path:
+        return self._file(".timing")
+
+    @property
+    def manifest(self) -> Path:
+        return self._file(".json")
+
+    @property
+    def codebook(self) -> Path:
+        return self._file(".codebook.npy")
+
+    @property
+    def index(self) -> Path:
+        return self._file(".index")
+
+    def index_of(self, photos: str) -> Path:
+        """The index of some photos that the engine is measured with, such as ``engine.r1m.index``."""
+        return self._file(f".{photos}.index")
+
+    def _file(self, suffix: str) -> Path:
+        return self.base.with_name(self.base.name + suffix)
 
 
 class PlanRecord(TypedDict):
@@ -39,13 +90,15 @@ class Manifest:
     """What is known of an engine.
 
     Attributes:
-        fingerprint: checksum of the network, the extraction and the codebook. Engines that share it give descriptors
-            that can be compared, whatever runs them; an index belongs to one fingerprint.
+        fingerprint: of the network, the extraction and the codebook. Engines that share it give features that can be
+            compared, whatever runs them; an index belongs to one fingerprint.
+        system: what the network is, such as ``how`` or ``gem``; for people.
+        method: the first stage that searches with its features: ``asmk`` or ``vectors``.
         image_size: longest side, in pixels, to which photos are shrunk before they enter the graph.
         scales: factors of the pyramid inside the graph.
-        features: K.
-        dimensions: D.
-        asmk: parameters of the search.
+        dimensions: of a local descriptor, D, or of the global descriptor, G, whichever the first stage takes.
+        features: K, local descriptors of a photo; None where there are none.
+        asmk: parameters of the search; None for another method.
         network: what the network is made of, for people.
         precision: of the graph's backbone: ``fp32``, ``fp16`` or ``int8``.
         checksums: SHA-256 of the files of this engine, by name.
@@ -53,11 +106,13 @@ class Manifest:
     """
 
     fingerprint: str
+    system: str
+    method: str
     image_size: int
     scales: tuple[float, ...]
-    features: int
     dimensions: int
-    asmk: AsmkParameters
+    features: int | None
+    asmk: AsmkParameters | None
     network: dict[str, object]
     precision: str
     checksums: dict[str, str] = field(default_factory=dict)
@@ -71,35 +126,40 @@ class Manifest:
 
     @classmethod
     def load(cls, path: Path) -> "Manifest":
-        """Reads what ``save`` wrote. Raises HowlError where it is missing, damaged or newer than this program."""
+        """Reads what ``save`` wrote. Raises HowlError where it is missing, damaged or of another version."""
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
         except FileNotFoundError:
-            raise HowlError(f"{path}: the engine's manifest is missing; export the checkpoint again") from None
+            raise MissingError(f"{path}: the engine's manifest is missing; {EXPORT_AGAIN}") from None
         except (OSError, ValueError):
-            raise HowlError(f"{path}: not readable as JSON; export the checkpoint again") from None
+            raise DamagedError(f"{path}: not readable as JSON; {EXPORT_AGAIN}") from None
         if not isinstance(content, dict) or content.pop("format", None) != FORMAT:
-            raise HowlError(f"{path}: not the manifest of a howl engine; export the checkpoint again")
+            raise IncompatibleError(f"{path}: not the manifest of a howl engine; {EXPORT_AGAIN}")
         try:
-            if content.pop("version") > VERSION:
-                raise HowlError(f"{path}: written by a newer howl; update howl")
-            content["asmk"] = AsmkParameters(**content["asmk"])
+            version = content.pop("version")
+            if version > VERSION:
+                raise IncompatibleError(f"{path}: written by a newer howl; update howl")
+            if version < VERSION:
+                raise IncompatibleError(f"{path}: written by an earlier howl; {EXPORT_AGAIN}")
+            asmk = content["asmk"]
+            content["asmk"] = None if asmk is None else AsmkParameters(**asmk)
             content["scales"] = tuple(content["scales"])
             return cls(**content)
         except (KeyError, TypeError) as error:
-            raise HowlError(f"{path}: damaged ({error}); export the checkpoint again") from None
+            raise DamagedError(f"{path}: damaged ({error}); {EXPORT_AGAIN}") from None
 
     def check(self, file: Path, manifest: Path) -> None:
         """Raises HowlError, naming both files, where ``file`` is not the one that the manifest was written for."""
         expected = self.checksums.get(file.name)
         if expected is None:
-            raise HowlError(f"{manifest} does not know {file}: it was written for {', '.join(self.checksums)}")
+            known = ", ".join(self.checksums)
+            raise IncompatibleError(f"{manifest} does not know {file}: it was written for {known}")
         try:
-            found = checksum(file)
+            found = file_checksum(file)
         except OSError as error:
-            raise HowlError(f"{file}: {error.strerror or error}") from None
+            raise MissingError(f"{file}: {error.strerror or error}") from None
         if found != expected:
-            raise HowlError(f"{file} is not the file that {manifest} was written for; export the checkpoint again")
+            raise IncompatibleError(f"{file} is not the file that {manifest} was written for; {EXPORT_AGAIN}")
 
 
 def is_engine(path: Path) -> bool:
@@ -107,39 +167,50 @@ def is_engine(path: Path) -> bool:
     return path.suffix in ENGINE_SUFFIXES
 
 
-def manifest_path(engine: Path) -> Path:
-    """``engine.json`` for ``engine.onnx`` and ``engine.plan``."""
-    return engine.with_suffix(".json")
-
-
-def codebook_path(engine: Path) -> Path:
-    """``engine.codebook.npy`` for ``engine.onnx`` and ``engine.plan``."""
-    return engine.with_suffix(".codebook.npy")
-
-
-def index_path(engine: Path) -> Path:
-    """``engine.index``, the index used where none is named."""
-    return engine.with_suffix(".index")
-
-
-def load_checked(engine: Path) -> tuple[Manifest, Codebook]:
-    """The manifest and codebook of an engine file, each proven to belong to it by checksum.
+def load_manifest(engine: Path) -> Manifest:
+    """The manifest of an engine file, which is proven to belong to it by checksum.
 
     Raises:
-        HowlError: a file is missing, or two do not belong together; the line names both.
+        HowlError: a file is missing, or the two do not belong together; the line names both.
     """
     if not is_engine(engine):
-        raise HowlError(f"{engine}: an engine is an .onnx or a .plan file; python export/to_trt.py ckpt.pt writes one")
+        raise UsageError(f"{engine}: an engine is an .onnx or a .plan file; python export/to_trt.py ckpt.pt writes one")
     if not engine.exists():
-        raise HowlError(f"{engine}: no such engine; python export/to_trt.py ckpt.pt writes one")
-    path = manifest_path(engine)
+        raise MissingError(f"{engine}: no such engine; python export/to_trt.py ckpt.pt writes one")
+    path = EngineFiles.of(engine).manifest
     manifest = Manifest.load(path)
-    for file in (engine, codebook_path(engine)):
-        manifest.check(file, path)
-    return manifest, Codebook.load(codebook_path(engine))
+    manifest.check(engine, path)
+    return manifest
 
 
-def checksum(path: Path) -> str:
+def load_first_stage(
+    engine: Path, manifest: Manifest, *, threshold: float | None = None, alpha: float | None = None
+) -> FirstStage:
+    """What searches with an engine's features.
+
+    Args:
+        engine: whose codebook is loaded, where the method has one.
+        manifest: of the engine.
+        threshold: τ of ASMK, where it should differ from the manifest's.
+        alpha: α of ASMK, likewise.
+
+    Raises:
+        HowlError: the codebook is missing or another one, or the method has no such parameters.
+    """
+    files = EngineFiles.of(engine)
+    given: dict[str, Any] = {"threshold": threshold, "alpha": alpha}
+    given = {name: value for name, value in given.items() if value is not None}
+    if manifest.method == ASMK and manifest.asmk is not None:
+        manifest.check(files.codebook, files.manifest)
+        return AsmkKernel(Codebook.load(files.codebook), replace(manifest.asmk, **given))
+    if given:
+        raise UsageError(f"{engine}: searches by {manifest.method}, which has no {next(iter(given))}; leave it out")
+    if manifest.method == VECTORS:
+        return InnerProduct(manifest.dimensions)
+    raise IncompatibleError(f"{files.manifest}: searches by {manifest.method}, which this howl does not know")
+
+
+def file_checksum(path: Path) -> str:
     """SHA-256 of a file, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

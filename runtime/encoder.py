@@ -1,15 +1,15 @@
-"""The encoder: a photo → its local descriptors → its visual words and codes."""
+"""The encoder: a photo → its features → what an index keeps of it, and what a search asks with."""
 
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
-from runtime.asmk.kernel import AsmkCodes, AsmkParameters, aggregate
-from runtime.bundle import load_checked
-from runtime.engine import Features, open_engine
+from runtime.bundle import load_first_stage, load_manifest
+from runtime.engine import open_engine
 from runtime.errors import ImageError
+from runtime.features import Features
 from runtime.io.image import Image, PhotoInput, load_rgb, shrink, to_original_pixels
 from runtime.io.prefetch import prefetch_map
 
@@ -23,7 +23,14 @@ PHOTO_BATCH = min(4, os.cpu_count() or 1)
 
 
 class Encoder:
-    """An engine, with the manifest and the codebook that export left beside it."""
+    """An engine with its manifest, and the first stage that searches with its features.
+
+    Attributes:
+        path: of the engine.
+        manifest: what is known of it.
+        first_stage: ASMK with the engine's codebook, or inner products.
+        engine: runs the graph.
+    """
 
     def __init__(
         self,
@@ -32,6 +39,7 @@ class Encoder:
         device: str | None = None,
         threshold: float | None = None,
         alpha: float | None = None,
+        threads: int | None = None,
     ) -> None:
         """Opens an engine.
 
@@ -40,40 +48,36 @@ class Encoder:
             device: ``cpu``, ``cuda``, or None for a GPU where there is one.
             threshold: τ of the search, where it should differ from the manifest's.
             alpha: α of the search, likewise.
+            threads: that share the work of a photo on the CPU; None for one a core.
 
         Raises:
             HowlError: a file is missing or damaged, two of them do not belong together, or the device cannot be used.
         """
         self.path = engine
-        self.manifest, self.codebook = load_checked(engine)
-        defaults = self.manifest.asmk
-        self.asmk: AsmkParameters = replace(
-            defaults,
-            threshold=defaults.threshold if threshold is None else threshold,
-            alpha=defaults.alpha if alpha is None else alpha,
-        )
-        self.engine = open_engine(engine, device)
+        self.manifest = load_manifest(engine)
+        self.first_stage = load_first_stage(engine, self.manifest, threshold=threshold, alpha=alpha)
+        self.engine = open_engine(engine, device, threads)
 
     def load(self, photo: PhotoInput) -> Image:
         """The photo as the engine takes it: RGB, shrunk to the engine's image size. Raises ImageError."""
         return load_rgb(photo, self.manifest.image_size)
 
     def extract(self, photo: PhotoInput) -> Features:
-        """The local descriptors of a photo; positions are in pixels of the photo as it was given."""
+        """The features of a photo; positions are in pixels of the photo as it was given."""
         full = load_rgb(photo)
         image = shrink(full, self.manifest.image_size)
         features = self.engine.extract(image)
-        if image is full:
+        if image is full or features.local is None:
             return features
-        positions = features.positions.copy()
+        positions = features.local.positions.copy()
         positions[:, 0] = to_original_pixels(positions[:, 0], full.shape[1], image.shape[1])
         positions[:, 1] = to_original_pixels(positions[:, 1], full.shape[0], image.shape[0])
-        return replace(features, positions=positions)
+        return replace(features, local=replace(features.local, positions=positions))
 
     def encode_all(
         self, photos: Sequence[Photo], encode: Callable[[Features], Result]
     ) -> Iterator[tuple[Photo, Result | ImageError]]:
-        """Every photo, in order, with what ``encode`` makes of its descriptors, or why it cannot be read.
+        """Every photo, in order, with what ``encode`` makes of its features, or why it cannot be read.
 
         Decoding, extraction and encoding of up to four photos overlap; no more than eight results wait.
         """
@@ -93,14 +97,10 @@ class Encoder:
 
         return prefetch_map(work, items, PHOTO_BATCH)
 
-    def encode_database(self, features: Features) -> AsmkCodes:
-        """Words and codes as the index keeps them: every descriptor belongs to its nearest word."""
-        return self._aggregate(features, 1)
+    def encode_database(self, features: Features) -> Any:
+        """What an index keeps of a photo: ``FirstStage.encode_database``."""
+        return self.first_stage.encode_database(features)
 
-    def encode_query(self, features: Features, *, threads: int = 1) -> AsmkCodes:
-        """Words and codes of a query, whose descriptors belong to several words each (multiple assignment)."""
-        return self._aggregate(features, self.asmk.multiple_assignment, threads)
-
-    def _aggregate(self, features: Features, assignments: int, threads: int = 1) -> AsmkCodes:
-        words = self.codebook.assign(features.descriptors, assignments, threads=threads)
-        return aggregate(features.descriptors, words, self.codebook.centroids)
+    def encode_query(self, features: Features, *, threads: int = 1) -> Any:
+        """What a search asks with: ``FirstStage.encode_query``."""
+        return self.first_stage.encode_query(features, threads=threads)

@@ -1,12 +1,66 @@
-"""The one exception that means "the user's input or machine is at fault": a line that names the file and the mend."""
+"""The errors that mean "the user's input or machine is at fault", as a tree: a caller can tell them apart by class.
+
+    HowlError
+    ├── UsageError             the call, an option or a value is wrong
+    ├── ImageError             a photo cannot be read
+    ├── IdError
+    │   ├── DuplicateIdError   an id is in the index already, or is named twice
+    │   └── UnknownIdError     an id is not in the index
+    ├── MissingError           there is no such file, folder, engine or index
+    ├── DamagedError           a file is not what was written
+    ├── IncompatibleError      two files do not belong together, or one has a format that this howl does not read
+    ├── WriterBusyError        another process is writing to the index
+    ├── DeviceError            a GPU is missing, full or failed
+    └── DependencyError        a package is not installed
+
+``str(error)`` is one line: what is at fault and how to fix it. Commands print that line and exit with 2 for a
+UsageError, with 1 otherwise; library users may catch any branch.
+"""
 
 
 class HowlError(Exception):
-    """Something outside the program is wrong. ``str(error)`` is one line: the file at fault and how to mend it.
+    """Something outside the program is wrong."""
 
-    Commands print that line and exit with 1; library users may catch it.
-    """
+
+class UsageError(HowlError):
+    """A call, an option or a value is wrong, whatever the files are."""
 
 
 class ImageError(HowlError):
     """A photo that cannot be read: missing, empty, truncated or not an image."""
+
+
+class IdError(HowlError):
+    """An id of an image cannot be used."""
+
+
+class DuplicateIdError(IdError):
+    """An id is in the index already, or is named twice."""
+
+
+class UnknownIdError(IdError):
+    """An id is not in the index."""
+
+
+class MissingError(HowlError):
+    """There is no such file, folder, engine or index."""
+
+
+class DamagedError(HowlError):
+    """A file is not what was written: restore it, or make it again."""
+
+
+class IncompatibleError(HowlError):
+    """Two files do not belong together, or one has a format that this howl does not read."""
+
+
+class WriterBusyError(HowlError):
+    """Another process is writing to the index."""
+
+
+class DeviceError(HowlError):
+    """A GPU is missing, full or failed, or does not run what it was asked to."""
+
+
+class DependencyError(HowlError):
+    """A package that the call needs is not installed."""

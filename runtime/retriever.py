@@ -6,19 +6,20 @@ from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 from tqdm import tqdm
 
-from runtime.asmk.kernel import AsmkCodes, selectivity
-from runtime.bundle import index_path, manifest_path
+from runtime.bundle import EngineFiles
 from runtime.encoder import Encoder
-from runtime.engine import Features
-from runtime.errors import HowlError, ImageError
+from runtime.errors import DuplicateIdError, ImageError, IncompatibleError, MissingError, UsageError
+from runtime.features import Features
 from runtime.index import Hit, Index
 from runtime.index.ids import check_ids
 from runtime.io.image import PhotoInput, describe
+from runtime.rerank import Query, Reranker
 
-COMMIT_SIZE = 1000  # of `add`: what a kill can cost is bounded
+COMMIT_SIZE = 1000  # photos that `add` commits together: a kill costs no more than these
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ class AddReport:
 
 
 class Retriever:
-    """An engine with its codebook, and an index.
+    """An engine and an index.
 
     retriever = Retriever("engine.onnx", index="landmarks.index")
     retriever.add(["a.jpg", "b.jpg"])
@@ -50,21 +51,24 @@ class Retriever:
         device: str | None = None,
         threshold: float | None = None,
         alpha: float | None = None,
+        threads: int | None = None,
     ) -> None:
         """Opens an engine and, if there is one already, the index.
 
         Args:
-            engine: ``engine.onnx`` or ``engine.plan``, with the manifest and codebook that export left beside it.
+            engine: ``engine.onnx`` or ``engine.plan``, with the files that export left beside it.
             index: folder of the index, made by the first ``add``; default: ``engine.index`` beside the engine.
             device: ``cpu``, ``cuda``, or None for a GPU where there is one.
             threshold: τ of the search, where it should differ from the manifest's.
             alpha: α of the search, likewise.
+            threads: that share the work of a photo on the CPU; None for one a core.
 
         Raises:
             HowlError: a file is missing or damaged, two of them do not belong together, or the device cannot be used.
         """
-        self.encoder = Encoder(Path(engine), device=device, threshold=threshold, alpha=alpha)
-        self.index_path = Path(index) if index is not None else index_path(self.encoder.path)
+        self.encoder = Encoder(Path(engine), device=device, threshold=threshold, alpha=alpha, threads=threads)
+        self._threads = threads or os.cpu_count() or 1
+        self.index_path = Path(index) if index is not None else EngineFiles.of(self.encoder.path).index
         self.index: Index | None = self._open_index() if Index.exists(self.index_path) else None
 
     def __enter__(self) -> "Retriever":
@@ -101,7 +105,7 @@ class Retriever:
         if self.index is None and Index.exists(self.index_path):
             self.index = self._open_index()
         if self.index is not None and (known := self.index.existing(names)):
-            raise HowlError(f"{self.index_path}: {known[0]} is in the index already; remove it first")
+            raise DuplicateIdError(f"{self.index_path}: {known[0]} is in the index already; remove it first")
         report = AddReport()
         prepared = self._prepare(photos, names, report)
         with tqdm(total=len(names), desc="indexing", unit="photo", disable=None) as bar:
@@ -118,13 +122,13 @@ class Retriever:
     def remove(self, ids: Sequence[str]) -> None:
         """Removes photos in one commit. Raises HowlError, removing none, where one is not in the index."""
         if self.index is None:
-            raise HowlError(f"{self.index_path}: no index here, nothing to remove")
+            raise MissingError(f"{self.index_path}: no index here, nothing to remove")
         self.index.remove(ids)
 
     def compact(self) -> None:
         """Frees the space of removed photos, and makes searching as fast as it can be: ``Index.compact``."""
         if self.index is None:
-            raise HowlError(f"{self.index_path}: no index here, nothing to compact")
+            raise MissingError(f"{self.index_path}: no index here, nothing to compact")
         self.index.compact()
 
     def refresh(self) -> None:
@@ -134,47 +138,56 @@ class Retriever:
         elif Index.exists(self.index_path):
             self.index = self._open_index()
 
-    def search(self, photo: PhotoInput, top: int = 10) -> list[Hit]:
+    def search(
+        self, photo: PhotoInput, top: int = 10, *, rerank: Reranker | None = None, candidates: int = 100
+    ) -> list[Hit]:
         """The photos of the index most similar to one, best first; fewer than ``top`` where few share anything.
+
+        Args:
+            photo: a path, encoded bytes, or an H×W×3 uint8 BGR array.
+            top: answers at most.
+            rerank: puts the first stage's best into a better order.
+            candidates: how many of them it is given, ``top`` at least.
 
         Raises:
             ImageError: the photo cannot be read.
-            HowlError: there is no index.
+            MissingError: there is no index.
         """
         index = self._searched_index()
         features = self.encoder.engine.extract(self.encoder.load(photo))
-        return self._match(index, features, top, threads=os.cpu_count() or 1)
+        query = Query(photo, features, self.encoder.encode_query(features, threads=self._threads))
+        if rerank is None:
+            return index.search(query.encoded, top)
+        return rerank.rerank(query, index.search(query.encoded, max(candidates, top)), index)[:top]
 
     def search_many(self, photos: Sequence[PhotoInput], top: int = 10) -> list[list[Hit]]:
         """``search`` for each of the photos, a few at a time, so that all cores are busy.
 
         Raises:
             ImageError: a photo cannot be read.
-            HowlError: there is no index.
+            MissingError: there is no index.
         """
         index = self._searched_index()
 
+        def hits_of(features: Features) -> list[Hit]:
+            return index.search(self.encoder.encode_query(features), top)
+
         answers = []
-        for _, hits in self.encoder.encode_all(photos, lambda features: self._match(index, features, top)):
+        for _, hits in self.encoder.encode_all(photos, hits_of):
             if isinstance(hits, ImageError):
                 raise hits
             answers.append(hits)
         return answers
 
-    def _match(self, index: Index, features: Features, top: int, threads: int = 1) -> list[Hit]:
-        """From the descriptors of a query to its hits."""
-        query = self.encoder.encode_query(features, threads=threads)
-        return index.search(query, selectivity(self.encoder.codebook.dimensions, self.encoder.asmk), top)
-
     def _searched_index(self) -> Index:
         if self.index is None:
-            raise HowlError(f"{self.index_path}: no index here; add photos first (python tools/index.py)")
+            raise MissingError(f"{self.index_path}: no index here; add photos first (python tools/index.py)")
         return self.index
 
     def _prepare(
         self, photos: Sequence[PhotoInput], names: Sequence[str], report: AddReport
-    ) -> Iterator[tuple[str, AsmkCodes | None]]:
-        """Every photo aggregated, in order; None, and a line in the report, where one cannot be read."""
+    ) -> Iterator[tuple[str, Any]]:
+        """Every photo encoded, in order; None, and a line in the report, where one cannot be read."""
         encoded = self.encoder.encode_all(photos, self.encoder.encode_database)
         for name, (_, image) in zip(names, encoded, strict=True):
             if isinstance(image, ImageError):
@@ -186,27 +199,28 @@ class Retriever:
     def _ids(self, photos: Sequence[PhotoInput], ids: Sequence[str] | None) -> list[str]:
         """The id of every photo: the ones given, or the paths."""
         if isinstance(photos, str | Path | bytes):
-            raise HowlError("add takes a list of photos; put a single one into brackets")
+            raise UsageError("add takes a list of photos; put a single one into brackets")
         if ids is None:
             nameless = [photo for photo in photos if not isinstance(photo, str | os.PathLike)]
             if nameless:
-                raise HowlError(f"{describe(nameless[0])}: has no path to be its id; name it with ids=[...]")
+                raise UsageError(f"{describe(nameless[0])}: has no path to be its id; name it with ids=[...]")
             return [os.fspath(photo) for photo in photos]  # type: ignore[arg-type]
         if len(ids) != len(photos):
-            raise HowlError(f"{len(ids)} ids were given for {len(photos)} photos")
+            raise UsageError(f"{len(ids)} ids were given for {len(photos)} photos")
         return list(ids)
 
     def _open_index(self) -> Index:
         index = Index(self.index_path)
         if index.fingerprint != self.encoder.manifest.fingerprint:
             index.close()
-            raise HowlError(
-                f"{self.index_path} was made with another engine than {manifest_path(self.encoder.path)} describes: "
+            manifest = EngineFiles.of(self.encoder.path).manifest
+            raise IncompatibleError(
+                f"{self.index_path} was made with another engine than {manifest} describes: "
                 f"use that engine, or index the photos anew"
             )
         return index
 
     def _create_index(self) -> Index:
         return Index.create(
-            self.index_path, fingerprint=self.encoder.manifest.fingerprint, dimensions=self.encoder.manifest.dimensions
+            self.index_path, fingerprint=self.encoder.manifest.fingerprint, layout=self.encoder.first_stage.layout
         )

@@ -20,12 +20,12 @@ from runtime.io.atomic import atomic_write
 from runtime.io.cli import add_engine_arguments, positive_int, run_command
 from runtime.io.image import decode, find_photos
 from runtime.io.prefetch import prefetch_map
-from tools.benchmarking.environment import surroundings
+from tools.benchmarking.environment import environment
 from tools.benchmarking.levels import profile_levels
 from tools.benchmarking.measuring import WARM_UP, compare, measure_cold_starts, measure_load, measure_stages
 from tools.benchmarking.plot import draw
 from tools.benchmarking.report import Measured, Report, for_machines
-from tools.benchmarking.system_under_test import STAGES, Subject, open_subject
+from tools.benchmarking.system_under_test import STAGES, SystemUnderTest, open_system
 from tools.benchmarking.text import as_text
 from tools.environment import peak_memory
 from tools.plotting import load_pyplot
@@ -39,11 +39,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         load_pyplot()  # sooner a missing package than a lost measurement
     photos, skipped = readable(find_photos(options.photos))
     with ExitStack() as opened:
-        subjects = [
-            opened.enter_context(open_subject(engine, index, photos, device=options.device, threads=options.threads))
+        systems = [
+            opened.enter_context(open_system(engine, index, photos, device=options.device, threads=options.threads))
             for engine, index in pairs(options)
         ]
-        report = measure(subjects, photos, skipped, options)
+        report = measure(systems, photos, skipped, options)
     print(as_text(report))
     if options.json:
         with atomic_write(options.json) as file:
@@ -53,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def pairs(options: argparse.Namespace) -> list[tuple[Path, Path | None]]:
-    """The engine and index of every subject: one, or two where there is something to compare."""
+    """The engine and index of every system: one, or two where there is something to compare."""
     first = (Path(options.engine), options.index)
     if not options.compare and not options.compare_index:
         return [first]
@@ -78,48 +78,48 @@ def readable(paths: Sequence[Path]) -> tuple[list[Path], dict[str, str]]:
 
 
 def measure(
-    subjects: Sequence[Subject], photos: Sequence[Path], skipped: dict[str, str], options: argparse.Namespace
+    systems: Sequence[SystemUnderTest], photos: Sequence[Path], skipped: dict[str, str], options: argparse.Namespace
 ) -> Report:
     """All that is reported; memory before the profiler and the callers take theirs."""
-    taken = measure_stages(subjects, photos, options.repeat, options.top)
+    taken = measure_stages(systems, photos, options.repeat, options.top)
     memory = peak_memory()
-    measured = [measure_rest(*each, photos, options) for each in zip(subjects, taken, strict=True)]
+    measured = [measure_rest(*each, photos, options) for each in zip(systems, taken, strict=True)]
     whole = [milliseconds.sum(axis=2) for milliseconds in taken]
     return Report(
-        surroundings=surroundings(),
+        environment=environment(),
         photos=[str(photo) for photo in photos],
         skipped=skipped,
         warm_up=WARM_UP,
         rounds=options.repeat,
         top=options.top,
-        threads=subjects[0].threads,
-        subjects=measured,
+        threads=systems[0].threads,
+        systems=measured,
         ratio=compare(*whole) if len(whole) == 2 else None,
         peak_memory=memory,
     )
 
 
 def measure_rest(
-    subject: Subject, milliseconds: NDArray, photos: Sequence[Path], options: argparse.Namespace
+    system: SystemUnderTest, milliseconds: NDArray, photos: Sequence[Path], options: argparse.Namespace
 ) -> Measured:
-    """A subject with its stages [rounds, photos, stages], and what is measured of it alone."""
+    """A system with its stages [rounds, photos, stages], and what is measured of it alone."""
     queries = len(photos) * options.repeat
     return Measured(
-        engine=str(subject.encoder.path),
-        index=subject.index_name,
-        images=len(subject.index),
-        provider=subject.encoder.engine.provider,
-        manifest=subject.encoder.manifest,
+        engine=str(system.encoder.path),
+        index=system.index_name,
+        images=len(system.index),
+        provider=system.encoder.engine.provider,
+        manifest=system.encoder.manifest,
         milliseconds={stage: milliseconds[:, :, number].ravel().tolist() for number, stage in enumerate(STAGES)},
-        levels=levels(subject, photos[:PROFILED], options.threads),
-        cold_starts=measure_cold_starts(subject, photos[0], options.top, options.device),
-        loads=[measure_load(subject, photos, callers, queries, options.top) for callers in sorted(options.load)],
+        levels=levels(system, photos[:PROFILED], options.threads),
+        cold_starts=measure_cold_starts(system, photos[0], options.top, options.device),
+        loads=[measure_load(system, photos, callers, queries, options.top) for callers in sorted(options.load)],
     )
 
 
-def levels(subject: Subject, photos: Sequence[Path], threads: int | None) -> list[list[float]] | None:
+def levels(system: SystemUnderTest, photos: Sequence[Path], threads: int | None) -> list[list[float]] | None:
     """The network's milliseconds by level of the pyramid; None for a single level, and where nothing can tell."""
-    encoder = subject.encoder
+    encoder = system.encoder
     number = len(encoder.manifest.scales)
     if encoder.engine.provider != CPU or number == 1:
         return None  # on a GPU the profiler times the asking, not the doing

@@ -10,7 +10,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from runtime.asmk_method.importing import import_asmk
-from runtime.bundle import index_path, is_engine
+from runtime.bundle import EngineFiles, is_engine
 from runtime.errors import HowlError
 from runtime.index import Index
 from runtime.index.verification import verify
@@ -42,7 +42,7 @@ def path_of(options: argparse.Namespace) -> Path:
     """The index that is meant: the one named, or the one beside the engine or the imported inverted file."""
     if options.index:
         return Path(options.index)
-    return index_path(Path(options.import_asmk[1] if options.import_asmk else options.engine))
+    return EngineFiles.of(Path(options.import_asmk[1] if options.import_asmk else options.engine)).index
 
 
 def import_from_asmk(path: Path, codebook: Path, inverted_file: Path) -> None:

@@ -9,8 +9,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from runtime.asmk.codebook import Codebook, learn_codebook
-from runtime.asmk.inverted_file import InvertedFile
-from runtime.asmk.kernel import AsmkParameters, aggregate, code_length, selectivity
+from runtime.asmk.kernel import AsmkKernel, AsmkParameters
 from runtime.errors import HowlError
 from train.calibration import sample
 from train.config import TrainingConfig
@@ -81,15 +80,11 @@ def mean_average_precision(
 ) -> float:
     """Every query against all other described photos, itself left out."""
     indices = np.array(sorted(described), np.int64)
-    database = InvertedFile.build(
-        [aggregate(described[i], codebook.assign(described[i], 1), codebook.centroids) for i in indices.tolist()],
-        code_length(codebook.dimensions),
-    )
-    worth = selectivity(codebook.dimensions, asmk)
+    kernel = AsmkKernel(codebook, asmk)
+    database = kernel.build([kernel.encode(described[i], 1) for i in indices.tolist()])
     precisions = []
     for query in photos.queries().tolist():
-        words = codebook.assign(described[query], asmk.multiple_assignment)
-        scores = database.scores(aggregate(described[query], words, codebook.centroids), worth)
+        scores = database.scores(kernel.query(kernel.encode(described[query], asmk.multiple_assignment)))
         ranking = indices[np.argsort(-scores, kind="stable")]
         positives = photos.positives(query)
         precisions.append(average_precision(positive_ranks(ranking, positives, photos.junk(query)), len(positives)))

@@ -10,14 +10,14 @@ from numpy.typing import NDArray
 
 from runtime import native
 from runtime.asmk.assignment import ROW_BATCH, ExactSearch, RoundedSearch
-from runtime.errors import HowlError
+from runtime.errors import DamagedError, IncompatibleError, MissingError, UsageError
 from runtime.io.atomic import atomic_write
 
 KMEANS_ITERATIONS = 10  # its objective hardly falls after
 KMEANS_SAMPLE = 64  # descriptors a word that it looks at, at most
 SUM_BATCH = 65_536  # descriptors, in k-means
 NUDGE = 1 / 1024  # of its length, by which the halves of a divided word move apart
-DESCRIPTORS_PER_WORD = 32  # the fewest that make a word worth having
+DESCRIPTORS_PER_WORD = 32  # a word of fewer would tell little
 
 
 class Codebook:
@@ -48,10 +48,12 @@ class Codebook:
             int64 [n, min(m, C)].
 
         Raises:
-            HowlError: the descriptors have another dimension.
+            IncompatibleError: the descriptors have another dimension.
         """
         if descriptors.ndim != 2 or descriptors.shape[1] != self.dimensions:
-            raise HowlError(f"descriptors {descriptors.shape} do not fit a codebook of {self.dimensions} dimensions")
+            raise IncompatibleError(
+                f"descriptors {descriptors.shape} do not fit a codebook of {self.dimensions} dimensions"
+            )
         m = min(assignments, len(self))
         if len(descriptors) == 0:
             return np.empty((0, m), np.int64)
@@ -93,11 +95,11 @@ class Codebook:
             with path.open("rb") as file:
                 centroids = np.lib.format.read_array(file, allow_pickle=False)
         except FileNotFoundError:
-            raise HowlError(f"{path}: the codebook is missing; restore it, or export or import it again") from None
+            raise MissingError(f"{path}: the codebook is missing; restore it, or export or import it again") from None
         except (ValueError, OSError):
-            raise HowlError(f"{path}: not a codebook (.npy); restore it, or export or import it again") from None
+            raise DamagedError(f"{path}: not a codebook (.npy); restore it, or export or import it again") from None
         if centroids.ndim != 2 or centroids.dtype != np.float32:
-            raise HowlError(f"{path}: a codebook is float32 [words, dimensions], this is {centroids.shape}")
+            raise DamagedError(f"{path}: a codebook is float32 [words, dimensions], this is {centroids.shape}")
         return cls(centroids)
 
 
@@ -108,10 +110,10 @@ def learn_codebook(descriptors: NDArray[np.float32], words: int, *, seed: int) -
     has them.
 
     Raises:
-        HowlError: there is no descriptor at all.
+        UsageError: there is no descriptor at all.
     """
     if len(descriptors) == 0:
-        raise HowlError("no descriptors to learn a codebook from: are there readable photos?")
+        raise UsageError("no descriptors to learn a codebook from: are there readable photos?")
     affordable = max(1, len(descriptors) // DESCRIPTORS_PER_WORD)
     words = min(words, 2 ** (affordable.bit_length() - 1))
     return kmeans(descriptors, words, seed=seed)

@@ -1,16 +1,18 @@
 """The inverted file: for every visual word, the images that have it and their codes."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from runtime import native
-from runtime.asmk.kernel import CODE_BITS, AsmkCodes
+from runtime.asmk.codes import CODE_BITS, AsmkCodes, AsmkQuery, code_length
+from runtime.first_stage import MAX_IMAGES, MapFile, shape_fault
 
-MAX_IMAGES = native.IMAGES  # images: ids within a file are uint16, which keeps an entry at 18 bytes (D = 128)
+CHECK_BATCH = 1 << 20  # entries that are checked together: memory stays small
 
 
 @dataclass(frozen=True)
@@ -25,6 +27,9 @@ class InvertedFile:
         word_counts: uint32 [n], the number of distinct words of every image.
     """
 
+    LARGE_FILES: ClassVar[tuple[str, ...]] = ("images.npy", "codes.npy")
+    SMALL_FILES: ClassVar[tuple[str, ...]] = ("words.npy", "offsets.npy", "word_counts.npy")
+
     words: NDArray[np.uint32]
     offsets: NDArray[np.int64]
     images: NDArray[np.uint16]
@@ -32,15 +37,16 @@ class InvertedFile:
     word_counts: NDArray[np.uint32]
 
     @classmethod
-    def build(cls, images: Sequence[AsmkCodes], code_length: int) -> "InvertedFile":
-        """The inverted file of at most 65,536 images; ``code_length`` is ⌈D/64⌉."""
+    def build(cls, images: Sequence[AsmkCodes], dimensions: int) -> "InvertedFile":
+        """The inverted file of at most 65,536 images, whose descriptors have so many dimensions."""
+        length = code_length(dimensions)
         if len(images) > MAX_IMAGES:
             raise ValueError(f"{len(images)} images: an inverted file holds {MAX_IMAGES} at most")
         word_counts = np.array([len(image.words) for image in images], np.uint32)
         words = np.concatenate([image.words for image in images] or [np.empty(0, np.uint32)])
-        codes = np.concatenate([image.codes for image in images] or [np.empty((0, code_length), np.uint64)])
+        codes = np.concatenate([image.codes for image in images] or [np.empty((0, length), np.uint64)])
         counts = np.bincount(words, minlength=1)
-        empty = _empty(counts, code_length, word_counts)
+        empty = _empty(counts, length, word_counts)
         native.place(words, codes, word_counts, _cursors(counts), empty.images, empty.codes)
         return empty
 
@@ -67,25 +73,49 @@ class InvertedFile:
             cursors[part.words] = of_part
         return empty
 
+    @classmethod
+    def open(cls, small: Mapping[str, NDArray], map_file: MapFile, entries: int, dimensions: int) -> "InvertedFile":
+        """An inverted file on the disk: ``Store.open``."""
+        if small["offsets.npy"][-1] != entries:
+            raise ValueError(f"{small['offsets.npy'][-1]} entries, and {entries} in the catalogue")
+        return cls(
+            words=small["words.npy"],
+            offsets=small["offsets.npy"],
+            images=map_file("images.npy", np.uint16, (entries,)),
+            codes=map_file("codes.npy", np.uint64, (entries, code_length(dimensions))),
+            word_counts=small["word_counts.npy"],
+        )
+
+    def arrays(self) -> dict[str, NDArray]:
+        """What is written to the disk, by file name."""
+        return {
+            "images.npy": self.images,
+            "codes.npy": self.codes,
+            "words.npy": self.words,
+            "offsets.npy": self.offsets,
+            "word_counts.npy": self.word_counts,
+        }
+
+    @property
+    def entries(self) -> int:
+        """Entries: an image has one for each of its words."""
+        return len(self.images)
+
     def __len__(self) -> int:
         return len(self.word_counts)
 
-    def scores(self, query: AsmkCodes, worth: NDArray[np.float64]) -> NDArray[np.float64]:
+    def scores(self, query: AsmkQuery) -> NDArray[np.float64]:
         """ASMK scores of every image: Σ over shared words of s^α, over √(n_query · n_image).
-
-        Args:
-            query: the query, aggregated over all its assigned words.
-            worth: float64 [D + 1], ``selectivity``.
 
         Returns:
             float64 [n]; 0 for an image without words.
         """
         norms = np.sqrt(float(len(query.words)) * self.word_counts)
-        totals = self._totals(query, worth) * native.UNIT
+        totals = self._totals(query) * native.UNIT
         return np.divide(totals, norms, out=np.zeros(len(self)), where=norms > 0)
 
     def best(
-        self, query: AsmkCodes, worth: NDArray[np.float64], live: NDArray[np.bool_], top: int
+        self, query: AsmkQuery, live: NDArray[np.bool_], top: int
     ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
         """The live images with the largest of those scores, at most ``top`` and only above 0, best first.
 
@@ -94,20 +124,51 @@ class InvertedFile:
         Returns:
             their numbers, int64 [h], and scores, float64 [h].
         """
-        totals = self._totals(query, worth)
+        totals = self._totals(query)
         hits = native.best(totals, live, self.word_counts, self._inverse_norms, len(query.words), top)
         return hits["image"], hits["score"]
 
-    def _totals(self, query: AsmkCodes, worth: NDArray[np.float64]) -> NDArray[np.int64]:
+    def _totals(self, query: AsmkQuery) -> NDArray[np.int64]:
         """Σ of s^α in units of 2⁻⁴⁰, int64 [n].
 
         Integers, because their sum does not depend on the order of its terms: threads, parts of an index and GPUs agree
         to the bit. At D = 128 and α = 3, s^α is a multiple of 2⁻¹⁸, and the sum is exact.
         """
+        table = query.similarity_table
         fixed = np.zeros(CODE_BITS * self.codes.shape[1] + 1, np.int64)
-        fixed[: len(worth)] = np.rint(worth / native.UNIT)
+        fixed[: len(table)] = np.rint(table / native.UNIT)
         arrays = self.words, self.offsets, self.images, self.codes
         return native.score(*arrays, query.words, query.codes, fixed, len(self))
+
+    def shape_faults(self, images: int) -> Iterator[tuple[str, str]]:
+        """Arrays that do not fit each other: ``Store.shape_faults``."""
+        yield from shape_fault("words.npy", self.words, np.uint32, (len(self.offsets) - 1,))
+        yield from shape_fault("offsets.npy", self.offsets, np.int64, (len(self.words) + 1,))
+        yield from shape_fault("word_counts.npy", self.word_counts, np.uint32, (images,))
+
+    def content_faults(self, dimensions: int) -> Iterator[tuple[str, str]]:
+        """What is wrong with words, entries and codes: ``Store.content_faults``."""
+        if not _ascends(self.words):
+            yield "words.npy", "the words do not ascend"
+        if self.offsets[0] != 0 or not _ascends(self.offsets) or self.offsets[-1] != len(self.images):
+            yield "offsets.npy", "the offsets do not ascend from 0 to the number of entries"
+            return
+        counts = np.zeros(MAX_IMAGES, np.int64)
+        begins = np.zeros(len(self.images) + 1, bool)  # the entries that are the first of a word
+        begins[self.offsets] = True
+        ascending = True
+        for start in range(0, len(self.images), CHECK_BATCH):
+            some = self.images[start : start + CHECK_BATCH + 1]  # one more, to compare with
+            counts += np.bincount(some[:CHECK_BATCH], minlength=MAX_IMAGES)
+            ascending &= bool(np.all((some[1:] > some[:-1]) | begins[start + 1 : start + len(some)]))
+        if not ascending:
+            yield "images.npy", "the images of a word do not ascend"
+        if np.any(counts[len(self) :]):
+            yield "images.npy", f"it names images beyond the {len(self)} of the segment"
+        if np.any(counts[: len(self)] != self.word_counts):
+            yield "word_counts.npy", "the counts are not those of the entries"
+        if _has_padding(self.codes, dimensions):
+            yield "codes.npy", f"bits beyond the {dimensions} of a code are set"
 
     @cached_property
     def _inverse_norms(self) -> NDArray[np.float64]:
@@ -142,3 +203,15 @@ def _new_numbers(kept: Sequence[NDArray[np.bool_]]) -> list[NDArray[np.int32]]:
         numbers.append(number)
         first += int(keep.sum())
     return numbers
+
+
+def _ascends(array: NDArray) -> bool:
+    return bool(np.all(array[1:] > array[:-1]))
+
+
+def _has_padding(codes: NDArray[np.uint64], dimensions: int) -> bool:
+    """Whether bits are set beyond the D of a code."""
+    if dimensions % CODE_BITS == 0:
+        return False
+    beyond = np.uint64(dimensions % CODE_BITS)
+    return any(np.any(codes[start : start + CHECK_BATCH, -1] >> beyond) for start in range(0, len(codes), CHECK_BATCH))

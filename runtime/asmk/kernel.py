@@ -1,20 +1,26 @@
 """ASMK*: the binary aggregated selective match kernel (Tolias, Avrithis, Jégou, IJCV 2016; as used by HOW).
 
-Per image and visual word w the residuals of its descriptors are summed and kept as signs (``aggregate``). Two images
-are compared word by word: s = 1 − 2·hamming/D counts s^α where s ≥ τ (``selectivity``), and the sum over shared
-words is divided by √n_query · √n_image, n being the number of distinct words of a side (``InvertedFile.scores``).
+Per image and visual word w the residuals of its descriptors are summed, V_w = Σ (x − c_w), and kept as signs
+(``aggregate``). Two images are compared word by word: s = 1 − 2·hamming/D counts s^α where s ≥ τ (``selectivity``), and
+the sum over shared words is divided by √n_query · √n_image, n being the number of distinct words of a side
+(``InvertedFile.scores``, and ``AsmkKernel.match`` word by word).
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from runtime import native
-from runtime.errors import HowlError
-
-CODE_BITS = 64  # bits of one machine word of a code
+from runtime.asmk.codebook import Codebook
+from runtime.asmk.codes import AsmkCodes, AsmkQuery
+from runtime.asmk.inverted_file import InvertedFile
+from runtime.errors import UsageError
+from runtime.features import Features
+from runtime.first_stage import ASMK, Layout
 
 
 @dataclass(frozen=True)
@@ -25,7 +31,7 @@ class AsmkParameters:
         alpha: α, the exponent of selectivity.
         threshold: τ in [−1, 1], the least similarity of two codes that counts: 0 as HOW published it, 0.25 in the
             original MATLAB code.
-        multiple_assignment: visual words that a query descriptor is given (multiple assignment).
+        multiple_assignment: visual words that a query descriptor is given.
     """
 
     alpha: float = 3.0
@@ -34,23 +40,129 @@ class AsmkParameters:
 
     def __post_init__(self) -> None:
         if self.alpha <= 0:
-            raise HowlError(f"alpha is {self.alpha}: the exponent of selectivity must be above 0")
+            raise UsageError(f"alpha is {self.alpha}: the exponent of selectivity must be above 0")
         if not -1 <= self.threshold <= 1:
-            raise HowlError(f"threshold is {self.threshold}: similarities lie between -1 and 1")
+            raise UsageError(f"threshold is {self.threshold}: similarities lie between -1 and 1")
         if self.multiple_assignment < 1:
-            raise HowlError(f"multiple_assignment is {self.multiple_assignment}: a descriptor needs a word at least")
+            raise UsageError(f"multiple_assignment is {self.multiple_assignment}: a descriptor needs a word at least")
 
 
-class AsmkCodes(NamedTuple):
-    """One image as ASMK sees it.
+class AsmkKernel:
+    """A codebook and parameters: all that turns local features into codes, and compares them.
 
     Attributes:
-        words: uint32 [n], its distinct visual words, ascending.
-        codes: uint64 [n, ⌈D/64⌉], the signs of each word's summed residual; padding bits are 0.
+        codebook: the visual words.
+        parameters: α, τ and multiple assignment.
+    """
+
+    def __init__(self, codebook: Codebook, parameters: AsmkParameters) -> None:
+        self.codebook = codebook
+        self.parameters = parameters
+
+    def __str__(self) -> str:
+        return f"τ = {self.parameters.threshold:g}, α = {self.parameters.alpha:g}"
+
+    @property
+    def layout(self) -> Layout:
+        """How an index keeps what this kernel encodes."""
+        return Layout(ASMK, self.codebook.dimensions)
+
+    @cached_property
+    def similarity_table(self) -> NDArray[np.float64]:
+        """float64 [D + 1]: the weight of a match by Hamming distance."""
+        return selectivity(self.codebook.dimensions, self.parameters)
+
+    def encode_database(self, features: Features) -> AsmkCodes:
+        """Words and codes as an index keeps them: every descriptor belongs to its nearest word."""
+        return self.encode(features.need_local().descriptors, 1)
+
+    def encode_query(self, features: Features, *, threads: int = 1) -> AsmkQuery:
+        """Words and codes of a query, whose descriptors belong to several words each."""
+        descriptors = features.need_local().descriptors
+        return self.query(self.encode(descriptors, self.parameters.multiple_assignment, threads=threads))
+
+    def encode(self, descriptors: NDArray[np.float32], assignments: int, *, threads: int = 1) -> AsmkCodes:
+        """Descriptors, float32 [n, D], given so many nearest words each, aggregated word by word.
+
+        Raises:
+            IncompatibleError: the descriptors have another dimension than the codebook.
+        """
+        words = self.codebook.assign(descriptors, assignments, threads=threads)
+        return aggregate(descriptors, words, self.codebook.centroids)
+
+    def query(self, codes: AsmkCodes) -> AsmkQuery:
+        """Codes as one searches with them: they bring along the weights of their matches."""
+        return AsmkQuery(*codes, self.similarity_table)
+
+    def build(self, images: Sequence[AsmkCodes]) -> InvertedFile:
+        """What searches the images of a segment."""
+        return InvertedFile.build(images, self.codebook.dimensions)
+
+    def match(self, query: NDArray[np.float32], image: NDArray[np.float32]) -> "Matching":
+        """Matches two images by their descriptors as a search does, word by word, for people to look at.
+
+        Args:
+            query: float32 [n, D], given ``parameters.multiple_assignment`` words each.
+            image: float32 [n', D], given one word each, as in an index.
+
+        Raises:
+            IncompatibleError: the descriptors do not fit the codebook.
+        """
+        centroids = self.codebook.centroids
+        query_words = self.codebook.assign(query, self.parameters.multiple_assignment)
+        image_words = self.codebook.assign(image, 1)
+        shared = self.shared_words(aggregate(query, query_words, centroids), aggregate(image, image_words, centroids))
+        by_weight = np.argsort(-shared.weights, kind="stable")
+        words = shared.words[by_weight].tolist()
+        pairs = [_nearest_first(_pairs_of(word, query_words, image_words), query, image) for word in words]
+        none = np.empty(0, np.int64)
+        return Matching(
+            shared,
+            pairs=np.concatenate([*pairs, none.reshape(0, 2)]),
+            weights=np.repeat(shared.weights[by_weight], [len(of_word) for of_word in pairs]),
+            ranks=np.concatenate([*(np.arange(len(of_word)) for of_word in pairs), none]),
+        )
+
+    def shared_words(self, query: AsmkCodes, image: AsmkCodes) -> "SharedWords":
+        """The words of both images and what they add to the score."""
+        words, of_query, of_image = np.intersect1d(query.words, image.words, assume_unique=True, return_indices=True)
+        distances = np.bitwise_count(query.codes[of_query] ^ image.codes[of_image]).sum(axis=1)
+        weights = self.similarity_table[distances]
+        norm = np.sqrt(len(query.words)) * np.sqrt(len(image.words))
+        return SharedWords(words, weights, float(weights.sum() / norm) if norm else 0.0)
+
+
+class SharedWords(NamedTuple):
+    """What two images have in common.
+
+    Attributes:
+        words: uint32 [m], the visual words of both, ascending.
+        weights: float64 [m], what each adds to the score: s^α, where s = 1 − 2·hamming/D reaches τ; 0 elsewhere.
+        score: Σ weights / (√n_query · √n_image), as a search gives it.
     """
 
     words: NDArray[np.uint32]
-    codes: NDArray[np.uint64]
+    weights: NDArray[np.float64]
+    score: float
+
+
+@dataclass(frozen=True)
+class Matching:
+    """Two images, matched.
+
+    Attributes:
+        shared: the words of both, and the score.
+        pairs: int64 [p, 2], the rows of a query descriptor and of an image descriptor that have a word in common. Those
+            of the word with the largest weight come first; within a word, the nearest descriptors. Two descriptors of a
+            query with multiple assignment can share several words; they are a pair for each.
+        weights: float64 [p], of each pair's word.
+        ranks: int64 [p], 0 for the nearest pair of its word, 1 for the next.
+    """
+
+    shared: SharedWords
+    pairs: NDArray[np.int64]
+    weights: NDArray[np.float64]
+    ranks: NDArray[np.int64]
 
 
 def aggregate(
@@ -67,23 +179,30 @@ def aggregate(
     return AsmkCodes(*native.aggregate(*arrays, centroids))
 
 
-def pack_signs(vectors: NDArray[np.float32]) -> NDArray[np.uint64]:
-    """float [n, D] → uint64 [n, ⌈D/64⌉]: bit i is set where component i is above 0."""
-    n, dimensions = vectors.shape
-    bits = np.zeros((n, code_length(dimensions) * CODE_BITS), bool)
-    bits[:, :dimensions] = vectors > 0
-    return np.packbits(bits, axis=1, bitorder="little").view(np.uint64)
-
-
-def code_length(dimensions: int) -> int:
-    """uint64 words of a code of D bits."""
-    return -(-dimensions // CODE_BITS)
-
-
 def selectivity(dimensions: int, parameters: AsmkParameters) -> NDArray[np.float64]:
-    """What a match is worth, by Hamming distance 0…D: s^α where s = 1 − 2·h/D reaches τ, 0 elsewhere.
+    """The similarity table, by Hamming distance 0…D: s^α where s = 1 − 2·h/D reaches τ, 0 elsewhere.
 
     With a negative τ a negative s keeps its sign: sign(s)·|s|^α.
     """
     s = 1 - 2 * np.arange(dimensions + 1) / dimensions
     return np.where(s >= parameters.threshold, np.sign(s) * np.abs(s) ** parameters.alpha, 0.0)
+
+
+def _pairs_of(word: int, query_words: NDArray[np.int64], image_words: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Every descriptor of the query that is assigned to a word, with every one of the image: rows, int64 [p, 2].
+
+    Args:
+        word: the word.
+        query_words: int64 [n, m], the words of each descriptor of the query.
+        image_words: int64 [n', m'], those of the image.
+    """
+    of_query, of_image = (np.flatnonzero((words == word).any(axis=1)) for words in (query_words, image_words))
+    return np.stack(np.meshgrid(of_query, of_image, indexing="ij"), axis=-1).reshape(-1, 2)
+
+
+def _nearest_first(
+    pairs: NDArray[np.int64], query: NDArray[np.float32], image: NDArray[np.float32]
+) -> NDArray[np.int64]:
+    """The pairs in the order of the distance (L2) between their descriptors."""
+    differences = query[pairs[:, 0]] - image[pairs[:, 1]]
+    return pairs[np.argsort((differences**2).sum(axis=1), kind="stable")]

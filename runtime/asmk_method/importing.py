@@ -8,12 +8,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import compress
 from pathlib import Path
+from typing import cast
 
 from runtime.asmk.codebook import Codebook
 from runtime.asmk.inverted_file import InvertedFile
 from runtime.asmk_method.pickles import AsmkIvf, load_asmk_codebook, load_asmk_ivf
-from runtime.bundle import codebook_path
+from runtime.bundle import EngineFiles
 from runtime.errors import HowlError
+from runtime.first_stage import ASMK, Layout
 from runtime.index import Index
 
 DISTRACTOR = "distractor "  # and its number: the id of a distractor
@@ -54,7 +56,7 @@ def import_asmk(codebook_pickle: Path, ivf_pickle: Path, index: Path) -> AsmkImp
     if index.exists():
         raise HowlError(f"{index}: is there already; name a new folder")
     codebook = load_asmk_codebook(codebook_pickle)
-    codebook_npy = codebook_path(index)
+    codebook_npy = EngineFiles.of(index).codebook
     had_codebook = codebook_npy.exists()
     if had_codebook and fingerprint_of(Codebook.load(codebook_npy)) != fingerprint_of(codebook):
         raise HowlError(f"{codebook_npy}: another codebook is there already; give the index another name")
@@ -119,7 +121,7 @@ def new_index(path: Path, codebook: Codebook) -> Iterator[Index]:
         raise HowlError(f"{aside}: is in the way of an index at {path}; move it away")
     shutil.rmtree(partial, ignore_errors=True)
     try:
-        index = Index.create(partial, fingerprint=fingerprint_of(codebook), dimensions=codebook.dimensions)
+        index = Index.create(partial, fingerprint=fingerprint_of(codebook), layout=Layout(ASMK, codebook.dimensions))
         try:
             yield index
         finally:
@@ -136,5 +138,6 @@ def new_index(path: Path, codebook: Codebook) -> Iterator[Index]:
 def inverted_files(index: Index) -> Iterator[tuple[list[str], InvertedFile]]:
     """The images of an index in their order, some at a time: their ids, and their inverted file."""
     for segment, live in index.parts():
-        file = segment.inverted_file if live.all() else InvertedFile.merge([segment.inverted_file], [live])
+        whole = cast(InvertedFile, segment.store)
+        file = whole if live.all() else InvertedFile.merge([whole], [live])
         yield list(compress(segment.ids, live.tolist())), file

@@ -9,11 +9,12 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from runtime.asmk.codebook import Codebook
-from runtime.asmk.inverted_file import MAX_IMAGES, InvertedFile
-from runtime.asmk.kernel import AsmkCodes, code_length
+from runtime.asmk.codes import AsmkCodes, AsmkQuery, code_length
+from runtime.asmk.inverted_file import InvertedFile
 from runtime.asmk_method.importing import check_words, id_of, inverted_files, new_index, number_of, open_index
 from runtime.asmk_method.pickles import load_asmk_ivf, split_images
 from runtime.errors import HowlError
+from runtime.first_stage import MAX_IMAGES
 from runtime.index import Index
 
 NUMBERS = 2**31  # that images may have: an answer has a column for each up to the largest
@@ -86,13 +87,13 @@ class Ivf:
         images = split_images(words[order].astype(np.uint32), des[order], counts)
         for start in range(0, len(numbers), MAX_IMAGES):
             part = slice(start, start + MAX_IMAGES)
-            self._append(_Part(numbers[part], InvertedFile.build(images[part], self._code_length)))
+            self._append(_Part(numbers[part], InvertedFile.build(images[part], self._codebook.dimensions)))
 
-    def scores(self, query: AsmkCodes, worth: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Of every image and then every distractor, float64 [n]; arguments as of ``InvertedFile.scores``."""
+    def scores(self, query: AsmkQuery) -> NDArray[np.float64]:
+        """Of every image and then every distractor, float64 [n]; as ``InvertedFile.scores``."""
         scores = np.zeros(len(self))
         for numbers, file in (*self._saved, *self._unsaved):
-            scores[self._columns(numbers)] = file.scores(query, worth)
+            scores[self._columns(numbers)] = file.scores(query)
         return scores
 
     def save(self, path: Path) -> None:
@@ -204,4 +205,4 @@ def _parts_of_pickle(path: Path, codebook: Codebook) -> Iterator[_Part]:
     for numbers, images in stored.blocks():
         # One without entries may never have been added: it still can be.
         added = [i for i, image in enumerate(images) if len(image.words)]
-        yield _Part(numbers[added], InvertedFile.build([images[i] for i in added], code_length(codebook.dimensions)))
+        yield _Part(numbers[added], InvertedFile.build([images[i] for i in added], codebook.dimensions))

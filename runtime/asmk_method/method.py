@@ -27,7 +27,8 @@ from numpy.typing import ArrayLike, DTypeLike, NDArray
 from tqdm import tqdm
 
 from runtime.asmk.codebook import Codebook, kmeans
-from runtime.asmk.kernel import AsmkParameters, aggregate, code_length, selectivity
+from runtime.asmk.codes import code_length
+from runtime.asmk.kernel import AsmkKernel, AsmkParameters, aggregate
 from runtime.asmk_method.ivf import Ivf, image_ids_of
 from runtime.asmk_method.pickles import load_any_codebook, words_of_size
 from runtime.errors import HowlError
@@ -191,7 +192,7 @@ class ASMKMethod:
         if self.codebook is None or self.inverted_file is None:
             raise HowlError("there is no inverted file to query; call build_ivf first")
         search, topk = _search_parameters(step_params or self.params.get("query_ivf"))
-        worth = selectivity(self.codebook.dimensions, search)
+        kernel = AsmkKernel(self.codebook, search)
         begin = time.perf_counter()
         descriptors = _descriptors(qvecs, self.codebook.dimensions)
         ids = image_ids_of(qimids, len(descriptors))
@@ -199,9 +200,8 @@ class ASMKMethod:
         columns = len(self.inverted_file) if topk is None else min(topk, len(self.inverted_file))
         ranks, scores = np.empty((len(queries), columns), np.int64), np.empty((len(queries), columns))
         for row, (_, rows) in enumerate(tqdm(queries, desc="querying", unit="image", disable=not progress)):
-            of_query = descriptors[rows]
-            words = self.codebook.assign(of_query, search.multiple_assignment)
-            every = self.inverted_file.scores(aggregate(of_query, words, self.codebook.centroids), worth)
+            codes = kernel.encode(descriptors[rows], search.multiple_assignment)
+            every = self.inverted_file.scores(kernel.query(codes))
             ranks[row] = _best(every, columns)
             scores[row] = every[ranks[row]]
         metadata = {"query_avg_time": (time.perf_counter() - begin) / max(1, len(queries))}

@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runtime.asmk.codebook import Codebook
-from runtime.asmk.inverted_file import MAX_IMAGES
-from runtime.asmk.kernel import CODE_BITS, AsmkCodes, code_length
+from runtime.asmk.codes import CODE_BITS, AsmkCodes, code_length
 from runtime.errors import HowlError
+from runtime.first_stage import MAX_IMAGES
 from runtime.io.unpickle import load_plain_pickle
 
 ASMK_BITS = 32  # of asmk's code words; component 0 is the highest bit of the first
@@ -162,7 +162,7 @@ def load_asmk_ivf(path: Path, dimensions: int) -> AsmkIvf:
 
 
 def from_asmk_codes(codes: NDArray[np.uint32], dimensions: int) -> NDArray[np.uint64]:
-    """asmk's codes, uint32 [n, ⌈D/32⌉] → ours, uint64 [n, ⌈D/64⌉] (``runtime.asmk.kernel.pack_signs``)."""
+    """asmk's codes, uint32 [n, ⌈D/32⌉] → ours, uint64 [n, ⌈D/64⌉] (``runtime.asmk.codes.pack_signs``)."""
     octets = np.zeros((len(codes), code_length(dimensions) * CODE_BITS // 8), np.uint8)
     highest_first = np.ascontiguousarray(codes, ">u4").view(np.uint8)
     octets[:, : highest_first.shape[1]] = MIRRORED[highest_first]

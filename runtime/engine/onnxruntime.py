@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from runtime.engine.features import Features
-from runtime.errors import HowlError
+from runtime.engine.schema import IMAGE, check_tensors, features_of
+from runtime.errors import DamagedError, DependencyError, DeviceError, HowlError, UsageError
+from runtime.features import Features
 from runtime.gpu import find_gpus
 
 CPU = "CPUExecutionProvider"
@@ -42,41 +43,44 @@ class OnnxRuntimeEngine:
         try:
             self._session = runtime.InferenceSession(str(path), options, providers=[wanted])
         except Exception as error:  # its exceptions share no base class
-            raise HowlError(f"{path}: ONNX Runtime cannot load it: {_first_line(error)}") from None
+            raise DamagedError(f"{path}: ONNX Runtime cannot load it: {_first_line(error)}") from None
         self.path = path
+        inputs, outputs = (
+            [tensor.name for tensor in tensors] for tensors in (self._session.get_inputs(), self._session.get_outputs())
+        )
+        self._outputs = list(check_tensors(path, inputs, outputs))
         self.provider: str = self._session.get_providers()[0]
         if self.provider != wanted:
-            raise HowlError(
+            raise DeviceError(
                 f"{path}: {wanted} was asked for, ONNX Runtime fell back to {self.provider}: install "
                 f"'onnxruntime-gpu[cuda,cudnn]', or ask for the CPU"
             )
 
     def extract(self, image: NDArray[np.uint8]) -> Features:
-        """The local descriptors of an RGB uint8 image [H, W, 3]."""
+        """The features of an RGB uint8 image [H, W, 3]."""
         try:
-            descriptors, strengths, positions, count = self._session.run(
-                ["descriptors", "strengths", "positions", "count"], {"image": image}
-            )
+            values = self._session.run(self._outputs, {IMAGE: image})
         except Exception as error:  # its exceptions share no base class
             raise HowlError(
                 f"{self.path}: ONNX Runtime failed on an image {image.shape}: {_first_line(error)}"
             ) from None
-        n = int(count[0])
-        return Features(descriptors[:n], strengths[:n], positions[:n])
+        return features_of(dict(zip(self._outputs, values, strict=True)))
 
 
 def import_onnxruntime() -> Any:
     """ONNX Runtime, if exactly one of its two packages is installed: they write into the same folder."""
     installed = [name for name in ("onnxruntime", "onnxruntime-gpu") if _is_installed(name)]
     if len(installed) > 1:
-        raise HowlError(
+        raise DependencyError(
             "onnxruntime and onnxruntime-gpu are both installed and overwrite each other: pip uninstall both, then "
             "install one"
         )
     try:
         import onnxruntime
     except ImportError:
-        raise HowlError("ONNX Runtime is not installed: pip install onnxruntime, or onnxruntime-gpu on a GPU") from None
+        raise DependencyError(
+            "ONNX Runtime is not installed: pip install onnxruntime, or onnxruntime-gpu on a GPU"
+        ) from None
     return onnxruntime
 
 
@@ -87,13 +91,13 @@ def choose_provider(device: str | None, available: list[str]) -> str:
         return CPU
     if device == "cuda":
         if CUDA not in available:
-            raise HowlError("the installed ONNX Runtime has no CUDA: put onnxruntime-gpu in its place")
+            raise DeviceError("the installed ONNX Runtime has no CUDA: put onnxruntime-gpu in its place")
         if not find_gpus():
-            raise HowlError("no NVIDIA GPU was found on this machine; leave the device out, or ask for cpu")
+            raise DeviceError("no NVIDIA GPU was found on this machine; leave the device out, or ask for cpu")
         return CUDA
     if device is None:
         return CUDA if CUDA in available and find_gpus() else CPU
-    raise HowlError(f"device {device!r}: needs to be cpu or cuda")
+    raise UsageError(f"device {device!r}: needs to be cpu or cuda")
 
 
 def _is_installed(distribution: str) -> bool:

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from numpy.lib import format as npy
 from numpy.typing import NDArray
 
-from runtime.errors import HowlError
+from runtime.errors import DamagedError
 
 READ_BYTES = 1 << 20  # at a time
 # At a time, and so much because Linux then keeps what was written in huge pages, where the file system can: a search,
@@ -50,7 +50,7 @@ def load_array(path: Path, expected: Checksum) -> NDArray:
     """A read-only memory map of an array whose file was read whole and is, to the bit, what was written.
 
     Raises:
-        HowlError: the file is missing, truncated or changed; the line names it.
+        DamagedError: the file is missing, truncated or changed; the line names it.
     """
     with _opened(path) as file:
         _check(path, file, expected, content=True)
@@ -66,7 +66,7 @@ def map_array(path: Path, expected: Checksum, dtype: npt.DTypeLike, shape: tuple
     Its header is not believed: dtype and shape are the caller's, and no flipped bit leads outside of the file.
 
     Raises:
-        HowlError: the file is missing or truncated; the line names it.
+        DamagedError: the file is missing or truncated; the line names it.
     """
     with _opened(path) as file:
         _check(path, file, expected, content=False)
@@ -77,14 +77,14 @@ def map_array(path: Path, expected: Checksum, dtype: npt.DTypeLike, shape: tuple
 
 
 def check_file(path: Path, expected: Checksum) -> None:
-    """Raises HowlError where a file is not, to the bit, what was written."""
+    """Raises DamagedError where a file is not, to the bit, what was written."""
     with _opened(path) as file:
         _check(path, file, expected, content=True)
 
 
-def damaged(path: Path, how: str) -> HowlError:
+def damaged(path: Path, how: str) -> DamagedError:
     """The error for a file that is not what was written."""
-    return HowlError(f"{path}: damaged ({how}); {HINT}")
+    return DamagedError(f"{path}: damaged ({how}); {HINT}")
 
 
 def sync_folder(folder: Path) -> None:
@@ -109,9 +109,9 @@ def _opened(path: Path) -> Iterator[BinaryIO]:
         with path.open("rb") as file:
             yield file
     except FileNotFoundError:
-        raise HowlError(f"{path}: missing from the index; {HINT}") from None
+        raise DamagedError(f"{path}: missing from the index; {HINT}") from None
     except OSError as error:
-        raise HowlError(f"{path}: {error.strerror or error}") from None
+        raise DamagedError(f"{path}: {error.strerror or error}") from None
 
 
 def _check(path: Path, file: BinaryIO, expected: Checksum, content: bool) -> None:

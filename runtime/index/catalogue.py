@@ -12,12 +12,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from runtime.errors import HowlError
+from runtime.errors import DamagedError, IncompatibleError, MissingError, WriterBusyError
+from runtime.first_stage import Layout
 from runtime.index.arrays import Checksum
 from runtime.index.ids import check_unicode
-from runtime.index.segment import FILES
+from runtime.index.segment import segment_files
 
-VERSION = 1
+VERSION = 2
 PATIENCE = 10.0  # seconds: a reader waits so long for a commit to finish, a commit for readers of the catalogue
 ID_BATCH = 500  # SQLite's oldest limit is 999
 
@@ -35,10 +36,6 @@ CREATE TABLE segments (
 CREATE TABLE images (id TEXT PRIMARY KEY, number INTEGER NOT NULL) WITHOUT ROWID;
 CREATE TABLE removed (number INTEGER PRIMARY KEY);
 """
-
-
-class WriterBusyError(HowlError):
-    """Another process is writing to the index."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +76,7 @@ class Catalogue:
         self.path = path
         with self._errors():
             if not path.exists():
-                raise HowlError(
+                raise MissingError(
                     f"{path.parent}: no index here; python tools/index.py ENGINE PHOTOS --index DIR makes one"
                 )
             # Transactions are begun and ended here, not by the module.
@@ -87,16 +84,20 @@ class Catalogue:
             # A commit is the deletion of SQLite's journal. FULL does not sync the folder after it, so a power loss
             # could bring the journal back and with it undo a commit that was acknowledged; EXTRA does.
             self._connection.execute("PRAGMA synchronous = EXTRA")
-        version = self.number("version")
-        if version > VERSION:
-            raise HowlError(f"{path}: index format {version} is newer than this howl reads ({VERSION}); update howl")
+        try:
+            self._check_version()
+            self.layout = Layout(self.metadata("method"), self.number("dimensions"))
+            self._files = segment_files(self.layout)
+        except BaseException:
+            self.close()
+            raise
 
     @classmethod
-    def create(cls, path: Path, metadata: dict[str, str]) -> None:
+    def create(cls, path: Path, fingerprint: str, layout: Layout) -> None:
         """Makes an empty catalogue, whole or not at all, and never over another. Raises OSError or sqlite3.Error."""
         temporary = path.with_name(f"{temporary_prefix(path)}{uuid.uuid4().hex}")
         try:
-            write_empty(temporary, metadata)
+            write_empty(temporary, fingerprint, layout)
             try:
                 # Unlike a rename, a link does not replace what another process made meanwhile.
                 path.hardlink_to(temporary)
@@ -110,12 +111,24 @@ class Catalogue:
     def close(self) -> None:
         self._connection.close()
 
+    def _check_version(self) -> None:
+        version = self.number("version")
+        if version > VERSION:
+            raise IncompatibleError(
+                f"{self.path}: index format {version} is newer than this howl reads ({VERSION}); update howl"
+            )
+        if version < VERSION:
+            raise IncompatibleError(
+                f"{self.path}: index format {version} of an earlier howl, this one reads {VERSION}; "
+                "index the photos anew"
+            )
+
     def metadata(self, key: str) -> str:
         """A value written when the index was made."""
         with self._errors():
             row = self._connection.execute("SELECT value FROM metadata WHERE key = ?", (key,)).fetchone()
         if row is None:
-            raise HowlError(f"{self.path}: damaged: it does not say its {key}")
+            raise DamagedError(f"{self.path}: damaged: it does not say its {key}")
         return row[0]
 
     def number(self, key: str) -> int:
@@ -144,7 +157,13 @@ class Catalogue:
             ).fetchall()
             return [
                 SegmentRow(
-                    name, start, stop, int(images), int(entries), decode_checksums(checksums), removed[slice(*bounds)]
+                    name,
+                    start,
+                    stop,
+                    int(images),
+                    int(entries),
+                    decode_checksums(checksums, self._files),
+                    removed[slice(*bounds)],
                 )
                 for start, stop, name, images, entries, checksums in rows
                 for bounds in [np.searchsorted(removed, [start, stop])]
@@ -255,10 +274,10 @@ class Catalogue:
         # ValueError and its like are values that make no sense.
         except (sqlite3.Error, OSError, ValueError, TypeError, LookupError) as error:
             line = " ".join(str(error).split())
-            raise HowlError(f"{self.path}: the catalogue cannot be used: {line}") from None
+            raise DamagedError(f"{self.path}: the catalogue cannot be used: {line}") from None
 
 
-def write_empty(path: Path, metadata: dict[str, str]) -> None:
+def write_empty(path: Path, fingerprint: str, layout: Layout) -> None:
     """Writes a catalogue without images, and waits until it is on the disk."""
     connection = sqlite3.connect(path)
     try:
@@ -266,7 +285,12 @@ def write_empty(path: Path, metadata: dict[str, str]) -> None:
         connection.execute("PRAGMA journal_mode = MEMORY")  # a kill leaves one file behind, not two
         connection.execute("PRAGMA auto_vacuum = INCREMENTAL")  # for `Catalogue.shrink`
         connection.executescript(SCHEMA)
-        rows = {**metadata, "version": str(VERSION)}
+        rows = {
+            "fingerprint": fingerprint,
+            "method": layout.method,
+            "dimensions": str(layout.dimensions),
+            "version": str(VERSION),
+        }
         connection.executemany("INSERT INTO metadata VALUES (?, ?)", rows.items())
         connection.commit()
     finally:
@@ -282,7 +306,7 @@ def encode_checksums(checksums: dict[str, Checksum]) -> str:
     return json.dumps({file: [s.size, s.crc] for file, s in checksums.items()})
 
 
-def decode_checksums(text: str) -> dict[str, Checksum]:
-    """Raises ValueError, TypeError or LookupError where the text does not hold the checksums of a segment's files."""
+def decode_checksums(text: str, files: Sequence[str]) -> dict[str, Checksum]:
+    """Raises ValueError, TypeError or LookupError where the text does not hold the checksums of these files."""
     checksums = json.loads(text)
-    return {file: Checksum(*checksums[file]) for file in FILES}
+    return {file: Checksum(*checksums[file]) for file in files}

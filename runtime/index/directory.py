@@ -9,19 +9,18 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import compress, repeat
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from runtime.asmk.inverted_file import MAX_IMAGES
-from runtime.asmk.kernel import AsmkCodes, code_length
-from runtime.errors import HowlError
+from runtime.errors import DuplicateIdError, HowlError, UnknownIdError, UsageError, WriterBusyError
+from runtime.first_stage import MAX_IMAGES, Layout
 from runtime.index.arrays import sync_folder
-from runtime.index.catalogue import Catalogue, SegmentRow, WriterBusyError, temporary_prefix
+from runtime.index.catalogue import Catalogue, SegmentRow, temporary_prefix
 from runtime.index.ids import check_ids
 from runtime.index.merging import compaction_cut, segments_to_merge
-from runtime.index.segment import Segment, check_entries, load_segment, write_segment
+from runtime.index.segment import Segment, check_large_files, load_segment, store_of, write_segment
 from runtime.index.verification import CATALOGUE, SEGMENT_PREFIX, verify
 
 OPENING_ATTEMPTS = 100  # each but the first only because a writer replaced segments during the one before
@@ -33,7 +32,7 @@ class Hit:
 
     Attributes:
         id: of the image, as it was added.
-        score: ASMK similarity; 0 shares nothing with the query, an image against itself is the largest there is.
+        score: similarity, the larger the better: of ASMK above 0, of global descriptors their inner product.
     """
 
     id: str
@@ -74,21 +73,22 @@ class Index:
         self.path = path
         self._catalogue = Catalogue(path / CATALOGUE)
         self.fingerprint = self._catalogue.metadata("fingerprint")
-        self.dimensions = self._catalogue.number("dimensions")
+        self.layout = self._catalogue.layout
         self._parts: dict[str, Part] = {}  # never changed, only replaced: a search in another thread sees one commit
         self.refresh()
 
     @classmethod
-    def create(cls, path: Path, *, fingerprint: str, dimensions: int) -> "Index":
+    def create(cls, path: Path, *, fingerprint: str, layout: Layout) -> "Index":
         """Makes an empty index for the engines of one fingerprint, in a new or empty folder."""
+        store_of(layout)
         try:
             made = [folder for folder in (path, *path.parents) if not folder.exists()]
             path.mkdir(parents=True, exist_ok=True)
             for folder in made:
                 sync_folder(folder.parent)
             if not all(entry.name.startswith(temporary_prefix(path / CATALOGUE)) for entry in path.iterdir()):
-                raise HowlError(f"{path}: not empty, and not an index; name a new folder")
-            Catalogue.create(path / CATALOGUE, {"fingerprint": fingerprint, "dimensions": str(dimensions)})
+                raise UsageError(f"{path}: not empty, and not an index; name a new folder")
+            Catalogue.create(path / CATALOGUE, fingerprint, layout)
             sync_folder(path)
         except (OSError, sqlite3.Error) as error:
             raise HowlError(f"{path}: no index can be made here: {reason(error)}") from None
@@ -127,7 +127,7 @@ class Index:
         return IndexStats(
             images=len(self),
             removed=sum(len(segment) for segment, _ in parts) - len(self),
-            entries=sum(segment.entries for segment, _ in parts),
+            entries=sum(segment.store.entries for segment, _ in parts),
             segments=len(parts),
             bytes=sum(size_of(file) for file in self.path.rglob("*")),
         )
@@ -152,7 +152,7 @@ class Index:
             return
         raise HowlError(f"{self.path}: it changes faster than it can be read; try again later")
 
-    def add(self, ids: Sequence[str], images: Sequence[AsmkCodes]) -> None:
+    def add(self, ids: Sequence[str], images: Sequence[Any]) -> None:
         """Adds images in one commit: when this returns they are on the disk and stay; before, none of them is there.
 
         Small segments are merged after that, in commits of their own.
@@ -167,11 +167,11 @@ class Index:
             return
         with self._writing("nothing was added") as written:
             if known := self._catalogue.existing(ids):
-                raise HowlError(f"{self.path}: {known[0]} is in the index already; remove it first")
+                raise DuplicateIdError(f"{self.path}: {known[0]} is in the index already; remove it first")
             first = self._catalogue.add_images(ids)
             for start in range(0, len(ids), MAX_IMAGES):
                 part = slice(start, start + MAX_IMAGES)
-                segment = Segment.build(ids[part], images[part], first + start, self.code_length)
+                segment = Segment.build(ids[part], images[part], first + start, self.layout)
                 self._write(segment, first + start, first + start + len(segment), written)
         self._merge()
 
@@ -186,7 +186,7 @@ class Index:
         with self._writing("nothing was removed"):
             known = set(self._catalogue.existing(ids))
             if missing := [id_ for id_ in ids if id_ not in known]:
-                raise HowlError(f"{self.path}: {missing[0]} is not in the index; nothing was removed")
+                raise UnknownIdError(f"{self.path}: {missing[0]} is not in the index; nothing was removed")
             self._catalogue.remove(ids)
 
     def compact(self, progress: Callable[[int], object] = lambda images: None) -> None:
@@ -212,36 +212,28 @@ class Index:
         """Every damage to the index on the disk, a line each that names the file: ``runtime.index.verification``."""
         return verify(self.path).damages
 
-    def search(self, query: AsmkCodes, worth: NDArray[np.float64], top: int) -> list[Hit]:
+    def search(self, query: Any, top: int) -> list[Hit]:
         """The images most similar to a query, best first; equal scores in the order of addition.
 
         Args:
-            query: aggregated over all its assigned words.
-            worth: float64 [D + 1], ``runtime.asmk.kernel.selectivity``.
-            top: hits at most; images that score 0 are none.
+            query: as the ``FirstStage`` of the index's method encodes it.
+            top: hits at most; an image that shares nothing with the query is none.
         """
         found: list[tuple[float, int, Segment]] = []
         for segment, live in self.parts():
-            images, scores = segment.inverted_file.best(query, worth, live, top)
+            images, scores = segment.store.best(query, live, top)
             found += zip(scores.tolist(), images.tolist(), repeat(segment), strict=False)
         found.sort(key=lambda hit: -hit[0])  # stable: equal scores stay in the order of addition
         return [Hit(segment.ids[image], score) for score, image, segment in found[:top]]
 
-    def scores(self, query: AsmkCodes, worth: NDArray[np.float64]) -> NDArray[np.float64]:
-        """ASMK scores of all images, float64 [n], in the order of ``ids``; arguments as of ``search``."""
-        parts = [segment.inverted_file.scores(query, worth)[live] for segment, live in self.parts()]
+    def scores(self, query: Any) -> NDArray[np.float64]:
+        """The scores of all images, float64 [n], in the order of ``ids``; the query as of ``search``."""
+        parts = [segment.store.scores(query)[live] for segment, live in self.parts()]
         return np.concatenate(parts) if parts else np.empty(0)
-
-    @property
-    def code_length(self) -> int:
-        """uint64 words of a code."""
-        return code_length(self.dimensions)
 
     def _load(self, row: SegmentRow) -> Segment:
         known = self._parts.get(row.name)
-        return (
-            known.segment if known else load_segment(self.path / row.name, row.checksums, row.entries, self.code_length)
-        )
+        return known.segment if known else load_segment(self.path / row.name, row.checksums, row.entries, self.layout)
 
     def _live_counts(self) -> list[int]:
         return [int(live.sum()) for _, live in self.parts()]
@@ -278,14 +270,14 @@ class Index:
         written.append(f"{SEGMENT_PREFIX}{uuid.uuid4().hex}")
         checksums = write_segment(self.path / written[-1], segment)
         self._catalogue.add_segment(
-            written[-1], start, stop, images=len(segment), entries=segment.entries, checksums=checksums
+            written[-1], start, stop, images=len(segment), entries=segment.store.entries, checksums=checksums
         )
 
     def _rewrite(self, rows: Sequence[SegmentRow], stop: int, written: list[str]) -> None:
         """Moves the images of neighbouring segments, up to the number ``stop``, into a new one, within ``_writing``."""
         for row in rows:
             # What was damaged must not be summed anew, which would make it whole for ever after.
-            check_entries(self.path / row.name, row.checksums)
+            check_large_files(self.path / row.name, row.checksums, self.layout)
         parts = [self._load(row) for row in rows]
         kept = [row.live(part.ordinals) & (part.ordinals < stop) for row, part in zip(rows, parts, strict=True)]
         self._catalogue.release(rows[0].start, stop)

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from runtime.errors import HowlError
+from runtime.errors import DuplicateIdError, IdError
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,7 +55,7 @@ def check_ids(index: Path, ids: Sequence[str]) -> None:
     if len(set(ids)) < len(ids):
         seen: set[str] = set()
         twice = next(id_ for id_ in ids if id_ in seen or seen.add(id_))  # type: ignore[func-returns-value]
-        raise HowlError(f"{index}: {twice} is named twice")
+        raise DuplicateIdError(f"{index}: {twice} is named twice")
 
 
 def check_unicode(index: Path, ids: Sequence[str]) -> None:
@@ -63,7 +63,7 @@ def check_unicode(index: Path, ids: Sequence[str]) -> None:
     if _is_unicode("".join(ids)):
         return
     wrong = next(id_ for id_ in ids if not _is_unicode(id_))
-    raise HowlError(f"{index}: {wrong!r} is no Unicode text; rename the file, or give it an id")
+    raise IdError(f"{index}: {wrong!r} is no Unicode text; rename the file, or give it an id")
 
 
 def _is_unicode(text: str) -> bool:

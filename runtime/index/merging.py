@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from runtime.asmk.inverted_file import MAX_IMAGES
+from runtime.first_stage import MAX_IMAGES
 from runtime.index.catalogue import SegmentRow
 
 MERGE_FACTOR = 8  # segments of one tier become one

@@ -7,16 +7,14 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from runtime.asmk.inverted_file import MAX_IMAGES
-from runtime.asmk.kernel import CODE_BITS, code_length
 from runtime.errors import HowlError
+from runtime.first_stage import Layout, shape_fault
 from runtime.index.arrays import Checksum, check_file
 from runtime.index.catalogue import Catalogue, SegmentRow
-from runtime.index.segment import FILES, Segment, load_segment
+from runtime.index.segment import Segment, load_segment, segment_files
 
 CATALOGUE = "catalogue.sqlite"
 SEGMENT_PREFIX = "segment-"
-BLOCK = 1 << 20  # entries that are looked at together: memory stays small
 
 
 @dataclass(frozen=True)
@@ -58,7 +56,6 @@ def verify(path: Path, progress: Callable[[int], object] = lambda images: None) 
 
 def _verify(path: Path, catalogue: Catalogue, progress: Callable[[int], object]) -> Verification:
     catalogue.metadata("fingerprint")
-    dimensions = catalogue.number("dimensions")
     damages = [f"{catalogue.path}: damaged ({line})" for line in catalogue.integrity()]
     with catalogue.reading():
         rows = catalogue.segments()
@@ -68,7 +65,7 @@ def _verify(path: Path, catalogue: Catalogue, progress: Callable[[int], object])
     damages += [f"{catalogue.path}: damaged ({line})" for line in _numbering(rows, ordinals, removed)]
     for row in rows:
         part = slice(*np.searchsorted(ordinals, [row.start, row.stop]))
-        found = list(_segment(path, row, dimensions, dict(zip(ordinals[part].tolist(), ids[part], strict=True))))
+        found = list(_segment(path, row, catalogue.layout, dict(zip(ordinals[part].tolist(), ids[part], strict=True))))
         if found and row.name in catalogue.segment_names():  # a writer may have replaced it meanwhile
             damages += found
         progress(row.images)
@@ -90,20 +87,21 @@ def _numbering(rows: list[SegmentRow], ordinals: NDArray[np.int64], removed: NDA
         yield "it both holds and removed an image"
 
 
-def _segment(path: Path, row: SegmentRow, dimensions: int, images: dict[int, str]) -> Iterator[str]:
+def _segment(path: Path, row: SegmentRow, layout: Layout, images: dict[int, str]) -> Iterator[str]:
     """The damages of a segment; ``images`` are the ordinals and ids that the catalogue says are in it."""
     folder = path / row.name
-    damages = [line for name in FILES if (line := _sum(folder / name, row.checksums[name]))]
+    damages = [line for name in segment_files(layout) if (line := _sum(folder / name, row.checksums[name]))]
     yield from damages
     if damages:
         return  # what follows would only name the same again
     try:
-        segment = load_segment(folder, row.checksums, row.entries, code_length(dimensions))
+        segment = load_segment(folder, row.checksums, row.entries, layout)
     except (HowlError, ValueError, IndexError) as error:
         yield str(error) if isinstance(error, HowlError) else f"{folder}: damaged ({error})"
         return
-    shapes = [*_shapes(segment, row)]
-    for file, line in shapes or (*_entries(segment, dimensions), *_images(segment, row, images)):
+    shapes = [*segment.store.shape_faults(row.images), *_shapes(segment, row)]
+    contents = (*segment.store.content_faults(layout.dimensions), *_images(segment, row, images)) if not shapes else ()
+    for file, line in (*shapes, *contents):
         yield f"{folder / file}: damaged ({line})"
 
 
@@ -117,45 +115,11 @@ def _sum(path: Path, expected: Checksum) -> str | None:
 
 
 def _shapes(segment: Segment, row: SegmentRow) -> Iterator[tuple[str, str]]:
-    """Arrays that do not fit to each other: file and fault. What follows relies on them."""
-    inverted_file, ids = segment.inverted_file, segment.ids
-    for file, array, dtype, length in (
-        ("words.npy", inverted_file.words, np.uint32, len(inverted_file.offsets) - 1),
-        ("offsets.npy", inverted_file.offsets, np.int64, len(inverted_file.words) + 1),
-        ("word_counts.npy", inverted_file.word_counts, np.uint32, row.images),
-        ("id_bytes.npy", ids.text, np.uint8, ids.ends[-1] if len(ids) else 0),
-        ("id_ends.npy", ids.ends, np.int64, row.images),
-        ("ordinals.npy", segment.ordinals, np.int64, row.images),
-    ):
-        if array.dtype != dtype or array.shape != (length,):
-            yield file, f"{array.dtype} {list(array.shape)} instead of {np.dtype(dtype)} [{length}]"
-
-
-def _entries(segment: Segment, dimensions: int) -> Iterator[tuple[str, str]]:
-    """What is wrong with the inverted file: file and fault."""
-    inverted_file = segment.inverted_file
-    offsets, images = inverted_file.offsets, inverted_file.images
-    if not _ascends(inverted_file.words):
-        yield "words.npy", "the words do not ascend"
-    if offsets[0] != 0 or not _ascends(offsets) or offsets[-1] != len(images):
-        yield "offsets.npy", "the offsets do not ascend from 0 to the number of entries"
-        return
-    counts = np.zeros(MAX_IMAGES, np.int64)
-    begins = np.zeros(len(images) + 1, bool)  # the entries that are the first of a word
-    begins[offsets] = True
-    ascending = True
-    for start in range(0, len(images), BLOCK):
-        some = images[start : start + BLOCK + 1]  # one more, to compare with
-        counts += np.bincount(some[:BLOCK], minlength=MAX_IMAGES)
-        ascending &= bool(np.all((some[1:] > some[:-1]) | begins[start + 1 : start + len(some)]))
-    if not ascending:
-        yield "images.npy", "the images of a word do not ascend"
-    if np.any(counts[len(segment) :]):
-        yield "images.npy", f"it names images beyond the {len(segment)} of the segment"
-    if np.any(counts[: len(segment)] != inverted_file.word_counts):
-        yield "word_counts.npy", "the counts are not those of the entries"
-    if _has_padding(inverted_file.codes, dimensions):
-        yield "codes.npy", f"bits beyond the {dimensions} of a code are set"
+    """Arrays of the images that do not fit each other: file and fault. What follows relies on them."""
+    ids = segment.ids
+    yield from shape_fault("id_bytes.npy", ids.text, np.uint8, (int(ids.ends[-1]) if len(ids) else 0,))
+    yield from shape_fault("id_ends.npy", ids.ends, np.int64, (row.images,))
+    yield from shape_fault("ordinals.npy", segment.ordinals, np.int64, (row.images,))
 
 
 def _images(segment: Segment, row: SegmentRow, images: dict[int, str]) -> Iterator[tuple[str, str]]:
@@ -180,11 +144,3 @@ def _images(segment: Segment, row: SegmentRow, images: dict[int, str]) -> Iterat
 
 def _ascends(array: NDArray) -> bool:
     return bool(np.all(array[1:] > array[:-1]))
-
-
-def _has_padding(codes: NDArray[np.uint64], dimensions: int) -> bool:
-    """Whether bits are set beyond the D of a code."""
-    if dimensions % CODE_BITS == 0:
-        return False
-    beyond = np.uint64(dimensions % CODE_BITS)
-    return any(np.any(codes[start : start + BLOCK, -1] >> beyond) for start in range(0, len(codes), BLOCK))

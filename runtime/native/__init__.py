@@ -17,6 +17,7 @@ from runtime.native.bindings import (
     count_kept,
     place,
     place_kept,
+    products,
     score,
     scratch_bytes,
 )
@@ -38,6 +39,7 @@ __all__ = [
     "count_kept",
     "place",
     "place_kept",
+    "products",
     "score",
     "scratch_bytes",
 ]

@@ -155,6 +155,20 @@ def best(
     return hits[:found]
 
 
+def products(vectors: NDArray[np.float16], query: NDArray[np.float32]) -> NDArray[np.float32]:
+    """float32 [n]: the inner products of vectors, float16 [n, G], with a query, float32 [G]."""
+    n, dimensions = vectors.shape
+    scores = np.empty(n, np.float32)
+    _library.howl_products(
+        _array(vectors, np.float16, n, dimensions),
+        ctypes.c_int64(n),
+        ctypes.c_int64(dimensions),
+        _array(query, np.float32, dimensions),
+        _array(scores, np.float32, n),
+    )
+    return scores
+
+
 def place(
     words: NDArray[np.uint32],
     codes: NDArray[np.uint64],

@@ -11,7 +11,19 @@
 /* AVX-512 as of Ice Lake and Zen 4: foundation, BW, VL, VNNI and VPOPCNTDQ. */
 #define AVX512 __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512vpopcntdq,bmi2,popcnt")))
 
-static int has_avx512(void)
+/* AVX with conversions from half precision, of every x86-64 processor since 2013. */
+#define F16C __attribute__((target("avx,f16c")))
+
+static inline int has_f16c(void)
+{
+    unsigned a, b, c, d, low = 0, high = 0;
+    if (!__get_cpuid_count(1, 0, &a, &b, &c, &d) || !(c & bit_OSXSAVE) || !(c & bit_AVX) || !(c & bit_F16C))
+        return 0;
+    __asm__("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
+    return (low & 6) == 6; /* the system saves XMM and YMM registers */
+}
+
+static inline int has_avx512(void)
 {
     static int known = -1;
     if (known >= 0)
@@ -35,6 +47,7 @@ static int has_avx512(void)
 #else
 
 #define has_avx512() 0
+#define has_f16c() 0
 
 #endif
 #endif

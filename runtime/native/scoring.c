@@ -1,4 +1,4 @@
-/* ASMK scores: every entry of the query's words adds what its code is worth to its image. */
+/* ASMK scores: every entry of the query's words adds the weight of its match to its image. */
 
 #include <stdint.h>
 #include <string.h>
@@ -7,7 +7,7 @@
 
 enum {
     STEP = 16,        /* entries that are compared at a time */
-    SURVIVORS = 1024, /* entries that are worth something, before they are added */
+    SURVIVORS = 1024, /* entries whose weight is not 0, before they are added */
     AHEAD = 64,       /* steps by which entries are fetched before they are needed; lists lie anywhere in a large file */
     LISTS = 512,      /* lists that are looked up at a time */
     SOON = 16,        /* words of the query by which their places in the file are fetched ahead */
@@ -47,25 +47,25 @@ static inline int64_t hamming(const uint64_t *a, const uint64_t *b, int64_t leng
     return different;
 }
 
-/* Adds what entries are worth, each given as distance << 16 | image. */
-static inline void add(const uint32_t *kept, int64_t count, const int64_t *worth, struct sums sums)
+/* Adds the weights of entries, each given as distance << 16 | image. */
+static inline void add(const uint32_t *kept, int64_t count, const int64_t *weights, struct sums sums)
 {
     if (sums.narrow)
         for (int64_t i = 0; i < count; i++)
-            sums.narrow[kept[i] & 0xffff] += (uint32_t)(worth[kept[i] >> 16] >> sums.shift);
+            sums.narrow[kept[i] & 0xffff] += (uint32_t)(weights[kept[i] >> 16] >> sums.shift);
     else
         for (int64_t i = 0; i < count; i++)
-            sums.wide[kept[i] & 0xffff] += worth[kept[i] >> 16];
+            sums.wide[kept[i] & 0xffff] += weights[kept[i] >> 16];
 }
 
-static void score_lists(const struct list *lists, int64_t n, int64_t code_length, const int64_t *worth,
+static void score_lists(const struct list *lists, int64_t n, int64_t code_length, const int64_t *weights,
                         struct sums sums)
 {
     for (const struct list *list = lists; list < lists + n; list++)
         for (int64_t entry = 0; entry < list->entries; entry++) {
             uint32_t distance = (uint32_t)hamming(list->codes + entry * code_length, list->query, code_length);
             uint32_t kept = distance << 16 | list->images[entry];
-            add(&kept, 1, worth, sums);
+            add(&kept, 1, weights, sums);
         }
 }
 
@@ -113,12 +113,12 @@ AVX512 static inline __m512i compare_step(const uint16_t *images, const uint64_t
     return _mm512_or_si512(_mm512_slli_epi32(distances, 16), numbers);
 }
 
-/* The same for codes of 128 bits; distances from `worthless` on are worth nothing. The entries nearer than that are
+/* The same for codes of 128 bits; distances from `cutoff` on have no weight. The entries nearer than that are
    kept and added afterwards: no branch is mispredicted, and about half of the scattered additions are saved. */
-AVX512 static void score_lists_128(const struct list *lists, int64_t n, const int64_t *worth, int64_t worthless,
+AVX512 static void score_lists_128(const struct list *lists, int64_t n, const int64_t *weights, int64_t cutoff,
                                    struct sums sums)
 {
-    const __m512i limit = _mm512_set1_epi32((int)(worthless << 16));
+    const __m512i limit = _mm512_set1_epi32((int)(cutoff << 16));
     struct fetching ahead = {lists, lists + n, 0};
     for (int step = 0; step < AHEAD; step++)
         fetch_step(&ahead);
@@ -135,12 +135,12 @@ AVX512 static void score_lists_128(const struct list *lists, int64_t n, const in
             _mm512_storeu_si512(kept + count, _mm512_maskz_compress_epi32(counts, both));
             count += __builtin_popcount(counts);
             if (count >= SURVIVORS) {
-                add(kept, count, worth, sums);
+                add(kept, count, weights, sums);
                 count = 0;
             }
         }
     }
-    add(kept, count, worth, sums);
+    add(kept, count, weights, sums);
 }
 
 #endif
@@ -184,21 +184,21 @@ static struct list list_of(struct inverted_file file, int64_t row, const uint64_
     return (struct list){file.images + begin, file.codes + begin * file.code_length, file.offsets[row + 1] - begin, query};
 }
 
-static void score(const struct list *lists, int64_t n, int64_t code_length, const int64_t *worth, int64_t worthless,
+static void score(const struct list *lists, int64_t n, int64_t code_length, const int64_t *weights, int64_t cutoff,
                   struct sums sums)
 {
-    (void)worthless; /* where there is no AVX-512 */
+    (void)cutoff; /* where there is no AVX-512 */
 #if defined(__x86_64__)
     if (code_length == 2 && has_avx512()) {
-        score_lists_128(lists, n, worth, worthless, sums);
+        score_lists_128(lists, n, weights, cutoff, sums);
         return;
     }
 #endif
-    score_lists(lists, n, code_length, worth, sums);
+    score_lists(lists, n, code_length, weights, sums);
 }
 
 static void score_query(struct inverted_file file, const uint32_t *words, const uint64_t *codes, int64_t n,
-                        const int64_t *worth, int64_t worthless, struct sums sums)
+                        const int64_t *weights, int64_t cutoff, struct sums sums)
 {
     struct list lists[LISTS];
     int64_t found = 0, row = 0;
@@ -209,47 +209,47 @@ static void score_query(struct inverted_file file, const uint32_t *words, const 
         if (row < file.rows && file.words[row] == words[i])
             lists[found++] = list_of(file, row, codes + i * file.code_length);
         if (found == LISTS) {
-            score(lists, found, file.code_length, worth, worthless, sums);
+            score(lists, found, file.code_length, weights, cutoff, sums);
             found = 0;
         }
     }
-    score(lists, found, file.code_length, worth, worthless, sums);
+    score(lists, found, file.code_length, weights, cutoff, sums);
 }
 
-/* The `shift` for which the sum of n worths, each divided by 2^shift without a remainder, fits uint32; −1 for none. No
+/* The `shift` for which the sum of n weights, each divided by 2^shift without a remainder, fits uint32; −1 for none. No
    image has more than the n words of the query. */
-static int narrow_shift(const int64_t *worth, int64_t distances, int64_t n)
+static int narrow_shift(const int64_t *weights, int64_t distances, int64_t n)
 {
     int64_t largest = 0, bits = 0;
     for (int64_t i = 0; i < distances; i++) {
-        if (worth[i] < 0)
+        if (weights[i] < 0)
             return -1;
-        bits |= worth[i];
-        largest = worth[i] > largest ? worth[i] : largest;
+        bits |= weights[i];
+        largest = weights[i] > largest ? weights[i] : largest;
     }
     int shift = bits ? __builtin_ctzll((uint64_t)bits) : 0;
     return n == 0 || (largest >> shift) <= UINT32_MAX / n ? shift : -1;
 }
 
-/* The inverted file, `words` ascending, as of InvertedFile; a query, its words ascending; `worth` int64
+/* The inverted file, `words` ascending, as of InvertedFile; a query, its words ascending; `weights` int64
    [64 · code_length + 1] by Hamming distance. Fills `totals` int64 [IMAGES], of which the first n are whole, using
    `narrow` uint32 [IMAGES]: no entry can name an image beyond. */
 void howl_score(const uint32_t *words, const int64_t *offsets, int64_t rows, const uint16_t *images,
                 const uint64_t *codes, int64_t code_length, const uint32_t *query_words, const uint64_t *query_codes,
-                int64_t query_rows, const int64_t *worth, int64_t n, uint32_t *narrow, int64_t *totals)
+                int64_t query_rows, const int64_t *weights, int64_t n, uint32_t *narrow, int64_t *totals)
 {
     const struct inverted_file file = {words, offsets, rows, images, codes, code_length};
-    int64_t distances = 64 * code_length + 1, worthless = distances;
-    while (worthless > 0 && worth[worthless - 1] == 0)
-        worthless--;
-    int shift = narrow_shift(worth, distances, query_rows);
+    int64_t distances = 64 * code_length + 1, cutoff = distances;
+    while (cutoff > 0 && weights[cutoff - 1] == 0)
+        cutoff--;
+    int shift = narrow_shift(weights, distances, query_rows);
     if (shift < 0) {
         memset(totals, 0, IMAGES * sizeof *totals);
-        score_query(file, query_words, query_codes, query_rows, worth, worthless, (struct sums){totals, NULL, 0});
+        score_query(file, query_words, query_codes, query_rows, weights, cutoff, (struct sums){totals, NULL, 0});
         return;
     }
     memset(narrow, 0, IMAGES * sizeof *narrow);
-    score_query(file, query_words, query_codes, query_rows, worth, worthless, (struct sums){NULL, narrow, shift});
+    score_query(file, query_words, query_codes, query_rows, weights, cutoff, (struct sums){NULL, narrow, shift});
     for (int64_t image = 0; image < n; image++)
         totals[image] = (int64_t)narrow[image] << shift;
 }

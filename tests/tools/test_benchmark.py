@@ -19,7 +19,7 @@ from tools.benchmarking import measuring
 from tools.benchmarking.levels import levels_of_nodes, profile_levels
 from tools.benchmarking.measuring import Ratio, compare, measure_load, measure_stages
 from tools.benchmarking.report import Measured
-from tools.benchmarking.system_under_test import STAGES, Subject, open_subject
+from tools.benchmarking.system_under_test import STAGES, SystemUnderTest, open_system
 from tools.plotting import load_pyplot
 
 # Two levels, of which the first takes a shared product, and the selection behind the joins.
@@ -40,7 +40,7 @@ PYRAMID = """
 
 
 class Recorder:
-    """A stand-in for a subject that writes down when it is asked; every stage takes it a millisecond."""
+    """A stand-in for a system that writes down when it is asked; every stage takes it a millisecond."""
 
     def __init__(self, name: str, asked: list[tuple[str, str]]) -> None:
         self.name, self.asked = name, asked
@@ -51,7 +51,7 @@ class Recorder:
 
 
 class Meeting:
-    """A stand-in for a subject that answers only when so many callers ask at a time."""
+    """A stand-in for a system that answers only when so many callers ask at a time."""
 
     def __init__(self, callers: int) -> None:
         self._all_are_here = threading.Barrier(callers, timeout=5)
@@ -71,19 +71,19 @@ def pyramid() -> onnx.ModelProto:
 
 def test_asking_stage_by_stage_finds_what_search_finds(engine: Path, photos: list[str]) -> None:
     paths = [Path(photo) for photo in photos]
-    with open_subject(engine, None, paths, device="cpu", threads=1) as subject:
-        hits, laps = subject.ask(paths[2], top=3)
-        with Retriever(engine, subject.index.path, device="cpu") as retriever:
+    with open_system(engine, None, paths, device="cpu", threads=1) as system:
+        hits, laps = system.ask(paths[2], top=3)
+        with Retriever(engine, system.index.path, device="cpu") as retriever:
             assert hits == retriever.search(paths[2], top=3)
     assert hits[0].id == photos[2]
     assert tuple(laps) == STAGES
-    assert not subject.index.path.exists()
+    assert not system.index.path.exists()
 
 
 def test_two_subjects_take_turns_and_warm_up_is_not_counted() -> None:
     asked: list[tuple[str, str]] = []
-    subjects = cast(list[Subject], [Recorder("A", asked), Recorder("B", asked)])
-    taken = measure_stages(subjects, [Path("x"), Path("y")], rounds=2, top=1)
+    systems = cast(list[SystemUnderTest], [Recorder("A", asked), Recorder("B", asked)])
+    taken = measure_stages(systems, [Path("x"), Path("y")], rounds=2, top=1)
     counted = asked[2 * measuring.WARM_UP :]
     assert [f"{name}{photo}" for name, photo in counted] == ["Ax", "Bx", "By", "Ay", "Bx", "Ax", "Ay", "By"]
     assert [each.shape for each in taken] == [(2, 2, len(STAGES))] * 2
@@ -98,7 +98,7 @@ def test_the_ratio_of_two_subjects_has_the_spread_of_the_photos() -> None:
 
 
 def test_callers_ask_at_a_time() -> None:
-    load = measure_load(cast(Subject, Meeting(3)), [Path("x")], callers=3, queries=1, top=1)
+    load = measure_load(cast(SystemUnderTest, Meeting(3)), [Path("x")], callers=3, queries=1, top=1)
     assert len(load.milliseconds) == 3 * measuring.QUERIES_A_CALLER
     assert load.throughput == pytest.approx(len(load.milliseconds) / load.seconds)
 
@@ -157,11 +157,11 @@ def test_the_whole_benchmark(
     result = json.loads(written.read_text())
     assert result["skipped"] == {str(empty): f"{empty}: empty file"}
     assert result["peak_memory"] > 10_000_000
-    for subject in result["subjects"]:
-        assert [len(samples) for samples in subject["milliseconds"].values()] == [2 * len(photos)] * len(STAGES)
-        assert sum(subject["table"][stage]["share"] for stage in STAGES) == pytest.approx(1)
-        assert len(subject["cold_starts"]) == 1
-        assert [load["callers"] for load in subject["loads"]] == [1, 2]
+    for system in result["systems"]:
+        assert [len(samples) for samples in system["milliseconds"].values()] == [2 * len(photos)] * len(STAGES)
+        assert sum(system["table"][stage]["share"] for stage in STAGES) == pytest.approx(1)
+        assert len(system["cold_starts"]) == 1
+        assert [load["callers"] for load in system["loads"]] == [1, 2]
     assert plot.stat().st_size > 10_000
 
 

@@ -8,6 +8,6 @@ from tools.environment import describe_machine
 PACKAGES = ("numpy", "opencv-python-headless", "onnxruntime", "onnxruntime-gpu", "tensorrt", "tensorrt-rtx-cu13")
 
 
-def surroundings() -> dict[str, Any]:
+def environment() -> dict[str, Any]:
     """By name, for people."""
     return {**describe_machine(PACKAGES), "GPU": ", ".join(map(str, find_gpus())) or "none"}

@@ -1,4 +1,4 @@
-"""What is measured of subjects: their stages in turn, the ratio of two, load and cold start."""
+"""What is measured of systems: their stages in turn, the ratio of two, load and cold start."""
 
 import os
 import subprocess
@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from runtime.errors import HowlError
-from tools.benchmarking.system_under_test import STAGES, Subject
+from tools.benchmarking.system_under_test import STAGES, SystemUnderTest
 
-WARM_UP = 3  # queries of every subject that are not counted
+WARM_UP = 3  # queries of every system that are not counted
 QUERIES_A_CALLER = 8  # under load, at least
 COLD_STARTS = 3
 RESAMPLES = 2000  # of the bootstrap
@@ -26,7 +26,7 @@ CONFIDENCE = 0.95
 
 @dataclass(frozen=True)
 class Ratio:
-    """The second subject's median of the whole query over the first's: below 1 the second is faster.
+    """The second system's median of the whole query over the first's: below 1 the second is faster.
 
     Attributes:
         ratio: of the medians.
@@ -58,27 +58,27 @@ class Load:
         return len(self.milliseconds) / self.seconds
 
 
-def measure_stages(subjects: Sequence[Subject], photos: Sequence[Path], rounds: int, top: int) -> list[NDArray]:
-    """Milliseconds of every stage, float64 [rounds, photos, stages] for each subject.
+def measure_stages(systems: Sequence[SystemUnderTest], photos: Sequence[Path], rounds: int, top: int) -> list[NDArray]:
+    """Milliseconds of every stage, float64 [rounds, photos, stages] for each system.
 
-    The subjects take turns photo by photo, each going first every other time, so that whatever slows the machine slows
+    The systems take turns photo by photo, each going first every other time, so that whatever slows the machine slows
     both. ``WARM_UP`` queries of each go before.
     """
-    for subject in subjects:
+    for system in systems:
         for photo in islice(cycle(photos), WARM_UP):
-            subject.ask(photo, top)
-    taken = np.empty((len(subjects), rounds, len(photos), len(STAGES)))
+            system.ask(photo, top)
+    taken = np.empty((len(systems), rounds, len(photos), len(STAGES)))
     places = [(turn, number) for turn in range(rounds) for number in range(len(photos))]
     for turn, number in tqdm(places, desc="asking", unit="photo", disable=None):
-        order = range(len(subjects))
+        order = range(len(systems))
         for which in order if (turn + number) % 2 == 0 else reversed(order):
-            _, laps = subjects[which].ask(photos[number], top)
+            _, laps = systems[which].ask(photos[number], top)
             taken[which, turn, number] = [laps[stage] for stage in STAGES]
     return list(taken)
 
 
 def compare(first: NDArray, second: NDArray) -> Ratio:
-    """The ratio of medians of two subjects.
+    """The ratio of medians of two systems.
 
     Args:
         first: float64 [rounds, photos], milliseconds of whole queries.
@@ -95,12 +95,12 @@ def compare(first: NDArray, second: NDArray) -> Ratio:
     return Ratio(ratio(slice(None)), float(low), float(high))
 
 
-def measure_load(subject: Subject, photos: Sequence[Path], callers: int, queries: int, top: int) -> Load:
+def measure_load(system: SystemUnderTest, photos: Sequence[Path], callers: int, queries: int, top: int) -> Load:
     """So many queries in all, or ``QUERIES_A_CALLER`` for each caller where that is more, over the photos in turn."""
 
     def ask(photo: Path) -> float:
         begin = time.perf_counter()
-        subject.ask(photo, top)
+        system.ask(photo, top)
         return 1e3 * (time.perf_counter() - begin)
 
     asked = islice(cycle(photos), max(queries, QUERIES_A_CALLER * callers))
@@ -110,10 +110,10 @@ def measure_load(subject: Subject, photos: Sequence[Path], callers: int, queries
         return Load(callers, time.perf_counter() - begin, milliseconds)
 
 
-def measure_cold_starts(subject: Subject, photo: Path, top: int, device: str | None) -> list[float]:
+def measure_cold_starts(system: SystemUnderTest, photo: Path, top: int, device: str | None) -> list[float]:
     """Milliseconds from starting Python to the first line that ``tools/search.py`` prints, each in a new process."""
-    command = [sys.executable, "-u", "-m", "tools.search", str(subject.encoder.path), str(photo)]
-    command += ["--index", str(subject.index.path), "--top", str(top)]
+    command = [sys.executable, "-u", "-m", "tools.search", str(system.encoder.path), str(photo)]
+    command += ["--index", str(system.index.path), "--top", str(top)]
     command += ["--device", device] if device else []
     return [_until_first_line(command) for _ in range(COLD_STARTS)]
 

@@ -17,7 +17,7 @@ LINES = ("-", "--", ":")  # of PERCENTILES
 def draw(report: Report, path: Path) -> None:
     """Writes a PNG. Raises HowlError where matplotlib is missing or the file cannot be written."""
     pyplot = load_pyplot()
-    loaded = any(measured.loads for measured in report.subjects)
+    loaded = any(measured.loads for measured in report.systems)
     panels = 2 if loaded else 1
     figure, axes = pyplot.subplots(1, panels, figsize=(6.5 * panels, 4.2), layout="constrained", squeeze=False)
     draw_stages(report, axes[0, 0])
@@ -29,10 +29,10 @@ def draw(report: Report, path: Path) -> None:
 
 
 def draw_stages(report: Report, axes: Any) -> None:
-    """A box for every stage and subject: quartiles, and whiskers from p5 to p95."""
-    names = list(report.subjects[0].samples())
-    width = 0.8 / len(report.subjects)
-    for number, measured in enumerate(report.subjects):
+    """A box for every stage and system: quartiles, and whiskers from p5 to p95."""
+    names = list(report.systems[0].samples())
+    width = 0.8 / len(report.systems)
+    for number, measured in enumerate(report.systems):
         axes.boxplot(
             list(measured.samples().values()),
             positions=np.arange(len(names)) + (number + 0.5) * width - 0.4,
@@ -54,7 +54,7 @@ def draw_stages(report: Report, axes: Any) -> None:
 
 def draw_loads(report: Report, axes: Any) -> None:
     """Percentiles of latency against callers."""
-    for measured, colour in zip(report.subjects, COLOURS, strict=False):
+    for measured, colour in zip(report.systems, COLOURS, strict=False):
         callers = [load.callers for load in measured.loads]
         latencies = [percentiles(load.milliseconds) for load in measured.loads]
         for column, (percentile, line) in enumerate(zip(PERCENTILES, LINES, strict=True)):
@@ -63,4 +63,4 @@ def draw_loads(report: Report, axes: Any) -> None:
         axes.set_xticks(callers)
     axes.set(xlabel="callers at a time", ylabel="ms a query", ylim=(0, None))
     axes.grid(alpha=0.3)
-    axes.legend(title="under load", ncols=len(report.subjects), **ABOVE)
+    axes.legend(title="under load", ncols=len(report.systems), **ABOVE)

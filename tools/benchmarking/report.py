@@ -98,26 +98,26 @@ class Report:
     """All that was measured.
 
     Attributes:
-        surroundings: machine and versions, by name.
+        environment: machine and versions, by name.
         photos: the paths of those that were asked.
         skipped: why the others were not, by path.
-        warm_up: queries of every subject that went before and are not counted.
+        warm_up: queries of every system that went before and are not counted.
         rounds: of all photos.
         top: answers asked for, at most.
         threads: that shared a query on the CPU.
-        subjects: one, or two that are compared.
+        systems: one, or two that are compared.
         ratio: of the second's whole query to the first's, where there are two.
-        peak_memory: bytes that this process, with all subjects in it, had in RAM at most.
+        peak_memory: bytes that this process, with all systems in it, had in RAM at most.
     """
 
-    surroundings: dict[str, Any]
+    environment: dict[str, Any]
     photos: list[str]
     skipped: dict[str, str]
     warm_up: int
     rounds: int
     top: int
     threads: int
-    subjects: list[Measured]
+    systems: list[Measured]
     ratio: Ratio | None
     peak_memory: int
 
@@ -129,7 +129,7 @@ def percentiles(milliseconds: Sequence[float] | NDArray) -> list[float]:
 
 def for_machines(report: Report) -> dict[str, Any]:
     """Everything, as JSON takes it: figures and samples."""
-    return {**asdict(report), "percentiles": PERCENTILES, "subjects": list(map(_with_figures, report.subjects))}
+    return {**asdict(report), "percentiles": PERCENTILES, "systems": list(map(_with_figures, report.systems))}
 
 
 def _with_figures(measured: Measured) -> dict[str, Any]:

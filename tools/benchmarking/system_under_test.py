@@ -8,26 +8,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from runtime.asmk.kernel import aggregate, selectivity
 from runtime.encoder import Encoder
-from runtime.engine import open_engine
 from runtime.errors import HowlError
 from runtime.index import Hit, Index
 from runtime.io.image import decode, shrink_to_rgb
 from runtime.retriever import Retriever
 
-STAGES = ("decode", "resize", "network", "quantise", "aggregate", "score + top-k")
+STAGES = ("decode", "resize", "network", "encode", "score + top-k")
 
 
 @dataclass(frozen=True)
-class Subject:
+class SystemUnderTest:
     """An engine with an index.
 
     Attributes:
-        encoder: the engine, its manifest and its codebook.
+        encoder: the engine, its manifest and its first stage.
         index: what is searched.
         index_name: the folder that the user named; None where the index was made of the photos for the time being.
-        threads: that share the descriptors of a query when they are quantised.
+        threads: that share the descriptors of a query when they are encoded.
     """
 
     encoder: Encoder
@@ -40,19 +38,16 @@ class Subject:
 
         Any number of threads may ask at a time. Raises ImageError where the photo cannot be read.
         """
-        encoder, codebook, asmk = self.encoder, self.encoder.codebook, self.encoder.asmk
         watch = Stopwatch()
         bgr = decode(photo)
         watch.lap("decode")
-        image = shrink_to_rgb(bgr, encoder.manifest.image_size)
+        image = shrink_to_rgb(bgr, self.encoder.manifest.image_size)
         watch.lap("resize")
-        descriptors = encoder.engine.extract(image).descriptors
+        features = self.encoder.engine.extract(image)
         watch.lap("network")
-        words = codebook.assign(descriptors, asmk.multiple_assignment, threads=self.threads)
-        watch.lap("quantise")
-        query = aggregate(descriptors, words, codebook.centroids)
-        watch.lap("aggregate")
-        hits = self.index.search(query, selectivity(codebook.dimensions, asmk), top)
+        query = self.encoder.encode_query(features, threads=self.threads)
+        watch.lap("encode")
+        hits = self.index.search(query, top)
         watch.lap("score + top-k")
         return hits, watch.laps
 
@@ -72,9 +67,9 @@ class Stopwatch:
 
 
 @contextmanager
-def open_subject(
+def open_system(
     engine: Path, index: Path | None, photos: Sequence[Path], *, device: str | None, threads: int | None
-) -> Iterator[Subject]:
+) -> Iterator[SystemUnderTest]:
     """An engine with an index, closed at the end of the block.
 
     Args:
@@ -91,15 +86,13 @@ def open_subject(
         raise HowlError(f"{index}: no index here; make it with tools/index.py, or leave it out to search the photos")
     with (
         TemporaryDirectory(prefix="howl-benchmark-") as folder,
-        Retriever(engine, folder if index is None else index, device=device) as retriever,
+        Retriever(engine, folder if index is None else index, device=device, threads=threads) as retriever,
     ):
-        if threads:
-            retriever.encoder.engine = open_engine(engine, device, threads)
         if index is None:
             retriever.add(photos)
         if retriever.index is None:
             raise HowlError(f"{engine}: no index could be made of the photos")
-        yield Subject(
+        yield SystemUnderTest(
             encoder=retriever.encoder,
             index=retriever.index,
             index_name=None if index is None else str(index),

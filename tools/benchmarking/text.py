@@ -14,18 +14,18 @@ COLUMNS = " | ".join(f"p{percentile}, ms" for percentile in PERCENTILES)
 def as_text(report: Report) -> str:
     """Everything but the samples."""
     lines = [*_circumstances(report)]
-    for measured in report.subjects:
+    for measured in report.systems:
         lines += ["", _about(measured), "", *_table(measured), "", *_notes(measured)]
     if report.ratio:
         lines += ["", _ratio(report.ratio, len(report.photos))]
     lines += ["", f"Peak memory of this process, all of the above in it: {report.peak_memory / 1e6:.0f} MB."]
-    if any(measured.loads for measured in report.subjects):
-        lines += ["", *_loads(report.subjects)]
+    if any(measured.loads for measured in report.systems):
+        lines += ["", *_loads(report.systems)]
     return "\n".join(lines)
 
 
 def _circumstances(report: Report) -> Iterator[str]:
-    yield ", ".join(f"{name} {value}" for name, value in report.surroundings.items())
+    yield ", ".join(f"{name} {value}" for name, value in report.environment.items())
     photos, queries = len(report.photos), len(report.photos) * report.rounds
     yield (
         f"n = {queries} queries, one by one: {photos} photos × {report.rounds} rounds, top {report.top}, "
@@ -75,10 +75,10 @@ def _ratio(ratio: Ratio, photos: int) -> str:
     )
 
 
-def _loads(subjects: Sequence[Measured]) -> Iterator[str]:
+def _loads(systems: Sequence[Measured]) -> Iterator[str]:
     yield f"| under load | callers | n | queries a second | {COLUMNS} |"
     yield "|---" * (4 + len(PERCENTILES)) + "|"
-    for measured in subjects:
+    for measured in systems:
         for load in measured.loads:
             cells = _cells(percentiles(load.milliseconds))
             yield f"| {measured.name} | {load.callers} | {len(load.milliseconds)} | {load.throughput:.1f} | {cells} |"

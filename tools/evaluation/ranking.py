@@ -3,17 +3,16 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from runtime.asmk.inverted_file import InvertedFile
-from runtime.asmk.kernel import AsmkCodes, code_length, selectivity
 from runtime.encoder import Encoder
-from runtime.engine import Features
 from runtime.errors import HowlError, ImageError
+from runtime.features import Features
+from runtime.first_stage import FirstStage, Store
 from runtime.io.image import Image
 from tools.evaluation.datasets import ALL, LabelledSet, Query
 from tools.evaluation.metrics import QueryResult, Truth, judge
@@ -21,30 +20,36 @@ from tools.evaluation.photos import read_photo
 
 Result = TypeVar("Result")
 
-BUILD_BATCH = 16_384  # photos whose codes lie in memory twice, while they go into an inverted file
+BUILD_BATCH = 16_384  # photos whose codes lie in memory twice, while they go into a store
 
 
 class Searchable(Protocol):
-    """An inverted file or an index."""
+    """A store or an index."""
 
     def __len__(self) -> int: ...
 
-    def scores(self, query: AsmkCodes, worth: NDArray[np.float64]) -> NDArray[np.float64]: ...
+    def scores(self, query: Any) -> NDArray[np.float64]: ...
 
 
 @dataclass(frozen=True)
 class Encoded:
-    """A labelled set as ASMK sees it.
+    """A labelled set as the engine's first stage sees it.
 
     Attributes:
-        pieces: the searched photos, in order; those that cannot be read have no words.
-        readable: bool [n], which can.
+        pieces: the readable photos that are searched, in order.
+        readable: bool [n], which photos of the set can be read.
         queries: those that can be read, by number.
     """
 
-    pieces: Sequence[InvertedFile]
+    pieces: Sequence[Store]
     readable: NDArray[np.bool_]
-    queries: Mapping[int, AsmkCodes]
+    queries: Mapping[int, Any]
+
+    def scores(self, query: Any) -> NDArray[np.float64]:
+        """The score of every photo of the set, float64 [n]; 0 for one that cannot be read."""
+        scores = np.zeros(len(self.readable))
+        scores[self.readable] = np.concatenate([piece.scores(query) for piece in self.pieces] or [np.empty(0)])
+        return scores
 
 
 @dataclass(frozen=True)
@@ -82,8 +87,7 @@ def evaluate(
         HowlError: a photo of a published set cannot be read, or no query has a right answer.
     """
     encoded = encode(encoder, labelled, skipped)
-    worth = selectivity(encoder.codebook.dimensions, encoder.asmk)
-    searched = (*encoded.pieces, *distractors)
+    searched: Sequence[Encoded | Searchable] = (encoded, *distractors)
     results: dict[str, list[QueryResult]] = {setting: [] for setting in labelled.settings}
     queries = 0
     for number, query in enumerate(tqdm(labelled.queries, desc="searching", unit="query", disable=None)):
@@ -91,7 +95,7 @@ def evaluate(
         if not truths or number not in encoded.queries:
             continue
         queries += 1
-        scores = np.concatenate([part.scores(encoded.queries[number], worth) for part in searched])
+        scores = np.concatenate([part.scores(encoded.queries[number]) for part in searched])
         ranking = np.argsort(-scores, kind="stable")
         for setting, truth in truths.items():
             results[setting].append(judge(str(query.path), ranking, truth))
@@ -114,31 +118,29 @@ def with_positives(truths: Mapping[str, Truth], readable: NDArray[np.bool_]) -> 
 
 
 def encode(encoder: Encoder, labelled: LabelledSet, skipped: dict[str, str]) -> Encoded:
-    """Words and codes of all photos and queries; a query that is searched too is read once, for both."""
-    length = code_length(encoder.codebook.dimensions)
+    """Encodes all photos and queries; a query that is searched too is read once, for both."""
     queries = encode_queries(encoder, labelled, skipped)
     searched = {query.number: number for number, query in enumerate(labelled.queries) if query.number is not None}
     readable = np.ones(len(labelled.photos), bool)
 
-    def both_sides(features: Features) -> tuple[AsmkCodes, AsmkCodes | None]:
+    def both_sides(features: Features) -> tuple[Any, Any]:
         return encoder.encode_database(features), encoder.encode_query(features) if searched else None
 
-    def database() -> Iterator[AsmkCodes]:
+    def database() -> Iterator[Any]:
         photos = [Query(path) for path in labelled.photos]
         for number, sides in enumerate(encode_all(encoder, labelled, photos, both_sides, labelled.data, skipped)):
             if sides is None:
                 readable[number] = False
-                yield AsmkCodes(np.empty(0, np.uint32), np.empty((0, length), np.uint64))
                 continue
             of_photo, of_query = sides
             if of_query is not None and number in searched:
                 queries[searched[number]] = of_query
             yield of_photo
 
-    return Encoded(in_pieces(database(), length), readable, queries)
+    return Encoded(in_pieces(encoder.first_stage, database()), readable, queries)
 
 
-def encode_queries(encoder: Encoder, labelled: LabelledSet, skipped: dict[str, str]) -> dict[int, AsmkCodes]:
+def encode_queries(encoder: Encoder, labelled: LabelledSet, skipped: dict[str, str]) -> dict[int, Any]:
     """The readable queries that are not among the searched photos, by number."""
     alone = {number: query for number, query in enumerate(labelled.queries) if query.number is None}
     if not alone:
@@ -171,9 +173,9 @@ def encode_all(
             raise HowlError(f"{result}; {labelled.hint}")
 
 
-def in_pieces(images: Iterator[AsmkCodes], code_length: int) -> list[InvertedFile]:
-    """Inverted files of the images, in order; no more than ``BUILD_BATCH`` of them wait for theirs at a time."""
+def in_pieces(first_stage: FirstStage, images: Iterator[Any]) -> list[Store]:
+    """Stores of the images, in order; no more than ``BUILD_BATCH`` of them wait for theirs at a time."""
     pieces = []
     while piece := list(islice(images, BUILD_BATCH)):
-        pieces.append(InvertedFile.build(piece, code_length))
+        pieces.append(first_stage.build(piece))
     return pieces

@@ -1,7 +1,6 @@
 """What ``tools/evaluate.py`` prints: figures, and the worst queries by name."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from typing import Any
 
 from runtime.encoder import Encoder
@@ -14,7 +13,7 @@ WORST_SHOWN = 5
 
 def for_people(encoder: Encoder, summaries: Sequence[Summary], skipped: Mapping[str, str]) -> str:
     """The means of every set, its worst queries by name, and what was left out."""
-    lines = [f"{encoder.path}, {encoder.engine.provider}, τ = {encoder.asmk.threshold:g}, α = {encoder.asmk.alpha:g}"]
+    lines = [f"{encoder.path}, {encoder.engine.provider}, {encoder.first_stage}"]
     for summary in summaries:
         lines += _lines(summary)
     if skipped:
@@ -43,7 +42,7 @@ def for_machines(
     return {
         "engine": str(encoder.path),
         "provider": encoder.engine.provider,
-        "asmk": asdict(encoder.asmk),
+        "search": str(encoder.first_stage),
         "distractors": distractors,
         "skipped": dict(skipped),
         "sets": [_as_dict(summary) for summary in summaries],

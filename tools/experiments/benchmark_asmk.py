@@ -18,8 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from runtime.asmk.codebook import Codebook
-from runtime.asmk.kernel import AsmkCodes
+from runtime.asmk.codes import AsmkQuery
 from runtime.errors import HowlError
+from runtime.first_stage import ASMK, Layout
 from runtime.index import Index
 from runtime.io.cli import positive_int, run_command, whole_number
 from tools.environment import describe_machine
@@ -31,7 +32,7 @@ from tools.experiments.asmk_benchmark.measuring import (
     read_bandwidth,
     timed,
 )
-from tools.experiments.asmk_benchmark.ours import TOP, WORTH, aggregated
+from tools.experiments.asmk_benchmark.ours import TOP, encode_query
 from tools.experiments.asmk_benchmark.reference import HOW_TO_GET, MODULES
 from tools.experiments.asmk_benchmark.report import draw, table
 from tools.experiments.asmk_benchmark.workload import ENTRY_BYTES, Workload, image_id
@@ -88,7 +89,7 @@ def measure_size(
         "payload_bytes": entries * ENTRY_BYTES,
     }
     codebook = Codebook(workload.centroids)
-    queries = [aggregated(descriptors, codebook) for descriptors in workload.queries[:OPENINGS]]
+    queries = [encode_query(descriptors, codebook) for descriptors in workload.queries[:OPENINGS]]
     warm = warm_openings(path, queries)
     modes = {mode: ["--asmk", mode] for mode in against} or {"alone": []}
     for number, (mode, arguments) in enumerate(modes.items()):
@@ -102,19 +103,21 @@ def measure_size(
 
 def build(path: Path, workload: Workload, images: int) -> None:
     """An index of the first images, from their words and codes."""
-    with closing(Index.create(path, fingerprint="benchmark", dimensions=workload.centroids.shape[1])) as index:
+    with closing(
+        Index.create(path, fingerprint="benchmark", layout=Layout(ASMK, workload.centroids.shape[1]))
+    ) as index:
         for start in range(0, images, PHOTO_BATCH):
             stop = min(start + PHOTO_BATCH, images)
             index.add([image_id(number) for number in range(start, stop)], workload.aggregated(start, stop))
 
 
-def warm_openings(path: Path, queries: Sequence[AsmkCodes]) -> list[float]:
+def warm_openings(path: Path, queries: Sequence[AsmkQuery]) -> list[float]:
     """Seconds from an index on the disk, which the page cache holds, to its first answer."""
     open_and_ask(path, queries[0])
     return [timed(open_and_ask, path, query)[1].wall for query in queries]
 
 
-def cold_openings(path: Path, queries: Sequence[AsmkCodes]) -> tuple[list[float], list[float]]:
+def cold_openings(path: Path, queries: Sequence[AsmkQuery]) -> tuple[list[float], list[float]]:
     """The same where the page cache was emptied before, and what share of the index it held all the same."""
     files = [file for file in path.rglob("*") if file.is_file()]
     seconds, cached = [], []
@@ -125,10 +128,10 @@ def cold_openings(path: Path, queries: Sequence[AsmkCodes]) -> tuple[list[float]
     return seconds, cached
 
 
-def open_and_ask(path: Path, query: AsmkCodes) -> None:
+def open_and_ask(path: Path, query: AsmkQuery) -> None:
     """Opens an index for one query."""
     with closing(Index(path)) as index:
-        index.search(query, WORTH, TOP)
+        index.search(query, TOP)
 
 
 def compare(workload: Workload, index: Path, images: int, arguments: Sequence[str], *, tuned: bool) -> dict[str, Any]:

@@ -16,11 +16,13 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from runtime.asmk.codes import AsmkQuery, code_length
 from runtime.asmk.gpu.device import Device, load_cupy
 from runtime.asmk.gpu.matcher import DeviceFile, Matcher, search_bytes
-from runtime.asmk.inverted_file import MAX_IMAGES, InvertedFile
-from runtime.asmk.kernel import AsmkCodes, AsmkParameters, code_length, selectivity
+from runtime.asmk.inverted_file import InvertedFile
+from runtime.asmk.kernel import AsmkParameters, selectivity
 from runtime.errors import HowlError
+from runtime.first_stage import MAX_IMAGES
 from runtime.gpu import find_gpus
 from runtime.io.cli import positive_int, run_command
 
@@ -30,7 +32,7 @@ WORDS_AN_IMAGE = 435
 WORDS_A_QUERY = 2006  # five for each of 700 descriptors, less those that coincide
 ABSENT = 0.05  # of all words
 SPREAD = 0.77  # of the logarithm of a word's popularity: a query's words are then 1.9 times as long as the average
-WORTH = selectivity(D, AsmkParameters())
+SIMILARITY_TABLE = selectivity(D, AsmkParameters())
 ENTRY_BYTES = 8 * code_length(D) + 2  # its code and its image
 
 BATCHES = {1: 50, 8: 10, 64: 5}  # queries searched together, and how often
@@ -193,10 +195,11 @@ def make_file(random: np.random.Generator, popularity: NDArray[np.float64], imag
     )
 
 
-def make_query(random: np.random.Generator, popularity: NDArray[np.float64]) -> AsmkCodes:
+def make_query(random: np.random.Generator, popularity: NDArray[np.float64]) -> AsmkQuery:
     """A query of random codes; it asks for popular words more often, as photos do."""
     words = np.sort(random.choice(WORDS, WORDS_A_QUERY, replace=False, p=popularity))
-    return AsmkCodes(words.astype(np.uint32), random.integers(0, 2**64, (len(words), code_length(D)), np.uint64))
+    codes = random.integers(0, 2**64, (len(words), code_length(D)), np.uint64)
+    return AsmkQuery(words.astype(np.uint32), codes, SIMILARITY_TABLE)
 
 
 def check_hits(device: Device, popularity: NDArray[np.float64], top: int) -> None:
@@ -206,26 +209,26 @@ def check_hits(device: Device, popularity: NDArray[np.float64], top: int) -> Non
     live = [random.random(len(file)) < 0.9 for file in files]
     queries = [make_query(random, popularity) for _ in range(CHECKED_QUERIES)]
     matcher = Matcher(device, [DeviceFile.upload(device, file) for file in files], live)
-    for number, (query, hits) in enumerate(zip(queries, matcher.search(queries, WORTH, top), strict=True)):
+    for number, (query, hits) in enumerate(zip(queries, matcher.search(queries, top), strict=True)):
         if hits.tolist() != best_on_cpu(files, live, query, top):
             raise HowlError(f"the GPU's hits of query {number} are not those of the CPU: do not trust it")
 
 
 def best_on_cpu(
-    files: Sequence[InvertedFile], live: Sequence[NDArray[np.bool_]], query: AsmkCodes, top: int
+    files: Sequence[InvertedFile], live: Sequence[NDArray[np.bool_]], query: AsmkQuery, top: int
 ) -> list[tuple[float, int]]:
     """Scores and numbers of the best images of several files."""
     hits: list[tuple[float, int]] = []
     first = 0
     for file, alive in zip(files, live, strict=True):
-        images, scores = file.best(query, WORTH, alive, top)
+        images, scores = file.best(query, alive, top)
         hits += zip(scores.tolist(), (images + first).tolist(), strict=True)
         first += len(file)
     return sorted(hits, key=lambda hit: (-hit[0], hit[1]))[:top]
 
 
 def time_batches(
-    watch: Stopwatch, matcher: Matcher, queries: Sequence[AsmkCodes], size: int, top: int
+    watch: Stopwatch, matcher: Matcher, queries: Sequence[AsmkQuery], size: int, top: int
 ) -> tuple[float, float, float]:
     """Medians of ``time_batch`` for batches of one size, per query; the first batch is not timed."""
     turns = tqdm(range(BATCHES[size] + 1), desc=f"{size} at once", unit="batch", disable=None)
@@ -236,14 +239,14 @@ def time_batches(
 
 
 def time_batch(
-    watch: Stopwatch, matcher: Matcher, queries: Sequence[AsmkCodes], top: int
+    watch: Stopwatch, matcher: Matcher, queries: Sequence[AsmkQuery], top: int
 ) -> tuple[float, float, float]:
     """Milliseconds of scoring on the GPU, of that and finding the best there, and of the whole call."""
-    batch = matcher.load(queries, WORTH)
+    batch = matcher.load(queries)
     scoring = watch.milliseconds(lambda: matcher.totals(batch))
     device = watch.milliseconds(lambda: matcher.collect(batch, matcher.totals(batch), top))
     start = time.perf_counter()
-    matcher.search(queries, WORTH, top)
+    matcher.search(queries, top)
     return scoring, device, (time.perf_counter() - start) * 1e3
 
 

@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from export.parity import run_pytorch
 from export.presets import PRESETS
-from runtime.bundle import Manifest, manifest_path
+from runtime.bundle import EngineFiles, Manifest
 from runtime.engine import open_engine
 from runtime.io.cli import positive_int, run_command
 from runtime.io.image import Image, find_photos, load_rgb, shrink
@@ -118,7 +118,7 @@ def measure(source: Path, engines: dict[str, Path], photos: Sequence[Image]) -> 
 
 def extractor(path: Path) -> Callable[[Image], Any]:
     """An engine with one thread, after shrinking as it wants it."""
-    engine, size = open_engine(path, "cpu", threads=1), Manifest.load(manifest_path(path)).image_size
+    engine, size = open_engine(path, "cpu", threads=1), Manifest.load(EngineFiles.of(path).manifest).image_size
     return lambda photo: engine.extract(shrink(photo, size))
 
 

@@ -111,7 +111,7 @@ def chosen_by(model: Path, photo: Photo, view: View, device: str | None) -> Atte
     """The attention by which a checkpoint or an engine chooses its features."""
     if is_engine(model):
         encoder = Encoder(model, device=device)
-        features = encoder.extract(photo.path)
+        features = encoder.extract(photo.path).need_local()
         scales = ", ".join(f"{scale:g}" for scale in encoder.manifest.scales)
         title = f"{model.name}: {len(features)} features of scales {scales}"
         return AttentionDots(title, features.positions, features.strengths)

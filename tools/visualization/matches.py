@@ -6,19 +6,20 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from runtime.asmk.matching import Matching, match
+from runtime.asmk.kernel import AsmkKernel, Matching
 from runtime.encoder import Encoder
+from runtime.errors import IncompatibleError
 from tools.visualization.canvas import BAR, HEADING, PANEL_AREA, Photo, colour_bar, draw_dots, draw_lines, draw_photo
 
 GAP = 0.04  # between the photos, of their height
-WIDEST, THINNEST = 2.6, 0.8  # points, of the lines of the worthiest and of the least worthy pair
+WIDEST, THINNEST = 2.6, 0.8  # points, of the lines of the pairs with the largest and the smallest weight
 DOT = 14.0  # points², at both ends
-MOST = 0.5  # worth that has the brightest colour: the same in every picture, for a weak match to look like one
-FAINTEST = 0.4  # opacity of the least worthy
+MAX_WEIGHT = 0.5  # has the brightest colour: the same in every picture, so that a weak match looks like one
+FAINTEST = 0.4  # opacity of the smallest weight
 
 
 def draw_matches(encoder: Encoder, query: Photo, image: Photo, top: int, assignments: int | None) -> Figure:
-    """The nearest pairs of the worthiest words, and the score of the two photos.
+    """The nearest pairs of the words with the largest weights, and the score of the two photos.
 
     Args:
         encoder: the engine, with α and τ.
@@ -30,30 +31,32 @@ def draw_matches(encoder: Encoder, query: Photo, image: Photo, top: int, assignm
     Raises:
         HowlError: the engine refuses a photo.
     """
-    parameters = encoder.asmk
+    kernel = encoder.first_stage
+    if not isinstance(kernel, AsmkKernel):
+        raise IncompatibleError(f"{encoder.path}: compares whole photos, there are no matched features to draw")
     if assignments is not None:
-        parameters = replace(parameters, multiple_assignment=assignments)
-    of_query, of_image = encoder.extract(query.path), encoder.extract(image.path)
-    matching = match(of_query.descriptors, of_image.descriptors, encoder.codebook, parameters)
+        kernel = AsmkKernel(kernel.codebook, replace(kernel.parameters, multiple_assignment=assignments))
+    of_query, of_image = (encoder.extract(photo.path).need_local() for photo in (query, image))
+    matching = kernel.match(of_query.descriptors, of_image.descriptors)
     chosen = strongest(matching, top)
-    pairs, worths = matching.pairs[chosen], matching.worths[chosen]
+    pairs, weights = matching.pairs[chosen], matching.weights[chosen]
     ends = of_query.positions[pairs[:, 0], :2], of_image.positions[pairs[:, 1], :2]
-    return draw_pairs(query, image, *ends, worths, heading(matching, len(pairs)))
+    return draw_pairs(query, image, *ends, weights, heading(matching, len(pairs)))
 
 
 def strongest(matching: Matching, top: int) -> NDArray[np.intp]:
-    """Which pairs are drawn: of every word the nearest, the worthiest words first; then of every word the next nearest.
+    """Which pairs are drawn: the nearest pair of every word, the largest weights first; then the next nearest.
 
-    All pairs of a word are worth the same, and a word of windows has hundreds: they would leave no line to others.
+    All pairs of a word have one weight, and a word of windows has hundreds of pairs: no line would be left for others.
     """
-    order = np.lexsort((-matching.worths, matching.ranks))
-    return order[matching.worths[order] > 0][:top]
+    order = np.lexsort((-matching.weights, matching.ranks))
+    return order[matching.weights[order] > 0][:top]
 
 
 def heading(matching: Matching, drawn: int) -> str:
     """What the two photos share, in two lines."""
-    counting = int((matching.shared.worths > 0).sum())
-    pairs = int((matching.worths > 0).sum())
+    counting = int((matching.shared.weights > 0).sum())
+    pairs = int((matching.weights > 0).sum())
     return f"{counting} shared visual words, score {matching.shared.score:.4f}\n{drawn} of {pairs} pairs of features"
 
 
@@ -62,7 +65,7 @@ def draw_pairs(
     right: Photo,
     left_ends: NDArray[np.float32],
     right_ends: NDArray[np.float32],
-    worths: NDArray[np.float64],
+    weights: NDArray[np.float64],
     title: str,
 ) -> Figure:
     """Two photos of equal height, and a line for every pair of ends ([p, 2] each, in pixels of their photo)."""
@@ -77,13 +80,13 @@ def draw_pairs(
     cell.set_xlim(-0.5, total_width - 0.5)
     cell.set_ylim(left.height - 0.5, -0.5)
     cell.set_axis_off()
-    share = np.minimum(worths / MOST, 1)
+    share = np.minimum(weights / MAX_WEIGHT, 1)
     widths, opacity = THINNEST + (WIDEST - THINNEST) * share, FAINTEST + (1 - FAINTEST) * share
     moved_ends = (right_ends + 0.5) * factor - 0.5 + [shift, 0]
-    lines = draw_lines(cell, left_ends, moved_ends, worths, widths, (0, MOST), opacity)
+    lines = draw_lines(cell, left_ends, moved_ends, weights, widths, (0, MAX_WEIGHT), opacity)
     for ends in (left_ends, moved_ends):
-        draw_dots(cell, ends, s=DOT, c=lines.to_rgba(worths), edgecolors="white", linewidths=0.4, zorder=3)
-    colour_bar(figure, lines, [cell], r"worth of the shared word, $s^\alpha$", extend="max")
+        draw_dots(cell, ends, s=DOT, c=lines.to_rgba(weights), edgecolors="white", linewidths=0.4, zorder=3)
+    colour_bar(figure, lines, [cell], r"weight of the shared word, $s^\alpha$", extend="max")
     return figure
 
 

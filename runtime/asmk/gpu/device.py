@@ -9,11 +9,11 @@ import numpy as np
 import numpy.typing as npt
 from numpy.typing import NDArray
 
-from runtime.errors import HowlError
+from runtime.errors import DependencyError, DeviceError
 from runtime.gpu import find_gpus
 
 BINS = 4096  # of scores, that the best are found by; `scoring.cu` says which score has which
-KERNELS = ("add_worths", "count_hits", "find_lowest", "collect_hits")
+KERNELS = ("add_weights", "count_hits", "find_lowest", "collect_hits")
 CHUNK_BYTES = 64 << 20  # of the host's memory that an upload takes
 ELSEWHERE = "search on the CPU, with Index.search"
 
@@ -23,14 +23,14 @@ _SOURCE = Path(__file__).with_name("scoring.cu")
 
 
 def load_cupy() -> Any:
-    """The module ``cupy``. Raises HowlError where there is no NVIDIA GPU, or CuPy is missing."""
+    """The module ``cupy``. Raises DeviceError where there is no NVIDIA GPU, or CuPy is missing."""
     if not find_gpus():
-        raise HowlError(f"matching on a GPU needs an NVIDIA GPU, and none was found: {ELSEWHERE}")
+        raise DeviceError(f"matching on a GPU needs an NVIDIA GPU, and none was found: {ELSEWHERE}")
     try:
         return import_module("cupy")
     except (ImportError, OSError) as error:  # OSError: installed, but its libraries do not load
         reason = " ".join(str(error).split())
-        raise HowlError(
+        raise DependencyError(
             f"matching on a GPU needs CuPy ({reason}): pip install 'howl[gpu-search]', or {ELSEWHERE}"
         ) from None
 
@@ -46,7 +46,7 @@ class Device:
     def __init__(self, code_length: int, cupy: Any) -> None:
         """Compiles the kernels, or takes them from CuPy's cache on the disk.
 
-        Raises HowlError where CuPy cannot use the GPU: the driver is too old for it, or CUDA's compiler is missing.
+        Raises DeviceError where CuPy cannot use the GPU: the driver is too old for it, or CUDA's compiler is missing.
         """
         self.code_length = code_length
         self.cupy = cupy
@@ -57,7 +57,7 @@ class Device:
             self._kernels = {name: module.get_function(name) for name in KERNELS}
         except (ImportError, OSError, RuntimeError) as error:  # RuntimeError: as CUDA's own errors are
             reason = " ".join(str(error).split())
-            raise HowlError(
+            raise DeviceError(
                 f"CuPy cannot use the GPU ({reason}): update the driver or CuPy, for CUDA 13 or 12 as nvidia-smi says"
             ) from None
 
@@ -68,17 +68,17 @@ class Device:
         return int(free)
 
     def empty(self, shape: tuple[int, ...], dtype: npt.DTypeLike) -> DeviceArray:
-        """An array of any content. Raises HowlError where there is no room for it."""
+        """An array of any content. Raises DeviceError where there is no room for it."""
         return _allocate(self.cupy.empty, shape, dtype)
 
     def zeros(self, shape: tuple[int, ...], dtype: npt.DTypeLike) -> DeviceArray:
-        """An array of zeros. Raises HowlError where there is no room for it."""
+        """An array of zeros. Raises DeviceError where there is no room for it."""
         return _allocate(self.cupy.zeros, shape, dtype)
 
     def upload(self, array: NDArray) -> DeviceArray:
         """A copy on the GPU, made in pieces: the array may be a memory map larger than the host's memory.
 
-        Raises HowlError where there is no room for it.
+        Raises DeviceError where there is no room for it.
         """
         copy = self.empty(array.shape, array.dtype)
         rows = max(1, CHUNK_BYTES // max(1, array[:1].nbytes))
@@ -106,4 +106,4 @@ def _allocate(make: Callable[..., DeviceArray], shape: tuple[int, ...], dtype: n
     try:
         return make(shape, dtype)
     except MemoryError as error:
-        raise HowlError(f"the GPU's memory is full ({error}): end what else uses the GPU, or {ELSEWHERE}") from None
+        raise DeviceError(f"the GPU's memory is full ({error}): end what else uses the GPU, or {ELSEWHERE}") from None

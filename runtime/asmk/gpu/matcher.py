@@ -7,9 +7,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runtime import native
+from runtime.asmk.codes import CODE_BITS, AsmkQuery
 from runtime.asmk.gpu.device import BINS, Device, DeviceArray
 from runtime.asmk.inverted_file import InvertedFile
-from runtime.asmk.kernel import CODE_BITS, AsmkCodes
 
 ENTRY_THREADS = 64  # of a block that scores one list: most have some hundred entries
 IMAGE_THREADS = 256
@@ -78,8 +78,8 @@ class Batch:
         codes: uint64 [r, L].
         sizes: uint32 [q], the words of every query, on the host.
         device_sizes: the same on the GPU.
-        worth: int64 [64·L + 2], by Hamming distance, in units of 2⁻⁴⁰.
-        worthless: the first distance from which on nothing is worth anything.
+        weights: int64 [64·L + 2], the similarity table in units of 2⁻⁴⁰.
+        cutoff: the distance from which on all weights are 0.
     """
 
     rows: int
@@ -88,8 +88,8 @@ class Batch:
     codes: DeviceArray
     sizes: NDArray[np.uint32]
     device_sizes: DeviceArray
-    worth: DeviceArray
-    worthless: int
+    weights: DeviceArray
+    cutoff: int
 
 
 @dataclass(frozen=True)
@@ -123,14 +123,13 @@ class Matcher:
         self._table = device.upload(_table(files, firsts))
         self._room = device.free_bytes() // 2
 
-    def search(self, queries: Sequence[AsmkCodes], worth: NDArray[np.float64], top: int) -> list[NDArray[np.void]]:
+    def search(self, queries: Sequence[AsmkQuery], top: int) -> list[NDArray[np.void]]:
         """For every query the images with the largest scores, at most ``top`` and only above 0, best first.
 
         Of equal scores the earlier image comes first.
 
         Args:
-            queries: aggregated over all their assigned words.
-            worth: float64 [D + 1], ``runtime.asmk.kernel.selectivity``.
+            queries: of one kernel, which gave them all the same similarity table.
             top: hits at most.
 
         Returns:
@@ -140,22 +139,25 @@ class Matcher:
             return [np.empty(0, native.HIT) for _ in queries]
         hits: list[NDArray[np.void]] = []
         for some in _batches(queries, self._batch_size(top)):
-            batch = self.load(some, worth)
+            batch = self.load(some)
             totals = self.totals(batch)
             hits += self._read(batch, totals, self.collect(batch, totals, top), top)
         return hits
 
-    def load(self, queries: Sequence[AsmkCodes], worth: NDArray[np.float64]) -> Batch:
-        """At most MAX_QUERIES queries, on the GPU. Raises ValueError where their codes are of another length."""
+    def load(self, queries: Sequence[AsmkQuery]) -> Batch:
+        """At most MAX_QUERIES queries, on the GPU. Raises ValueError where they do not belong together."""
         device, length = self._device, self._device.code_length
         if any(query.codes.shape != (len(query.words), length) for query in queries):
             raise ValueError(f"expected codes of {length} uint64 words, one for every word of a query")
+        table = queries[0].similarity_table
+        if not all(np.array_equal(query.similarity_table, table) for query in queries):
+            raise ValueError("queries that are searched together need one similarity table")
         sizes = np.array([len(query.words) for query in queries], np.uint32)
         words = np.concatenate([query.words for query in queries]).astype(np.uint32)
         codes = np.concatenate([query.codes for query in queries]).astype(np.uint64)
         order = np.argsort(words, kind="stable")
         fixed = np.zeros(CODE_BITS * length + 2, np.int64)
-        fixed[: len(worth)] = np.rint(worth / native.UNIT)
+        fixed[: len(table)] = np.rint(table / native.UNIT)
         return Batch(
             rows=len(words),
             words=device.upload(words[order]),
@@ -163,8 +165,8 @@ class Matcher:
             codes=device.upload(codes[order]),
             sizes=sizes,
             device_sizes=device.upload(sizes),
-            worth=device.upload(fixed),
-            worthless=int(np.flatnonzero(fixed).max(initial=-1)) + 1,
+            weights=device.upload(fixed),
+            cutoff=int(np.flatnonzero(fixed).max(initial=-1)) + 1,
         )
 
     def totals(self, batch: Batch) -> DeviceArray:
@@ -172,15 +174,15 @@ class Matcher:
         totals = self._device.zeros((len(batch.sizes), self.images), np.int64)
         if batch.rows:
             self._device.launch(
-                "add_worths",
+                "add_weights",
                 (batch.rows, len(self._files)),
                 ENTRY_THREADS,
                 self._table,
                 batch.words,
                 batch.queries,
                 batch.codes,
-                batch.worth,
-                np.uint32(batch.worthless),
+                batch.weights,
+                np.uint32(batch.cutoff),
                 np.uint64(self.images),
                 totals,
             )
@@ -243,7 +245,7 @@ def _blocks(items: int, threads: int) -> int:
     return -(-items // threads)
 
 
-def _batches(queries: Sequence[AsmkCodes], size: int) -> Iterator[Sequence[AsmkCodes]]:
+def _batches(queries: Sequence[AsmkQuery], size: int) -> Iterator[Sequence[AsmkQuery]]:
     return (queries[start : start + size] for start in range(0, len(queries), size))
 
 

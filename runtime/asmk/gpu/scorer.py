@@ -4,17 +4,18 @@ Needs CuPy, which is optional, and an NVIDIA GPU. An entry takes 18 bytes (D = 1
 """
 
 from collections.abc import Sequence
+from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
 
+from runtime.asmk.codes import AsmkQuery, code_length
 from runtime.asmk.gpu.device import ELSEWHERE, Device, load_cupy
 from runtime.asmk.gpu.matcher import DeviceFile, Matcher, search_bytes, upload_bytes
-from runtime.asmk.kernel import AsmkCodes
-from runtime.errors import HowlError
+from runtime.asmk.inverted_file import InvertedFile
+from runtime.errors import DamagedError, DeviceError, IncompatibleError
+from runtime.first_stage import ASMK
 from runtime.index import Hit, Index, Part
-
-__all__ = ["GpuScorer"]
 
 
 class GpuScorer:
@@ -30,8 +31,10 @@ class GpuScorer:
         Raises:
             HowlError: there is no NVIDIA GPU, CuPy is missing, or the index does not fit the free memory.
         """
+        if index.layout.method != ASMK:
+            raise IncompatibleError(f"{index.path}: holds {index.layout.method}, and a GPU matches ASMK's codes only")
         self._index = index
-        self._device = device or Device(index.code_length, load_cupy())
+        self._device = device or Device(code_length(index.layout.dimensions), load_cupy())
         self._parts: list[Part] = []
         self._files: list[DeviceFile] = []
         self._matcher: Matcher | None = None
@@ -46,18 +49,18 @@ class GpuScorer:
         self._index.refresh()
         self._upload(self._index.parts())
 
-    def search(self, query: AsmkCodes, worth: NDArray[np.float64], top: int) -> list[Hit]:
+    def search(self, query: AsmkQuery, top: int) -> list[Hit]:
         """The images most similar to a query, best first: ``Index.search``, with the same arguments."""
-        return self.search_many([query], worth, top)[0]
+        return self.search_many([query], top)[0]
 
-    def search_many(self, queries: Sequence[AsmkCodes], worth: NDArray[np.float64], top: int) -> list[list[Hit]]:
+    def search_many(self, queries: Sequence[AsmkQuery], top: int) -> list[list[Hit]]:
         """``search`` for each of the queries, many of them in one launch."""
         if self._matcher is None:
-            raise HowlError(f"{self._index.path}: its last upload to the GPU failed; refresh it, or {ELSEWHERE}")
+            raise DeviceError(f"{self._index.path}: its last upload to the GPU failed; refresh it, or {ELSEWHERE}")
         ends = np.cumsum([len(part.live) for part in self._parts])
         return [
             [self._hit(ends, image, score) for score, image in hits.tolist()]
-            for hits in self._matcher.search(queries, worth, top)
+            for hits in self._matcher.search(queries, top)
         ]
 
     def _hit(self, ends: NDArray[np.int64], image: int, score: float) -> Hit:
@@ -78,15 +81,21 @@ class GpuScorer:
 
     def _upload_segment(self, part: Part) -> DeviceFile:
         try:
-            return DeviceFile.upload(self._device, part.segment.inverted_file)
+            return DeviceFile.upload(self._device, _inverted_file(part))
         except ValueError as error:
-            raise HowlError(f"{self._index.path}: damaged ({error}); restore it from a backup, or index anew") from None
+            raise DamagedError(
+                f"{self._index.path}: damaged ({error}); restore it from a backup, or index anew"
+            ) from None
 
     def _check_room(self, parts: list[Part], known: dict[int, DeviceFile | None], dropped: int) -> None:
         """Raises HowlError where what is to be uploaded, and one search, do not fit the memory that is to be free."""
         images = sum(len(part.live) for part in parts)
-        files = sum(upload_bytes(part.segment.inverted_file) for part in parts if known[id(part.segment)] is None)
+        files = sum(upload_bytes(_inverted_file(part)) for part in parts if known[id(part.segment)] is None)
         needed, free = files + search_bytes(images), self._device.free_bytes() + dropped
         if needed > free:
             sizes = f"{needed / 1e9:.2f} GB of the GPU's memory, and {free / 1e9:.2f} GB are free"
-            raise HowlError(f"{self._index.path}: needs {sizes}: end what else uses the GPU, or {ELSEWHERE}")
+            raise DeviceError(f"{self._index.path}: needs {sizes}: end what else uses the GPU, or {ELSEWHERE}")
+
+
+def _inverted_file(part: Part) -> InvertedFile:
+    return cast(InvertedFile, part.segment.store)

@@ -13,7 +13,7 @@ typedef unsigned long long uint64;
 typedef long long int64;
 
 enum {
-    PHOTO_BATCH = 4,     /* entries that a thread asks for before it waits for the first: memory answers late */
+    ENTRY_BATCH = 4, /* entries that a thread asks for before it waits for the first: memory answers late */
     OCTAVES = 32,    /* of scores that have bins of their own; the first bin takes what is below 2^-31 */
     BIN_SHIFT = 45,  /* of the bits of a score: what is left tells 128 bins an octave */
     BINS_A_STEP = 32
@@ -66,11 +66,11 @@ static __device__ uint32 hamming(const struct code *a, const struct code *b)
     return different;
 }
 
-/* Block (x, y) adds to the totals [queries, images] what the entries of the x-th asked word in the y-th file are worth:
-   query `queries[x]` asks for `words[x]` with `codes[x]`. From `worthless` on, distances are worth nothing, and
-   `worth[worthless]` says so. */
-extern "C" __global__ void add_worths(const struct file *files, const uint32 *words, const uint32 *queries,
-                                      const uint64 *codes, const uint64 *worth, uint32 worthless, uint64 images,
+/* Block (x, y) adds to the totals [queries, images] the weights of the entries of the x-th asked word in the y-th file:
+   query `queries[x]` asks for `words[x]` with `codes[x]`. From `cutoff` on, distances have no weight, and
+   `weights[cutoff]` is 0. */
+extern "C" __global__ void add_weights(const struct file *files, const uint32 *words, const uint32 *queries,
+                                      const uint64 *codes, const uint64 *weights, uint32 cutoff, uint64 images,
                                       uint64 *totals)
 {
     const struct file file = files[blockIdx.y];
@@ -84,25 +84,25 @@ extern "C" __global__ void add_worths(const struct file *files, const uint32 *wo
     const struct code query = load_code(codes + (uint64)blockIdx.x * CODE_LENGTH);
     uint64 *own = totals + queries[blockIdx.x] * images + file.first;
 
-    for (uint32 first = threadIdx.x; first < entries; first += PHOTO_BATCH * blockDim.x) {
-        struct code there[PHOTO_BATCH];
-        uint32 places[PHOTO_BATCH];
-        uint64 worths[PHOTO_BATCH];
+    for (uint32 first = threadIdx.x; first < entries; first += ENTRY_BATCH * blockDim.x) {
+        struct code there[ENTRY_BATCH];
+        uint32 places[ENTRY_BATCH];
+        uint64 found[ENTRY_BATCH];
 #pragma unroll
-        for (int i = 0; i < PHOTO_BATCH; i++) { /* beyond the end the last one again: a branch would wait */
+        for (int i = 0; i < ENTRY_BATCH; i++) { /* beyond the end the last one again: a branch would wait */
             const uint32 entry = min(first + i * blockDim.x, entries - 1);
             there[i] = load_code(entry_codes + (uint64)entry * CODE_LENGTH);
             places[i] = __ldcs(entry_images + entry);
         }
 #pragma unroll
-        for (int i = 0; i < PHOTO_BATCH; i++) {
-            const uint32 distance = min(hamming(&there[i], &query), worthless);
-            worths[i] = __ldg(worth + (first + i * blockDim.x < entries ? distance : worthless));
+        for (int i = 0; i < ENTRY_BATCH; i++) {
+            const uint32 distance = min(hamming(&there[i], &query), cutoff);
+            found[i] = __ldg(weights + (first + i * blockDim.x < entries ? distance : cutoff));
         }
 #pragma unroll
-        for (int i = 0; i < PHOTO_BATCH; i++)
-            if (worths[i] != 0)
-                atomicAdd(own + places[i], worths[i]);
+        for (int i = 0; i < ENTRY_BATCH; i++)
+            if (found[i] != 0)
+                atomicAdd(own + places[i], found[i]);
     }
 }
 

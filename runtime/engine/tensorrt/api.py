@@ -7,7 +7,7 @@ from functools import cache
 from importlib import import_module
 from typing import Any
 
-from runtime.errors import HowlError
+from runtime.errors import DependencyError
 
 TENSORRT = "tensorrt"
 TENSORRT_RTX = "tensorrt_rtx"
@@ -74,7 +74,7 @@ def load_tensorrt() -> TensorRT:
     """The TensorRT of this installation; where both flavours are installed, TensorRT itself.
 
     Cached, because TensorRT obeys only the first logger that a process gives it.
-    Raises HowlError where neither flavour can be imported.
+    Raises DependencyError where neither flavour can be imported.
     """
     reasons = []
     for flavour in (TENSORRT, TENSORRT_RTX):
@@ -84,7 +84,9 @@ def load_tensorrt() -> TensorRT:
             reasons.append(" ".join(str(error).split()))
         else:
             return TensorRT(flavour, module.__version__, module, _create_logger(module))
-    raise HowlError(f"TensorRT cannot be loaded ({'; '.join(reasons)}): pip install tensorrt, or tensorrt-rtx-cu13")
+    raise DependencyError(
+        f"TensorRT cannot be loaded ({'; '.join(reasons)}): pip install tensorrt, or tensorrt-rtx-cu13"
+    )
 
 
 def _create_logger(module: Any) -> Any:

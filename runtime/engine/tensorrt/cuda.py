@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from runtime.errors import HowlError
+from runtime.errors import DependencyError, DeviceError
 
 Graph = Any  # cudaGraphExec_t
 
@@ -31,11 +31,11 @@ class Buffer:
 class Cuda:
     """A stream of the current GPU, on which copies, kernels and graphs run in the order in which they were queued.
 
-    Its methods raise HowlErrors that name the plan where CUDA fails. Buffers and memory stay valid until `close`.
+    Its methods raise DeviceErrors that name the plan where CUDA fails. Buffers and memory stay valid until `close`.
     """
 
     def __init__(self, path: Path) -> None:
-        """Opens a stream for the plan at `path`. Raises HowlError where cuda-bindings is missing."""
+        """Opens a stream for the plan at `path`. Raises DependencyError where cuda-bindings is missing."""
         self._path = path
         self._api = import_cuda(path)
         self._resources = ExitStack()
@@ -77,7 +77,7 @@ class Cuda:
     def record(self, work: Callable[[], None]) -> Graph:
         """The graph of what `work` queues; none of it runs yet. To be given to `forget` in the end.
 
-        Raises HowlError where the work fails or cannot be recorded; the stream is as before.
+        Raises DeviceError where the work fails or cannot be recorded; the stream is as before.
         """
         # Thread-local: what other threads do with CUDA meanwhile is no part of it and cannot spoil it.
         mode = self._api.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
@@ -106,16 +106,16 @@ class Cuda:
         """What the CUDA function gives beside its error code, which is checked."""
         error, *values = getattr(self._api, function)(*arguments)
         if error != self._api.cudaError_t.cudaSuccess:
-            self._api.cudaGetLastError()  # forgets it, lest TensorRT's next call take it for its own
+            self._api.cudaGetLastError()  # CUDA keeps the error; TensorRT's next call would report it as its own
             _, reason = self._api.cudaGetErrorString(error)
-            raise HowlError(f"{self._path}: the GPU failed in {function}: {reason.decode()}")
+            raise DeviceError(f"{self._path}: the GPU failed in {function}: {reason.decode()}")
         return values[0] if values else None
 
 
 def import_cuda(path: Path) -> Any:
-    """The module of CUDA's runtime functions. Raises HowlError, naming the plan, where cuda-bindings is missing."""
+    """The module of CUDA's runtime functions. Raises DependencyError where cuda-bindings is missing."""
     try:
         from cuda.bindings import runtime
     except ImportError as error:
-        raise HowlError(f"{path}: needs cuda-bindings: pip install cuda-bindings") from error
+        raise DependencyError(f"{path}: needs cuda-bindings: pip install cuda-bindings") from error
     return runtime

@@ -10,13 +10,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from runtime.bundle import Manifest, manifest_path
-from runtime.engine.features import Features
+from runtime.bundle import EngineFiles, Manifest
+from runtime.engine.schema import features_of
 from runtime.engine.tensorrt.api import Messages, TensorRT, load_tensorrt, product_name
 from runtime.engine.tensorrt.cuda import Cuda
 from runtime.engine.tensorrt.execution import Context, Plan, records_graphs
 from runtime.engine.tensorrt.graph_cache import GraphCache, Work
-from runtime.errors import HowlError
+from runtime.errors import DeviceError, MissingError, UsageError
+from runtime.features import Features
 from runtime.gpu import Gpu, find_gpus
 
 GRAPHS = 8  # kept at a time: as many shapes of photos as are usual
@@ -53,13 +54,13 @@ class TensorRTEngine:
         self.provider = f"{trt} on {gpu.name}"
 
     def extract(self, image: NDArray[np.uint8]) -> Features:
-        """The local descriptors of an RGB uint8 image [H, W, 3].
+        """The features of an RGB uint8 image [H, W, 3].
 
         Raises HowlError where the image is not of that kind or of a size the plan was not built for, or where
         the GPU fails; ValueError after `close`.
         """
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
-            raise HowlError(f"{self._path}: takes uint8 images [H, W, 3], not {image.dtype} {list(image.shape)}")
+            raise UsageError(f"{self._path}: takes uint8 images [H, W, 3], not {image.dtype} {list(image.shape)}")
         with self._turn:
             if self._plan is None or self._context is None:
                 raise ValueError(f"{self._path}: the engine is closed")
@@ -68,7 +69,7 @@ class TensorRTEngine:
             self._graphs.run(
                 image.shape, partial(_run, self._context, image.shape), partial(_make_work, self._plan, image.shape)
             )
-            return _trim(**self._plan.outputs)
+            return features_of({name: output.copy() for name, output in self._plan.outputs.items()})
 
     def close(self) -> None:
         """Frees the memory; the engine cannot be used after. Closing twice is harmless."""
@@ -105,7 +106,7 @@ def _release(graphs: GraphCache, cuda: Cuda) -> None:
 def _first_gpu(path: Path) -> Gpu:
     gpus = find_gpus()
     if not gpus:
-        raise HowlError(f"{path}: needs an NVIDIA GPU, none was found: use {_onnx(path)}, which runs on a CPU too")
+        raise DeviceError(f"{path}: needs an NVIDIA GPU, none was found: use {_onnx(path)}, which runs on a CPU too")
     return gpus[0]
 
 
@@ -115,7 +116,7 @@ def _onnx(path: Path) -> str:
 
 def _check_record(path: Path, trt: TensorRT, gpu: Gpu) -> None:
     """Raises HowlError where the manifest, if there is one, says that the plan was built for something else."""
-    manifest = manifest_path(path)
+    manifest = EngineFiles.of(path).manifest
     record = Manifest.load(manifest).plan if manifest.exists() else None
     if record is None:
         return
@@ -125,7 +126,7 @@ def _check_record(path: Path, trt: TensorRT, gpu: Gpu) -> None:
         return
     builder = product_name(record["flavour"], record["version"])
     target = f" for compute capability {'.'.join(map(str, capability))}" if capability else ""
-    raise HowlError(
+    raise DeviceError(
         f"{path}: was built by {builder}{target}, but here is {trt} on {gpu}: {_REBUILD}, or use {_onnx(path)}"
     )
 
@@ -135,7 +136,7 @@ def _load_plan(path: Path, trt: TensorRT, gpu: Gpu) -> Any:
     try:
         plan = path.read_bytes()
     except OSError as error:
-        raise HowlError(f"{path}: cannot be read: {error.strerror}") from error
+        raise MissingError(f"{path}: cannot be read: {error.strerror}") from error
     with trt.listen() as messages:
         runtime = trt.module.Runtime(trt.logger)
         if hasattr(runtime, "get_engine_validity"):  # TensorRT-RTX, whose plans serve several kinds of GPU
@@ -155,8 +156,8 @@ def _check_validity(path: Path, trt: TensorRT, gpu: Gpu, answer: tuple[Any, int]
     raise _unfit(path, trt, gpu, ", ".join(found) or messages.reason())
 
 
-def _unfit(path: Path, trt: TensorRT, gpu: Gpu, reason: str) -> HowlError:
-    return HowlError(f"{path}: {trt} cannot run it on {gpu}: {reason.rstrip('.')}: {_REBUILD}, or use {_onnx(path)}")
+def _unfit(path: Path, trt: TensorRT, gpu: Gpu, reason: str) -> DeviceError:
+    return DeviceError(f"{path}: {trt} cannot run it on {gpu}: {reason.rstrip('.')}: {_REBUILD}, or use {_onnx(path)}")
 
 
 def _check_size(plan: Plan, shape: tuple[int, ...]) -> None:
@@ -164,20 +165,8 @@ def _check_size(plan: Plan, shape: tuple[int, ...]) -> None:
     (least_height, least_width, _), (most_height, most_width, _) = plan.smallest, plan.largest
     height, width, _ = shape
     if not (least_height <= height <= most_height and least_width <= width <= most_width):
-        raise HowlError(
+        raise UsageError(
             f"{plan.path}: takes images from {least_width}×{least_height} to {most_width}×{most_height} "
             f"pixels, not {width}×{height}: resize the image, use {_onnx(plan.path)}, "
             "or build the plan with another --image-size"
         )
-
-
-def _trim(
-    *, descriptors: NDArray[Any], strengths: NDArray[Any], positions: NDArray[Any], count: NDArray[Any]
-) -> Features:
-    """Copies of the first `count` rows, without the padding up to K; `count` is any integer type, scalar or [1]."""
-    n = int(count.item())
-    return Features(
-        descriptors=descriptors[:n].astype(np.float32),
-        strengths=strengths[:n].astype(np.float32),
-        positions=positions[:n].astype(np.float32),
-    )

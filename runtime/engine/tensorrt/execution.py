@@ -7,12 +7,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from runtime.engine.schema import IMAGE, check_tensors
 from runtime.engine.tensorrt.api import TENSORRT_RTX, Messages, TensorRT
 from runtime.engine.tensorrt.cuda import Buffer, Cuda
-from runtime.errors import HowlError
-
-INPUT = "image"
-OUTPUTS = ("descriptors", "strengths", "positions", "count")
+from runtime.errors import DeviceError, IncompatibleError
 
 
 class Plan:
@@ -29,20 +27,20 @@ class Plan:
 
         Raises HowlError where howl did not export the plan, or the GPU is full.
         """
-        _check_tensors(path, engine)
+        names = _check_tensors(path, engine)
         self.path = path
         self.trt = trt
         self.cuda = cuda
         self.engine = engine
-        self.smallest, _, self.largest = (tuple(shape) for shape in engine.get_tensor_profile_shape(INPUT, 0))
-        self.buffers = {INPUT: cuda.allocate_buffer(prod(self.largest))}
-        self.outputs = {name: self._allocate_output(name) for name in OUTPUTS}
+        self.smallest, _, self.largest = (tuple(shape) for shape in engine.get_tensor_profile_shape(IMAGE, 0))
+        self.buffers = {IMAGE: cuda.allocate_buffer(prod(self.largest))}
+        self.outputs = {name: self._allocate_output(name) for name in names}
         self.scratch_size = engine.device_memory_size_v2
         self.scratch = cuda.allocate(self.scratch_size)  # for all contexts: they take turns
 
     def write_image(self, image: NDArray[np.uint8]) -> None:
         """Puts an image [H, W, 3] where the next run finds it."""
-        np.copyto(self.buffers[INPUT].host[: image.size].reshape(image.shape), image)
+        np.copyto(self.buffers[IMAGE].host[: image.size].reshape(image.shape), image)
 
     def _allocate_output(self, name: str) -> NDArray[Any]:
         shape = tuple(self.engine.get_tensor_shape(name))
@@ -70,22 +68,22 @@ class Context:
     def set_image_shape(self, shape: tuple[int, ...]) -> None:
         """Says of what height, width and 3 the next images are."""
         with self._plan.trt.listen() as messages:
-            if not self._context.set_input_shape(INPUT, shape):
+            if not self._context.set_input_shape(IMAGE, shape):
                 raise self._failure("refused the image", messages)
         self._image_bytes = prod(shape)
 
     def queue(self) -> None:
         """Queues one run: the image's upload, the network, and the downloads of its outputs."""
         cuda, buffers = self._plan.cuda, self._plan.buffers
-        cuda.upload(buffers[INPUT], self._image_bytes)
+        cuda.upload(buffers[IMAGE], self._image_bytes)
         with self._plan.trt.listen() as messages:
             if not self._context.execute_async_v3(cuda.stream_handle):
                 raise self._failure("failed", messages)
-        for name in OUTPUTS:
+        for name in self._plan.outputs:
             cuda.download(buffers[name])
 
-    def _failure(self, what: str, messages: Messages) -> HowlError:
-        return HowlError(f"{self._plan.path}: {self._plan.trt} {what}: {messages.reason()}")
+    def _failure(self, what: str, messages: Messages) -> DeviceError:
+        return DeviceError(f"{self._plan.path}: {self._plan.trt} {what}: {messages.reason()}")
 
 
 def records_graphs(trt: TensorRT) -> bool:
@@ -108,11 +106,11 @@ def _create_context(plan: Plan) -> Any:
     return plan.engine.create_execution_context(config)
 
 
-def _check_tensors(path: Path, engine: Any) -> None:
+def _check_tensors(path: Path, engine: Any) -> tuple[str, ...]:
+    """The outputs that the plan has. Raises IncompatibleError where howl did not export it."""
     present = {engine.get_tensor_name(i) for i in range(engine.num_io_tensors)}
-    missing = [name for name in (INPUT, *OUTPUTS) if name not in present]
-    if missing:
-        raise HowlError(f"{path}: has no '{missing[0]}': it is not an engine that howl exported")
-    for name in OUTPUTS:
+    outputs = check_tensors(path, present, present)
+    for name in outputs:
         if any(side < 0 for side in engine.get_tensor_shape(name)):
-            raise HowlError(f"{path}: '{name}' has no fixed size: it is not an engine that howl exported")
+            raise IncompatibleError(f"{path}: '{name}' has no fixed size: it is not an engine that howl exported")
+    return outputs

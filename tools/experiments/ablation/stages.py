@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
-from runtime.bundle import manifest_path
+from runtime.bundle import EngineFiles
 from runtime.io.atomic import atomic_write
 from tools.experiments.ablation.runs import Run
 from tools.experiments.ablation.settings import Settings
@@ -71,6 +71,6 @@ def evaluate(run: Run, settings: Settings, runner: Runner) -> None:
 
 STAGES = (
     Stage("train", lambda run: run.trained, train),
-    Stage("export", lambda run: manifest_path(run.engine), export),  # is written last, by renaming
+    Stage("export", lambda run: EngineFiles.of(run.engine).manifest, export),  # is written last, by renaming
     Stage("evaluate", lambda run: run.evaluation, evaluate),
 )

@@ -17,9 +17,10 @@ from tqdm import tqdm
 
 from runtime.asmk.codebook import Codebook
 from runtime.asmk.kernel import aggregate
+from runtime.first_stage import ASMK, Layout
 from runtime.index import Index
 from tools.experiments.asmk_benchmark.measuring import mapped_bytes, own_bytes, timed
-from tools.experiments.asmk_benchmark.ours import TOP, WORTH, Answer, Ours, aggregated
+from tools.experiments.asmk_benchmark.ours import TOP, Answer, Ours, encode_query
 from tools.experiments.asmk_benchmark.reference import Reference
 from tools.experiments.asmk_benchmark.workload import Built, Workload, image_id
 from train.metrics import average_precision, positive_ranks
@@ -38,11 +39,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parse(arguments)
     workload = Workload(options.workload)
     codebook = Codebook(workload.centroids)
-    query = aggregated(workload.queries[0], codebook)
+    query = encode_query(workload.queries[0], codebook)
     result: dict[str, Any] = {}
     memory = own_bytes()
     with closing(Index(options.index)) as index:
-        index.search(query, WORTH, TOP)
+        index.search(query, TOP)
         result["memory"] = {"howl": grown(memory)}
         sides: dict[str, Side] = {"howl": Ours(codebook, index)}
         if options.asmk:
@@ -172,7 +173,9 @@ def build_ours(built: Built, workload: Workload, path: Path) -> None:
     ends = np.cumsum(built.counts)[:-1]
     parts = np.split(built.descriptors, ends), np.split(built.words, ends)
     images = [aggregate(*part, workload.centroids) for part in zip(*parts, strict=True)]
-    with closing(Index.create(path, fingerprint="benchmark", dimensions=workload.centroids.shape[1])) as index:
+    with closing(
+        Index.create(path, fingerprint="benchmark", layout=Layout(ASMK, workload.centroids.shape[1]))
+    ) as index:
         index.add([image_id(number) for number in range(len(images))], images)
 
 

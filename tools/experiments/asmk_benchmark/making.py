@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from runtime.asmk.codebook import Codebook
-from runtime.asmk.kernel import aggregate, pack_signs
+from runtime.asmk.codes import pack_signs
+from runtime.asmk.kernel import aggregate
 from tools.experiments.asmk_benchmark.mixture import NOISE, Mixture, around
 from tools.experiments.asmk_benchmark.workload import ABOUT, Built, Workload
 

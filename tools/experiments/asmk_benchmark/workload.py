@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from runtime.asmk.kernel import AsmkCodes, code_length
+from runtime.asmk.codes import AsmkCodes, code_length
 from tools.experiments.asmk_benchmark.mixture import DIMENSIONS
 
 CODE_LENGTH = code_length(DIMENSIONS)

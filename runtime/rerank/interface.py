@@ -1,0 +1,41 @@
+"""The interface behind which every re-ranking stands."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from runtime.features import Features
+from runtime.index import Hit, Index
+from runtime.io.image import PhotoInput
+
+
+@dataclass(frozen=True)
+class Query:
+    """A query as a re-ranker may use it.
+
+    Attributes:
+        photo: as the caller gave it.
+        features: what the engine gave for it; positions are in pixels of the image that the engine took.
+        encoded: what the first stage searched with.
+    """
+
+    photo: PhotoInput
+    features: Features
+    encoded: Any
+
+
+class Reranker(Protocol):
+    """Puts the first stage's candidates into a better order."""
+
+    def rerank(self, query: Query, candidates: Sequence[Hit], index: Index) -> list[Hit]:
+        """The same candidates, best first, with scores of the re-ranker's own.
+
+        Args:
+            query: what was searched for.
+            candidates: the first stage's best, best first.
+            index: that they are in.
+
+        Raises:
+            IncompatibleError: the engine or the index lacks what this re-ranker needs.
+        """
+        ...

@@ -1,0 +1,120 @@
+"""Global descriptors as a first stage: exact inner products with every vector of an index.
+
+Descriptors are L2-normalised, so that the inner product is the cosine (Radenović et al., TPAMI 2018). An index keeps
+them in half precision, which halves what a search reads and moves a score by at most 2⁻¹¹; products are summed in
+float32. The vectors are memory-mapped: an index larger than the memory is searched too.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from runtime import native
+from runtime.features import Features
+from runtime.first_stage import VECTORS, Layout, MapFile, shape_fault
+
+FILE = "vectors.npy"
+CHECK_BATCH = 1 << 16  # vectors that are checked together: memory stays small
+
+
+class InnerProduct:
+    """The first stage of global descriptors: they are encoded by rounding them.
+
+    Attributes:
+        dimensions: G.
+    """
+
+    def __init__(self, dimensions: int) -> None:
+        self.dimensions = dimensions
+
+    def __str__(self) -> str:
+        return "inner product"
+
+    @property
+    def layout(self) -> Layout:
+        """How an index keeps what this encodes."""
+        return Layout(VECTORS, self.dimensions)
+
+    def encode_database(self, features: Features) -> NDArray[np.float16]:
+        """float16 [G], as an index keeps it."""
+        return features.need_global().astype(np.float16)
+
+    def encode_query(self, features: Features, *, threads: int = 1) -> NDArray[np.float32]:
+        """float32 [G], not rounded."""
+        return np.ascontiguousarray(features.need_global(), np.float32)
+
+    def build(self, images: Sequence[NDArray[np.float16]]) -> "VectorFile":
+        """What searches the images of a segment."""
+        return VectorFile.build(images, self.dimensions)
+
+
+@dataclass(frozen=True)
+class VectorFile:
+    """The vectors of up to 65,536 images. The array may be a memory map.
+
+    Attributes:
+        vectors: float16 [n, G].
+    """
+
+    LARGE_FILES: ClassVar[tuple[str, ...]] = (FILE,)
+    SMALL_FILES: ClassVar[tuple[str, ...]] = ()
+
+    vectors: NDArray[np.float16]
+
+    @classmethod
+    def build(cls, images: Sequence[NDArray[np.float16]], dimensions: int) -> "VectorFile":
+        """The vectors of encoded images."""
+        return cls(np.array(images, np.float16).reshape(len(images), dimensions))
+
+    @classmethod
+    def merge(cls, parts: Sequence["VectorFile"], kept: Sequence[NDArray[np.bool_]]) -> "VectorFile":
+        """One file of the vectors of several: ``Store.merge``."""
+        return cls(np.concatenate([part.vectors[keep] for part, keep in zip(parts, kept, strict=True)]))
+
+    @classmethod
+    def open(cls, small: Mapping[str, NDArray], map_file: MapFile, entries: int, dimensions: int) -> "VectorFile":
+        """Vectors on the disk: ``Store.open``."""
+        return cls(map_file(FILE, np.float16, (entries, dimensions)))
+
+    @property
+    def entries(self) -> int:
+        """An image has one vector."""
+        return len(self.vectors)
+
+    def arrays(self) -> dict[str, NDArray]:
+        """What is written to the disk, by file name."""
+        return {FILE: self.vectors}
+
+    def __len__(self) -> int:
+        return len(self.vectors)
+
+    def scores(self, query: NDArray[np.float32]) -> NDArray[np.float64]:
+        """The inner product of a query, float32 [G], with every vector: float64 [n]."""
+        return native.products(self.vectors, query).astype(np.float64)
+
+    def best(
+        self, query: NDArray[np.float32], live: NDArray[np.bool_], top: int
+    ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        """The live images with the largest of those scores, at most ``top``, best first: ``Store.best``."""
+        images = np.flatnonzero(live)
+        scores = native.products(self.vectors, query)[images]
+        if 0 < top < len(images):
+            # All that tie with the last place compete for it, and the earliest win.
+            threshold = np.partition(scores, len(scores) - top)[len(scores) - top]
+            images, scores = images[scores >= threshold], scores[scores >= threshold]
+        order = np.argsort(-scores, kind="stable")[: max(0, top)]
+        return images[order], scores[order].astype(np.float64)
+
+    def shape_faults(self, images: int) -> Iterator[tuple[str, str]]:
+        """Vectors that are not one an image: ``Store.shape_faults``."""
+        yield from shape_fault(FILE, self.vectors, np.float16, (images, self.vectors.shape[1]))
+
+    def content_faults(self, dimensions: int) -> Iterator[tuple[str, str]]:
+        """Vectors that are no numbers: ``Store.content_faults``."""
+        for start in range(0, len(self.vectors), CHECK_BATCH):
+            if not np.isfinite(self.vectors[start : start + CHECK_BATCH]).all():
+                yield FILE, "a vector is not finite"
+                return
