@@ -30,7 +30,7 @@ from tools.experiments.ablation.runs import ROWS, Run, all_runs
 from tools.experiments.ablation.settings import Settings, keep_settings
 from tools.experiments.ablation.stages import STAGES, finish
 from tools.experiments.ablation.tables import report
-from tools.plotting import load_pyplot
+from tools.environment import load_pyplot
 from train.backbones import BUILDERS
 
 PACKAGES = ("numpy", "torch", "onnxruntime")

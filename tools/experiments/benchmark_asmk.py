@@ -36,7 +36,7 @@ from tools.experiments.asmk_benchmark.ours import TOP, encode_query
 from tools.experiments.asmk_benchmark.reference import HOW_TO_GET, MODULES
 from tools.experiments.asmk_benchmark.report import draw, table
 from tools.experiments.asmk_benchmark.workload import ENTRY_BYTES, Workload, image_id
-from tools.plotting import load_pyplot
+from tools.environment import load_pyplot
 
 PACKAGES = ("numpy", "faiss-cpu", "asmk")
 PHOTO_BATCH = 65_536  # images of a commit

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from tools.experiments.asmk_benchmark.comparison import STAGES
-from tools.plotting import load_pyplot
+from tools.environment import load_pyplot
 
 WHOLE = "whole query"
 MATCHING = "aggregate + search"
