@@ -17,6 +17,7 @@ from runtime.errors import HowlError
 from runtime.io.cli import run_command
 from runtime.retriever import Retriever
 from tools.running import run_script
+from tools.visualization.canvas import save
 from tools.visualization.gallery import Answer, Row, draw_gallery
 from train.data.synthetic.scenes import write_scenes
 
@@ -82,7 +83,7 @@ def draw_results(engine: Path, photos: Path, picture: Path) -> None:
             hits = [hit for hit in retriever.search(query, SHOWN + 1) if hit.id != str(query)][:SHOWN]
             answers = [Answer(Path(hit.id), hit.score, Path(hit.id).parent == query.parent) for hit in hits]
             rows.append(Row(query, answers))
-    draw_gallery(rows, "howl: queries, and the photos found for them", picture)
+    save(draw_gallery(rows, "howl: queries, and the photos found for them"), picture)
 
 
 def run(script: str, *arguments: str | Path, quiet: bool = False) -> str:

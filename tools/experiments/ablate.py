@@ -20,7 +20,7 @@ from runtime.errors import HowlError
 from runtime.io.atomic import atomic_write
 from runtime.io.cli import positive_int, run_command, whole_number
 from runtime.io.image import find_photos
-from tools.environment import describe_machine
+from tools.environment import describe_machine, load_pyplot
 from tools.evaluate import open_set
 from tools.evaluation.distractors import R1M
 from tools.experiments.ablation.figures import evaluated
@@ -30,7 +30,6 @@ from tools.experiments.ablation.runs import ROWS, Run, all_runs
 from tools.experiments.ablation.settings import Settings, keep_settings
 from tools.experiments.ablation.stages import STAGES, finish
 from tools.experiments.ablation.tables import report
-from tools.environment import load_pyplot
 from train.backbones import BUILDERS
 
 PACKAGES = ("numpy", "torch", "onnxruntime")

@@ -23,7 +23,7 @@ from runtime.errors import HowlError
 from runtime.first_stage import ASMK, Layout
 from runtime.index import Index
 from runtime.io.cli import positive_int, run_command, whole_number
-from tools.environment import describe_machine
+from tools.environment import describe_machine, load_pyplot
 from tools.experiments.asmk_benchmark.making import MATCHES, Size, make_workload
 from tools.experiments.asmk_benchmark.measuring import (
     CAN_DROP,
@@ -36,7 +36,6 @@ from tools.experiments.asmk_benchmark.ours import TOP, encode_query
 from tools.experiments.asmk_benchmark.reference import HOW_TO_GET, MODULES
 from tools.experiments.asmk_benchmark.report import draw, table
 from tools.experiments.asmk_benchmark.workload import ENTRY_BYTES, Workload, image_id
-from tools.environment import load_pyplot
 
 PACKAGES = ("numpy", "faiss-cpu", "asmk")
 PHOTO_BATCH = 65_536  # images of a commit

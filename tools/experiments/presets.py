@@ -24,8 +24,7 @@ from runtime.bundle import EngineFiles, Manifest
 from runtime.engine import open_engine
 from runtime.io.cli import positive_int, run_command
 from runtime.io.image import Image, find_photos, load_rgb, shrink
-from tools.environment import describe_machine
-from tools.environment import load_pyplot
+from tools.environment import describe_machine, load_pyplot
 from tools.running import run_script
 from train.checkpoint import Checkpoint
 from train.models.extractor import Extractor

@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from tools.experiments.asmk_benchmark.comparison import STAGES
 from tools.environment import load_pyplot
+from tools.experiments.asmk_benchmark.comparison import STAGES
 
 WHOLE = "whole query"
 MATCHING = "aggregate + search"
