@@ -1,10 +1,11 @@
 """What all commands share: exit codes, one-line errors, and arguments checked before any work."""
 
 import argparse
+import shlex
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import fields, replace
-from typing import TypeVar
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import fields, is_dataclass, replace
+from typing import Any, TypeVar
 
 from runtime.errors import HowlError
 
@@ -90,3 +91,28 @@ def scale_list(text: str) -> tuple[float, ...]:
     if not all(0.1 <= scale <= 4 for scale in scales):
         raise argparse.ArgumentTypeError(f"{text}: a scale must lie between 0.1 and 4")
     return scales
+
+
+def command_line(script: str, *words: object, options: Any, defaults: Any) -> str:
+    """The command that a user would type to get these options.
+
+    Args:
+        script: such as ``export/to_trt.py``.
+        words: its arguments without a flag.
+        options: a dataclass whose fields are named like the flags; a field may hold such a dataclass.
+        defaults: one of the same kind; what is equal in both is left out.
+    """
+    return shlex.join(["python", script, *map(str, words), *_flags(options, defaults)])
+
+
+def _flags(options: Any, defaults: Any) -> Iterator[str]:
+    for field in fields(options):
+        value, default = getattr(options, field.name), getattr(defaults, field.name)
+        flag = field.name.replace("_", "-")
+        if is_dataclass(value):
+            yield from _flags(value, default)
+        elif value != default and isinstance(value, bool):
+            yield f"--{flag}" if value else f"--no-{flag}"
+        elif value != default:
+            yield f"--{flag}"
+            yield from map(str, value) if isinstance(value, tuple | list) else [str(value)]

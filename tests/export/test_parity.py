@@ -4,24 +4,24 @@ import numpy as np
 import pytest
 
 from export.parity import Tolerance, difference, match_positions, raise_if_unequal, sizes_to_check
-from runtime.engine import Features
 from runtime.errors import HowlError
+from runtime.features import LocalFeatures
 
 TOLERANCE = Tolerance(descriptor=1e-3, matched=0.9, equal=0.9)
 IMAGE = np.zeros((48, 64, 3), np.uint8)
 
 
-def features(n: int = 40, seed: int = 0) -> Features:
+def features(n: int = 40, seed: int = 0) -> LocalFeatures:
     random = np.random.default_rng(seed)
-    return Features(
+    return LocalFeatures(
         random.normal(size=(n, 8)).astype(np.float32),
         np.sort(random.random(n).astype(np.float32))[::-1],
         (random.permutation(n * 3).reshape(n, 3) * 4).astype(np.float32),
     )
 
 
-def rows(of: Features, order: np.ndarray) -> Features:
-    return Features(of.descriptors[order], of.strengths[order], of.positions[order])
+def rows(of: LocalFeatures, order: np.ndarray) -> LocalFeatures:
+    return LocalFeatures(of.descriptors[order], of.strengths[order], of.positions[order])
 
 
 def test_swapped_rows_are_no_difference() -> None:
@@ -43,7 +43,7 @@ def test_wrong_descriptors_count_by_their_share(share: float) -> None:
     wanted = features()
     wrong = wanted.descriptors.copy()
     wrong[: int(share * len(wanted))] *= 1.1
-    result = difference(Features(wrong, wanted.strengths, wanted.positions), wanted, IMAGE, TOLERANCE)
+    result = difference(LocalFeatures(wrong, wanted.strengths, wanted.positions), wanted, IMAGE, TOLERANCE)
     assert result.equal == pytest.approx(1 - share)
     assert result.largest == pytest.approx(0.1, rel=1e-3)
     assert result.exceeds(TOLERANCE) == (share > 0.1)
@@ -52,7 +52,7 @@ def test_wrong_descriptors_count_by_their_share(share: float) -> None:
 def test_missing_rows_and_positions_exceed_the_tolerance() -> None:
     wanted = features()
     assert difference(rows(wanted, np.arange(39)), wanted, IMAGE, TOLERANCE).exceeds(TOLERANCE)
-    elsewhere = Features(wanted.descriptors, wanted.strengths, wanted.positions + 1)
+    elsewhere = LocalFeatures(wanted.descriptors, wanted.strengths, wanted.positions + 1)
     result = difference(elsewhere, wanted, IMAGE, TOLERANCE)
     assert result.matched == 0
     with pytest.raises(HowlError, match=r"g\.onnx: differs .* 1 of 2 images \(first: 64×48\)"):

@@ -13,7 +13,7 @@ from export.fold import fold
 from export.parity import TOLERANCES, difference, run_pytorch
 from export.plan import build_plan
 from export.tracing import export_onnx
-from runtime.engine import Features
+from runtime.features import LocalFeatures
 from train.data.synthetic import render_view
 from train.models.extractor import Extractor
 from train.models.how import Network, NetworkConfig
@@ -71,7 +71,7 @@ def test_the_graph_equals_pytorch_at_any_size(variant: str, network: Build, expo
         counts.append(n)
         assert not descriptors[n:].any()
         assert not strengths[n:].any()
-        got = Features(descriptors[:n], strengths[:n], positions[:n])
+        got = LocalFeatures(descriptors[:n], strengths[:n], positions[:n])
         result = difference(got, run_pytorch(pytorch, image), image, TOLERANCES["fp32"])
         assert not result.exceeds(TOLERANCES["fp32"]), str(result)
     assert counts[0] == K > counts[-1] > 0
@@ -84,7 +84,7 @@ def test_a_half_precision_backbone_stays_near(network: Build, exported: Export) 
     descriptors, strengths, positions, _ = run(path, image)
     assert np.isfinite(descriptors).all()
     pytorch = Extractor(network(**VARIANTS["both"]), SCALES, K).eval()
-    got = Features(descriptors, strengths, positions)
+    got = LocalFeatures(descriptors, strengths, positions)
     result = difference(got, run_pytorch(pytorch, image), image, TOLERANCES["fp16"])
     assert result.median < 0.02, str(result)
 

@@ -18,8 +18,8 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from export.options import PRESETS
 from export.parity import run_pytorch
-from export.presets import PRESETS
 from runtime.bundle import EngineFiles, Manifest
 from runtime.engine import open_engine
 from runtime.io.cli import positive_int, run_command

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
-from export.presets import PRESETS
+from export.options import PRESETS
 from runtime.errors import HowlError
 from tools.experiments import presets
 
@@ -51,14 +51,3 @@ def test_the_plot_is_drawn(result: dict, tmp_path: Path) -> None:
 def test_a_command_that_fails_ends_it(tmp_path: Path) -> None:
     with pytest.raises(HowlError, match=r"export/to_trt\.py failed with exit status 1"):
         presets.run(["export/to_trt.py", str(tmp_path / "missing.pt")])
-
-
-def test_presets_are_what_the_export_command_takes() -> None:
-    """A preset's names are those of the command's options."""
-    from export.to_trt import parse
-
-    options = parse(["ckpt.pt", "--preset", "fast", "--features", "9"])
-    fast = PRESETS["fast"]
-    assert (options.image_size, options.scales, options.precision) == (fast.image_size, fast.scales, fast.precision)
-    assert options.features == 9
-    assert parse(["ckpt.pt"]).precision == "fp32"
