@@ -16,8 +16,9 @@ from onnx import numpy_helper
 
 from runtime.asmk.codebook import Codebook
 from runtime.asmk.kernel import AsmkParameters
-from runtime.bundle import Manifest, checksum, codebook_path, manifest_path
+from runtime.bundle import EngineFiles, Manifest, file_checksum
 from runtime.engine.onnxruntime import OnnxRuntimeEngine
+from runtime.first_stage import ASMK
 
 PHOTOS = 6
 IMAGE_SIZE = 128  # longest side that the engine is given
@@ -116,10 +117,13 @@ def exported(tmp_path_factory: pytest.TempPathFactory, filters: NDArray[np.float
     onnx.checker.check_model(model, full_check=True)
     onnx.save(model, engine)
     session = OnnxRuntimeEngine(engine, "cpu")
-    words = [session.extract(draw_photo(i)).descriptors[:20] for i in range(PHOTOS)]
-    Codebook(np.concatenate(words)).save(codebook_path(engine))
+    words = [session.extract(draw_photo(i)).need_local().descriptors[:20] for i in range(PHOTOS)]
+    files = EngineFiles.of(engine)
+    Codebook(np.concatenate(words)).save(files.codebook)
     Manifest(
         fingerprint="the engine of the tests",
+        system="how",
+        method=ASMK,
         image_size=IMAGE_SIZE,
         scales=(1.0,),
         features=FEATURES,
@@ -127,8 +131,8 @@ def exported(tmp_path_factory: pytest.TempPathFactory, filters: NDArray[np.float
         asmk=AsmkParameters(),
         network={},
         precision="fp32",
-        checksums={file.name: checksum(file) for file in (engine, codebook_path(engine))},
-    ).save(manifest_path(engine))
+        checksums={file.name: file_checksum(file) for file in (engine, files.codebook)},
+    ).save(files.manifest)
     return engine.parent
 
 
