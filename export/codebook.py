@@ -12,7 +12,7 @@ from runtime.io.image import find_photos
 from train.checkpoint import Checkpoint
 from train.data import PhotoSet
 from train.data.folder import folder_photos
-from train.data.synthetic.scenes import synthetic_scenes
+from train.data.synthetic import synthetic_scenes
 from train.validation import codebook_of
 
 MAX_WORDS = 65_536  # HOW's number; fewer photos have fewer, 32 descriptors a word at least

@@ -14,7 +14,7 @@ from export.to_trt import parse
 from runtime.asmk.codebook import Codebook
 from runtime.errors import HowlError
 from train.checkpoint import Checkpoint
-from train.data.synthetic.scenes import write_scenes
+from train.data.synthetic import write_scenes
 
 DIMENSIONS = 16  # of the fixture's network
 

@@ -12,7 +12,7 @@ import pytest
 from runtime.errors import HowlError, ImageError
 from runtime.io.image import Image
 from train.data import PhotoSet, open_data
-from train.data.synthetic.scenes import synthetic_scenes, write_scenes
+from train.data.synthetic import synthetic_scenes, write_scenes
 
 
 def open_folder(folder: Path, image_size: int = 64) -> tuple[PhotoSet, PhotoSet]:

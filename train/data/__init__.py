@@ -7,7 +7,7 @@ from runtime.io.image import scenes_below
 from train.data.folder import folder_photos
 from train.data.labelled import PhotoSet
 from train.data.sfm120k import sfm120k, sfm120k_validation
-from train.data.synthetic.scenes import synthetic_scenes
+from train.data.synthetic import synthetic_scenes
 
 HELD_OUT = 5  # every fifth scene of a folder is kept for validation
 SYNTHETIC_VIEWS = 8

@@ -7,7 +7,7 @@ import numpy as np
 
 from runtime.io.image import Image
 from train.data.labelled import PhotoSet
-from train.data.synthetic import render_view
+from train.data.synthetic.view import render_view
 
 
 def synthetic_scenes(*, scenes: int, views: int, image_size: int, seed: int) -> PhotoSet:
