@@ -10,7 +10,7 @@ from runtime.asmk_method.pickles import load_any_codebook
 from runtime.errors import HowlError
 from runtime.io.image import find_photos
 from train.checkpoint import Checkpoint
-from train.data import PhotoSet
+from train.data import LabelledPhotos
 from train.data.folder import folder_photos
 from train.data.synthetic import synthetic_scenes
 from train.validation import codebook_of
@@ -78,7 +78,7 @@ def from_synthetic_scenes(checkpoint: Checkpoint) -> Codebook:
     return codebook
 
 
-def learn_words(checkpoint: Checkpoint, photos: PhotoSet, most_photos: int) -> Codebook:
+def learn_words(checkpoint: Checkpoint, photos: LabelledPhotos, most_photos: int) -> Codebook:
     return codebook_of(
         checkpoint.build_network(), photos, checkpoint.extraction, count=most_photos, words=MAX_WORDS, seed=SEED
     )

@@ -18,10 +18,9 @@ from runtime.encoder import Encoder
 from runtime.errors import HowlError, ImageError
 from runtime.retriever import Retriever
 from tools import evaluate
-from tools.evaluation import ranking as searching
-from tools.evaluation.metrics import Truth, judge, means
-from tools.evaluation.photos import read_photo
-from train.data.revisited import Labels, read_labels
+from tools.evaluation.ranking import evaluate_set, judge, means
+from train.data import Truth, open_set
+from train.data.revisited import Labels, read_labels, read_photo
 
 NAMES = [f"place_{number:06d}" for number in range(6)]
 BOX = [16.0, 8.0, 112.0, 88.0]
@@ -253,12 +252,11 @@ def test_the_photos_of_the_set_are_taken_as_stored(
     assert run(capsys, engine, oxford) != figures[0]
 
 
-def test_figures_do_not_depend_on_the_pieces(
-    engine: Path, oxford: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    whole = run(capsys, engine, oxford)
-    monkeypatch.setattr(searching, "BUILD_BATCH", 2)
-    assert run(capsys, engine, oxford) == whole
+def test_figures_do_not_depend_on_the_pieces(engine: Path, oxford: Path) -> None:
+    encoder = Encoder(engine)
+    labelled = open_set("roxford5k", root=oxford.parents[1], image_size=encoder.manifest.image_size)
+    whole = evaluate_set(encoder, labelled)
+    assert evaluate_set(encoder, labelled, build_batch=2) == whole
 
 
 def test_the_table_has_a_line_a_setting(engine: Path, oxford: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -18,7 +18,7 @@ Every random number comes from a generator seeded by (seed, scene) for the place
 view: the same in any process and in any order of calls.
 """
 
-from train.data.synthetic.scenes import synthetic_scenes, write_scenes
+from train.data.synthetic.scenes import split_scenes, synthetic_scenes, write_scenes
 from train.data.synthetic.view import render_view
 
-__all__ = ["render_view", "synthetic_scenes", "write_scenes"]
+__all__ = ["render_view", "split_scenes", "synthetic_scenes", "write_scenes"]
