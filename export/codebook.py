@@ -8,7 +8,7 @@ from pathlib import Path
 from runtime.asmk.codebook import Codebook
 from runtime.asmk_method.pickles import load_any_codebook
 from runtime.errors import HowlError
-from runtime.io.image import find_photos
+from runtime.io.image import describe_unreadable, find_photos
 from train.checkpoint import Checkpoint
 from train.data import LabelledPhotos
 from train.data.folder import folder_photos
@@ -59,8 +59,8 @@ def from_folder(checkpoint: Checkpoint, folder: Path, most_photos: int) -> Codeb
     more = "--codebook-photos takes more of them" if len(photos) > most_photos else "more photos give more words"
     hint = f"; {more}" if len(codebook) < MAX_WORDS else ""
     print(f"{len(codebook)} visual words, learned from {used} of {len(photos)} photos in {folder}{hint}", flush=True)
-    for reason in photos.unreadable.values():
-        print(f"  left out: {reason}")
+    if photos.unreadable:
+        print(describe_unreadable(photos.unreadable))
     return codebook
 
 

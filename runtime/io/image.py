@@ -1,8 +1,8 @@
-"""Photos: finding, decoding and shrinking them."""
+"""Photos: finding, decoding and shrinking them, and naming those that cannot be read."""
 
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TypeAlias
 
@@ -131,6 +131,19 @@ def describe(photo: PhotoInput) -> str:
     if isinstance(photo, np.ndarray):
         return f"image array {photo.shape} {photo.dtype}"
     return str(os.fspath(photo)) if isinstance(photo, os.PathLike) else str(photo)
+
+
+def describe_unreadable(unreadable: Mapping[str, str]) -> str:
+    """How every command names the photos that it left out.
+
+    Args:
+        unreadable: the reason, which names the file, by the photo's name or id; at least one.
+
+    Returns:
+        A line that counts them, and below it an indented line for each.
+    """
+    photos = "photo" if len(unreadable) == 1 else "photos"
+    return "\n".join([f"left out {len(unreadable)} unreadable {photos}:", *(f"  {why}" for why in unreadable.values())])
 
 
 def _as_bgr(photo: PhotoInput, upright: bool) -> Image:

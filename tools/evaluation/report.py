@@ -8,6 +8,7 @@ from typing import Any
 from runtime.asmk.kernel import AsmkParameters
 from runtime.bundle import load_checked
 from runtime.encoder import Encoder
+from runtime.io.image import describe_unreadable
 from tools.evaluation.distractors import open_distractors
 from tools.evaluation.ranking import QueryResult, Summary, evaluate_set, means
 from train.data.labelled import ALL
@@ -53,8 +54,7 @@ class Evaluation:
         for summary in self.sets:
             lines += _lines(summary)
         if self.skipped:
-            lines.append(f"skipped {len(self.skipped)} unreadable photos:")
-            lines += [f"  {reason}" for reason in self.skipped.values()]
+            lines.append(describe_unreadable(self.skipped))
         return "\n".join(lines)
 
 
