@@ -15,7 +15,7 @@ from runtime.errors import HowlError
 from runtime.index import Index
 from runtime.index.verification import verify
 from runtime.io.cli import run_command
-from runtime.io.image import find_photos
+from runtime.io.image import describe_unreadable, find_photos
 from runtime.retriever import Retriever
 from tools.environment import peak_memory
 
@@ -67,9 +67,7 @@ def add(retriever: Retriever, roots: list[str]) -> None:
     if known:
         print(f"{len(known)} were there already")
     if report.skipped:
-        print(f"skipped {len(report.skipped)} unreadable photos:")
-        for reason in report.skipped.values():
-            print(f"  {reason}")
+        print(describe_unreadable(report.skipped))
     if report.skipped and not report.added and not known:
         raise HowlError("none of the photos could be read")
 
