@@ -1,5 +1,6 @@
 """The compiled loops against the same in NumPy, and their refusal of arrays that do not fit."""
 
+import ctypes
 import itertools
 
 import numpy as np
@@ -114,18 +115,20 @@ def test_words_of_any_size_are_sorted() -> None:
 
 
 @pytest.mark.parametrize(
-    "change",
+    ("change", "reason"),
     [
-        {"words": np.zeros(3, np.uint32)},
-        {"offsets": np.zeros(3, np.int32)},
-        {"images": np.zeros(4, np.uint16)},
-        {"codes": np.zeros((5, 4), np.uint64)[:, ::2]},
-        {"query_codes": np.zeros((1, 3), np.uint64)},
-        {"worth": np.zeros(10, np.int64)},
+        ({"words": np.zeros(3, np.uint32)}, "offsets: expected the shape"),
+        ({"words": np.arange(2)}, "argument 1: .*data type uint32"),
+        ({"offsets": np.zeros(3, np.int32)}, "argument 2: .*data type int64"),
+        ({"images": np.zeros(4, np.uint16)}, "codes: expected the shape"),
+        ({"images": np.zeros((5, 1), np.uint16)}, "argument 4: .*1 dimension"),
+        ({"codes": np.zeros((5, 4), np.uint64)[:, ::2]}, "argument 5: .*flags"),
+        ({"query_codes": np.zeros((1, 3), np.uint64)}, "query_codes: expected the shape"),
+        ({"worth": np.zeros(10, np.int64)}, "worth: expected the shape"),
     ],
-    ids=lambda change: next(iter(change)),
+    ids=lambda case: next(iter(case)) if isinstance(case, dict) else "",
 )
-def test_arrays_that_do_not_fit_are_refused(change: dict[str, NDArray]) -> None:
+def test_arrays_that_do_not_fit_are_refused(change: dict[str, NDArray], reason: str) -> None:
     """C would read beyond their ends."""
     fitting = {
         "words": np.arange(2, dtype=np.uint32),
@@ -138,8 +141,16 @@ def test_arrays_that_do_not_fit_are_refused(change: dict[str, NDArray]) -> None:
         "n": 1,
     }
     native.score(**fitting)
-    with pytest.raises(ValueError, match="expected a contiguous"):
+    with pytest.raises((ValueError, ctypes.ArgumentError), match=reason):
         native.score(**{**fitting, **change})
+
+
+def test_a_read_only_array_is_not_written() -> None:
+    words, codes, counts = np.zeros(1, np.uint32), np.zeros((1, 2), np.uint64), np.ones(1, np.uint32)
+    images = np.zeros(1, np.uint16)
+    images.setflags(write=False)
+    with pytest.raises(ctypes.ArgumentError, match="WRITEABLE"):
+        native.place(words, codes, counts, np.zeros(1, np.int64), images, codes.copy())
 
 
 def test_every_number_of_entries_is_placed_where_its_word_is() -> None:
