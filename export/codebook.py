@@ -10,11 +10,11 @@ from export.options import CODEBOOK_PHOTOS
 from runtime.asmk.codebook import Codebook
 from runtime.asmk_method.pickles import load_any_codebook
 from runtime.errors import IncompatibleError
-from runtime.io.image import find_photos
+from runtime.io.image import describe_unreadable, find_photos
 from train.checkpoint import Checkpoint
-from train.data import PhotoSet
+from train.data import LabelledPhotos
 from train.data.folder import folder_photos
-from train.data.synthetic.scenes import synthetic_scenes
+from train.data.synthetic import synthetic_scenes
 from train.validation import codebook_of
 
 MAX_WORDS = 65_536  # HOW's number; there are 32 descriptors a word at least, so that fewer photos give fewer words
@@ -69,8 +69,8 @@ def learn_from_folder(checkpoint: Checkpoint, folder: Path, max_photos: int, say
     more = "--codebook-photos takes more of them" if len(photos) > max_photos else "more photos give more words"
     hint = f"; {more}" if len(codebook) < MAX_WORDS else ""
     say(f"{len(codebook)} visual words, learned from {used} of {len(photos)} photos in {folder}{hint}")
-    for reason in photos.unreadable.values():
-        say(f"  left out: {reason}")
+    if photos.unreadable:
+        say(describe_unreadable(photos.unreadable))
     return codebook
 
 
@@ -86,7 +86,7 @@ def learn_from_scenes(checkpoint: Checkpoint, scenes: int, say: Callable[[str], 
     return codebook
 
 
-def learn_words(checkpoint: Checkpoint, photos: PhotoSet, max_photos: int) -> Codebook:
+def learn_words(checkpoint: Checkpoint, photos: LabelledPhotos, max_photos: int) -> Codebook:
     """At most ``MAX_WORDS`` words of at most so many photos."""
     return codebook_of(
         checkpoint.build_network(), photos, checkpoint.extraction, count=max_photos, words=MAX_WORDS, seed=SEED

@@ -23,9 +23,9 @@ from runtime.gpu import find_gpus
 from runtime.io.image import MIN_SIDE, Image, find_photos
 from train.backbones import build_backbone
 from train.checkpoint import Checkpoint
-from train.data import PhotoSet
+from train.data import LabelledPhotos
 from train.data.folder import folder_photos
-from train.data.synthetic.scenes import synthetic_scenes
+from train.data.synthetic import synthetic_scenes
 from train.models.extractor import Extractor, exact, scaled_side
 from train.models.graph import nodes_covering
 
@@ -209,7 +209,7 @@ def fingerprint_of(checkpoint: Checkpoint) -> str:
     return sha.hexdigest()
 
 
-def open_photos(folder: Path | None, checkpoint: Checkpoint) -> PhotoSet:
+def open_photos(folder: Path | None, checkpoint: Checkpoint) -> LabelledPhotos:
     """Photos as the engine takes them: those of a folder, else of the folder of the training, else synthetic ones.
 
     Raises:
@@ -224,7 +224,7 @@ def open_photos(folder: Path | None, checkpoint: Checkpoint) -> PhotoSet:
     return synthetic_scenes(scenes=CALIBRATION_PHOTOS, views=1, image_size=size, seed=0)
 
 
-def take(photos: PhotoSet, number: int) -> list[Image]:
+def take(photos: LabelledPhotos, number: int) -> list[Image]:
     """At most so many photos, evenly spaced; one that cannot be read is passed over for the next.
 
     Raises:

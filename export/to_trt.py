@@ -7,7 +7,7 @@ import tyro
 
 from export.exporter import export_checkpoint
 from export.options import SCRIPT, ExportOptions
-from runtime.io.cli import run_command
+from runtime.io.cli import program, run_command
 
 DESCRIPTION = (
     "Exports a checkpoint as one whole graph, engine.onnx, proves it equal to the PyTorch network, and builds "
@@ -20,7 +20,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def parse(arguments: Sequence[str] | None) -> ExportOptions:
-    return tyro.cli(ExportOptions, prog=SCRIPT, description=DESCRIPTION, args=arguments)
+    return tyro.cli(ExportOptions, prog=program(SCRIPT), description=DESCRIPTION, args=arguments)
 
 
 if __name__ == "__main__":

@@ -40,6 +40,11 @@ class FirstStage(Protocol):
         """How an index keeps what this encodes."""
         ...
 
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The method and its parameters, as JSON takes them."""
+        ...
+
     def encode_database(self, features: Features) -> Any:
         """What an index keeps of an image, as ``Store.build`` takes it."""
         ...

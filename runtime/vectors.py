@@ -7,7 +7,7 @@ float32. The vectors are memory-mapped: an index larger than the memory is searc
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,6 +37,11 @@ class InnerProduct:
     def layout(self) -> Layout:
         """How an index keeps what this encodes."""
         return Layout(VECTORS, self.dimensions)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The method, as JSON takes it."""
+        return {"method": VECTORS}
 
     def encode_database(self, features: Features) -> NDArray[np.float16]:
         """float16 [G], as an index keeps it."""

@@ -16,7 +16,7 @@ from tqdm import tqdm
 from runtime.engine.onnxruntime import CPU
 from runtime.errors import ImageError
 from runtime.io.atomic import atomic_write
-from runtime.io.cli import add_engine_arguments, positive_int, run_command
+from runtime.io.cli import add_engine_arguments, positive_int, program, run_command
 from runtime.io.image import decode, find_photos
 from runtime.io.prefetch import prefetch_map
 from tools.benchmarking.levels import profile_levels
@@ -161,7 +161,7 @@ def pairs(
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog="tools/benchmark.py", description="Measures whole queries, stage by stage, and under load."
+        prog=program("tools/benchmark.py"), description="Measures whole queries, stage by stage, and under load."
     )
     add_engine_arguments(parser, searches=False)
     parser.add_argument("photos", metavar="PHOTOS", nargs="+", help="files and folders: the queries")

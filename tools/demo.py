@@ -14,12 +14,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from runtime.errors import HowlError
-from runtime.io.cli import run_command
+from runtime.io.cli import program, run_command
 from runtime.retriever import Retriever
 from tools.running import run_script
 from tools.visualization.canvas import save
 from tools.visualization.gallery import Answer, Row, draw_gallery
-from train.data.synthetic.scenes import write_scenes
+from train.data.synthetic import write_scenes
 
 SEED = 1000  # of a town that no training sees
 BUILDINGS, VIEWS, SIDE = 24, 6, 320
@@ -98,7 +98,9 @@ def say(what: str) -> None:
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="tools/demo.py", description="The whole way, on made photos, in minutes.")
+    parser = argparse.ArgumentParser(
+        prog=program("tools/demo.py"), description="The whole way, on made photos, in minutes."
+    )
     parser.add_argument("--out", metavar="DIR", default="demo", help="folder to fill; what is there goes (%(default)s)")
     return parser.parse_args(arguments)
 

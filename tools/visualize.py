@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from runtime.bundle import is_engine
 from runtime.encoder import Encoder
-from runtime.io.cli import add_engine_arguments, image_side, positive_int, run_command
+from runtime.io.cli import add_engine_arguments, image_side, positive_int, program, run_command
 from runtime.retriever import Retriever
 from tools.environment import require_packages
 
@@ -113,7 +113,9 @@ def gallery(
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="tools/visualize.py", description="Draws what a network or a search sees.")
+    parser = argparse.ArgumentParser(
+        prog=program("tools/visualize.py"), description="Draws what a network or a search sees."
+    )
     pictures = parser.add_subparsers(dest="picture", metavar="PICTURE", required=True)
     add_attention(pictures)
     add_smoothing(pictures)

@@ -9,7 +9,7 @@ from tqdm import tqdm
 from runtime.errors import HowlError
 from train.backbones import Backbone
 from train.config import TrainingConfig
-from train.data.labelled import PhotoSet
+from train.data.labelled import LabelledPhotos
 from train.descriptors import agree_on_unreadable, as_batch, quiet
 from train.distributed import ProcessGroup
 from train.models.how import Network
@@ -19,7 +19,7 @@ CALIBRATION_PHOTOS = 64
 
 
 @torch.no_grad()
-def calibrate_batch_norm(backbone: Backbone, photos: PhotoSet, seed: int) -> None:
+def calibrate_batch_norm(backbone: Backbone, photos: LabelledPhotos, seed: int) -> None:
     """Gives a backbone of random weights the statistics that its frozen BatchNorm layers would never learn."""
     layers = [module for module in backbone.modules() if isinstance(module, nn.BatchNorm2d)]
     device = next(backbone.parameters()).device
@@ -35,7 +35,7 @@ def calibrate_batch_norm(backbone: Backbone, photos: PhotoSet, seed: int) -> Non
 
 
 @torch.no_grad()
-def learn_whitening(network: Network, photos: PhotoSet, config: TrainingConfig, processes: ProcessGroup) -> None:
+def learn_whitening(network: Network, photos: LabelledPhotos, config: TrainingConfig, processes: ProcessGroup) -> None:
     """PCA whitening of the strongest refined features of training photos, at scale 1 (HOW, §4.1)."""
     network.eval()
     moments = Moments(network.backbone.channels)
@@ -54,7 +54,7 @@ def learn_whitening(network: Network, photos: PhotoSet, config: TrainingConfig, 
     network.whitening.learn(moments)
 
 
-def sample(photos: PhotoSet, count: int, seed: int) -> NDArray[np.int64]:
+def sample(photos: LabelledPhotos, count: int, seed: int) -> NDArray[np.int64]:
     """At most ``count`` usable photos, by chance, in order."""
     return np.sort(np.random.default_rng(seed).permutation(np.flatnonzero(photos.usable))[:count])
 

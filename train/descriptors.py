@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from runtime.io.image import Image
-from train.data.labelled import PhotoSet
+from train.data.labelled import LabelledPhotos
 from train.distributed import ProcessGroup
 from train.models.how import LocalFeatures, Network, global_descriptor
 
@@ -56,7 +56,7 @@ def as_batch(images: Sequence[Image], device: torch.device) -> Tensor:
 
 @torch.no_grad()
 def describe_photos(
-    describer: Describer, photos: PhotoSet, indices: NDArray[np.int64], processes: ProcessGroup, label: str
+    describer: Describer, photos: LabelledPhotos, indices: NDArray[np.int64], processes: ProcessGroup, label: str
 ) -> dict[int, NDArray[np.float32]]:
     """The descriptor [D] of every readable photo among ``indices``; the processes share the work.
 
@@ -79,7 +79,7 @@ def describe_photos(
     return everyone
 
 
-def agree_on_unreadable(photos: PhotoSet, processes: ProcessGroup) -> None:
+def agree_on_unreadable(photos: LabelledPhotos, processes: ProcessGroup) -> None:
     """Drops in every process what any has found unreadable: they must draw the same tuples."""
     for unreadable in processes.gather(dict(photos.unreadable)):
         photos.leave_out(unreadable)

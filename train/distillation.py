@@ -19,7 +19,7 @@ from tqdm import tqdm
 from runtime.errors import HowlError
 from runtime.io.image import Image
 from train.backbones import Backbone
-from train.data.labelled import PhotoSet
+from train.data.labelled import LabelledPhotos
 from train.descriptors import as_batch
 
 STATISTICS_BATCHES = 16
@@ -48,7 +48,9 @@ class DistillationConfig:
 class Distillation:
     """A student that learns its teacher's features, standardised channel by channel."""
 
-    def __init__(self, teacher: Backbone, student: Backbone, photos: PhotoSet, config: DistillationConfig) -> None:
+    def __init__(
+        self, teacher: Backbone, student: Backbone, photos: LabelledPhotos, config: DistillationConfig
+    ) -> None:
         self.teacher = teacher.eval()
         self.student = student
         self.photos = photos
@@ -63,7 +65,7 @@ class Distillation:
         self.statistics: tuple[Tensor, Tensor] | None = None
         self.steps_done = 0
 
-    def run(self, validation: PhotoSet, keep: Callable[[dict[str, Any]], None] = lambda progress: None) -> float:
+    def run(self, validation: LabelledPhotos, keep: Callable[[dict[str, Any]], None] = lambda progress: None) -> float:
         """Trains the student for the steps that are left.
 
         Args:
@@ -136,7 +138,7 @@ class Distillation:
         std, mean = torch.std_mean(features, dim=(0, 2, 3))
         return mean[:, None, None], std.clamp(min=1e-4)[:, None, None]
 
-    def _crops(self, photos: PhotoSet) -> Iterator[list[Image]]:
+    def _crops(self, photos: LabelledPhotos) -> Iterator[list[Image]]:
         """Batches of crops, without end: all photos in random order, again and again."""
 
         def order() -> Iterator[int]:

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from runtime.errors import HowlError
 from train.config import TrainingConfig
-from train.data.labelled import PhotoSet
+from train.data.labelled import LabelledPhotos
 from train.descriptors import Describer, agree_on_unreadable, describe_photos
 from train.distributed import ProcessGroup
 
@@ -21,7 +21,7 @@ class TrainingTuple(NamedTuple):
 
 
 def mine_tuples(
-    describer: Describer, photos: PhotoSet, config: TrainingConfig, epoch: int, processes: ProcessGroup
+    describer: Describer, photos: LabelledPhotos, config: TrainingConfig, epoch: int, processes: ProcessGroup
 ) -> list[TrainingTuple]:
     """The epoch's tuples under the network as it is now; the same in every process, and for a seed and epoch.
 

@@ -20,6 +20,7 @@ from runtime.io.cli import (
     whole_number,
     with_options,
 )
+from runtime.io.image import describe_unreadable
 from train.backbones import BUILDERS, build_backbone
 from train.checkpoint import Checkpoint
 from train.config import BACKBONE_LEARNING_RATES, TrainingConfig, scale_for
@@ -162,9 +163,7 @@ def report(training: Training, checkpoint: Checkpoint, out: Path) -> None:
         print("no epoch was better than the network before its first step, which is what the checkpoint holds")
     unreadable = training.photos.unreadable | training.validation.unreadable
     if unreadable:
-        print(f"left out {len(unreadable)} unreadable photos:")
-        for reason in unreadable.values():
-            print(f"  {reason}")
+        print(describe_unreadable(unreadable))
 
 
 def words_of(checkpoint: Checkpoint, config: TrainingConfig) -> str:

@@ -20,7 +20,7 @@ from runtime.io.image import MIN_SIDE, Image
 from train.calibration import calibrate_batch_norm, learn_whitening
 from train.checkpoint import Checkpoint
 from train.config import TrainingConfig
-from train.data.labelled import PhotoSet
+from train.data.labelled import LabelledPhotos
 from train.descriptors import Describer, quiet
 from train.distributed import ProcessGroup
 from train.log import EpochLog, write_log
@@ -39,8 +39,8 @@ class Training:
     """
 
     network: Network
-    photos: PhotoSet
-    validation: PhotoSet
+    photos: LabelledPhotos
+    validation: LabelledPhotos
     config: TrainingConfig
     extraction: ExtractionConfig
     asmk: AsmkParameters

@@ -13,7 +13,7 @@ from runtime.asmk.kernel import AsmkKernel, AsmkParameters
 from runtime.errors import HowlError
 from train.calibration import sample
 from train.config import TrainingConfig
-from train.data.labelled import PhotoSet
+from train.data.labelled import LabelledPhotos
 from train.metrics import average_precision, positive_ranks
 from train.models.extractor import ExtractionConfig, Extractor
 from train.models.how import Network
@@ -34,8 +34,8 @@ class Validation:
 
 def validate(
     network: Network,
-    training: PhotoSet,
-    validation: PhotoSet,
+    training: LabelledPhotos,
+    validation: LabelledPhotos,
     config: TrainingConfig,
     extraction: ExtractionConfig,
     asmk: AsmkParameters,
@@ -51,7 +51,7 @@ def validate(
 
 
 def codebook_of(
-    network: Network, photos: PhotoSet, extraction: ExtractionConfig, *, count: int, words: int, seed: int
+    network: Network, photos: LabelledPhotos, extraction: ExtractionConfig, *, count: int, words: int, seed: int
 ) -> Codebook:
     """At most ``words`` visual words for a network: k-means on the descriptors of ``count`` photos at scale 1."""
     extractor = Extractor.of(network, replace(extraction, scales=(1.0,)))
@@ -64,7 +64,7 @@ def codebook_of(
 
 @torch.no_grad()
 def extract_descriptors(
-    extractor: Extractor, photos: PhotoSet, indices: NDArray[np.int64], label: str
+    extractor: Extractor, photos: LabelledPhotos, indices: NDArray[np.int64], label: str
 ) -> Iterator[tuple[int, NDArray[np.float32]]]:
     """Pairs of photo number and its descriptors [n, D]; unreadable photos are left out."""
     device = next(extractor.parameters()).device
@@ -76,7 +76,7 @@ def extract_descriptors(
 
 
 def mean_average_precision(
-    photos: PhotoSet, described: dict[int, NDArray[np.float32]], codebook: Codebook, asmk: AsmkParameters
+    photos: LabelledPhotos, described: dict[int, NDArray[np.float32]], codebook: Codebook, asmk: AsmkParameters
 ) -> float:
     """Every query against all other described photos, itself left out."""
     indices = np.array(sorted(described), np.int64)

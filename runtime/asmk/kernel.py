@@ -7,9 +7,9 @@ the sum over shared words is divided by √n_query · √n_image, n being the nu
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -66,6 +66,11 @@ class AsmkKernel:
     def layout(self) -> Layout:
         """How an index keeps what this kernel encodes."""
         return Layout(ASMK, self.codebook.dimensions)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The method and its parameters, as JSON takes them."""
+        return {"method": ASMK, **asdict(self.parameters)}
 
     @cached_property
     def similarity_table(self) -> NDArray[np.float64]:

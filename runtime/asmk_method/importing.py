@@ -14,7 +14,7 @@ from runtime.asmk.codebook import Codebook
 from runtime.asmk.inverted_file import InvertedFile
 from runtime.asmk_method.pickles import AsmkIvf, load_asmk_codebook, load_asmk_ivf
 from runtime.bundle import EngineFiles
-from runtime.errors import HowlError
+from runtime.errors import HowlError, IncompatibleError, UsageError
 from runtime.first_stage import ASMK, Layout
 from runtime.index import Index
 
@@ -54,12 +54,12 @@ def import_asmk(codebook_pickle: Path, ivf_pickle: Path, index: Path) -> AsmkImp
         HowlError: a pickle is not as asmk saves it, the two do not belong together, or an output is there already.
     """
     if index.exists():
-        raise HowlError(f"{index}: is there already; name a new folder")
+        raise UsageError(f"{index}: is there already; name a new folder")
     codebook = load_asmk_codebook(codebook_pickle)
     codebook_npy = EngineFiles.of(index).codebook
     had_codebook = codebook_npy.exists()
     if had_codebook and fingerprint_of(Codebook.load(codebook_npy)) != fingerprint_of(codebook):
-        raise HowlError(f"{codebook_npy}: another codebook is there already; give the index another name")
+        raise UsageError(f"{codebook_npy}: another codebook is there already; give the index another name")
     ivf = load_asmk_ivf(ivf_pickle, codebook.dimensions)
     check_words(ivf, codebook, str(codebook_pickle))
     try:
@@ -78,7 +78,7 @@ def import_asmk(codebook_pickle: Path, ivf_pickle: Path, index: Path) -> AsmkImp
 def check_words(ivf: AsmkIvf, codebook: Codebook, name: str) -> None:
     """Raises HowlError where an IVF was not built with a codebook of this many words."""
     if ivf.words != len(codebook):
-        raise HowlError(
+        raise IncompatibleError(
             f"{ivf.path} has lists of {ivf.words} visual words, {name} has {len(codebook)}: they do not belong together"
         )
 
@@ -106,7 +106,7 @@ def open_index(path: Path, codebook: Codebook) -> Index:
     index = Index(path)
     if index.fingerprint != fingerprint_of(codebook):
         index.close()
-        raise HowlError(f"{path}: made with another codebook than this; load that one, or name a new folder")
+        raise IncompatibleError(f"{path}: made with another codebook than this; load that one, or name a new folder")
     return index
 
 
@@ -118,7 +118,7 @@ def new_index(path: Path, codebook: Codebook) -> Iterator[Index]:
     """
     partial, aside = path.with_name(f".{path.name}.{os.getpid()}.partial"), path.with_name(f"{path.name}.asmk")
     if path.exists() and aside.exists():
-        raise HowlError(f"{aside}: is in the way of an index at {path}; move it away")
+        raise UsageError(f"{aside}: is in the way of an index at {path}; move it away")
     shutil.rmtree(partial, ignore_errors=True)
     try:
         index = Index.create(partial, fingerprint=fingerprint_of(codebook), layout=Layout(ASMK, codebook.dimensions))

@@ -13,7 +13,7 @@ from runtime.asmk.codes import AsmkCodes, AsmkQuery, code_length
 from runtime.asmk.inverted_file import InvertedFile
 from runtime.asmk_method.importing import check_words, id_of, inverted_files, new_index, number_of, open_index
 from runtime.asmk_method.pickles import load_asmk_ivf, split_images
-from runtime.errors import HowlError
+from runtime.errors import DuplicateIdError, IncompatibleError, UsageError
 from runtime.first_stage import MAX_IMAGES
 from runtime.index import Index
 
@@ -80,10 +80,12 @@ class Ivf:
         order = np.lexsort((words, ids))
         self._check_entries(des, words[order], ids[order])
         for wrong in ids[(ids < 0) | (ids >= NUMBERS)][:1]:
-            raise HowlError(f"image id {wrong}: ids number the images from 0 and stay below {NUMBERS}; renumber them")
+            raise UsageError(f"image id {wrong}: ids number the images from 0 and stay below {NUMBERS}; renumber them")
         numbers, counts = np.unique(ids.astype(np.int64), return_counts=True)
         if known := self._known.intersection(numbers.tolist()):
-            raise HowlError(f"image {min(known)} is in the inverted file already; add all its descriptors at once")
+            raise DuplicateIdError(
+                f"image {min(known)} is in the inverted file already; add all its descriptors at once"
+            )
         images = split_images(words[order].astype(np.uint32), des[order], counts)
         for start in range(0, len(numbers), MAX_IMAGES):
             part = slice(start, start + MAX_IMAGES)
@@ -139,7 +141,7 @@ class Ivf:
         """Refuses codes [e, L] of another kernel, and words and ids [e], in order, that name an entry twice."""
         fit = codes.dtype == np.uint64 and codes.shape[1:] == (self._code_length,) and words.max() < len(self._codebook)
         if not fit or ((words[1:] == words[:-1]) & (ids[1:] == ids[:-1])).any():
-            raise HowlError("these are no entries of this codebook's kernel; aggregate the descriptors again")
+            raise IncompatibleError("these are no entries of this codebook's kernel; aggregate the descriptors again")
 
     def _append(self, part: _Part) -> None:
         """Adds a part and merges it with those before that are not much larger: however images come, parts are few."""
@@ -166,9 +168,9 @@ def image_ids_of(ids: ArrayLike, count: int) -> NDArray[np.integer]:
     if found.size == 0:
         found = np.empty(0, np.int64)
     if found.dtype.kind not in "iu" or found.ndim != 1:
-        raise HowlError(f"image ids are whole numbers [n], not {found.dtype} {found.shape}")
+        raise UsageError(f"image ids are whole numbers [n], not {found.dtype} {found.shape}")
     if len(found) != count:
-        raise HowlError(f"{len(found)} image ids were given for {count} rows; each row needs one")
+        raise UsageError(f"{len(found)} image ids were given for {count} rows; each row needs one")
     return found
 
 
@@ -196,7 +198,9 @@ def _parts_of_index(path: Path, codebook: Codebook) -> Iterator[_Part]:
             try:
                 yield _Part(np.array([number_of(id_) for id_ in ids], np.int64), file)
             except ValueError:
-                raise HowlError(f"{path}: its images have names instead of numbers; name another folder") from None
+                raise IncompatibleError(
+                    f"{path}: its images have names instead of numbers; name another folder"
+                ) from None
 
 
 def _parts_of_pickle(path: Path, codebook: Codebook) -> Iterator[_Part]:

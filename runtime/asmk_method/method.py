@@ -31,7 +31,7 @@ from runtime.asmk.codes import code_length
 from runtime.asmk.kernel import AsmkKernel, AsmkParameters, aggregate
 from runtime.asmk_method.ivf import Ivf, image_ids_of
 from runtime.asmk_method.pickles import load_any_codebook, words_of_size
-from runtime.errors import HowlError
+from runtime.errors import IncompatibleError, UsageError
 
 SEED = 0  # of k-means
 
@@ -89,7 +89,7 @@ class ASMKMethod:
                 from, or too little.
         """
         if self.codebook is not None:
-            raise HowlError("the codebook is trained already; begin with initialize_untrained for another")
+            raise UsageError("the codebook is trained already; begin with initialize_untrained for another")
         params = step_params or self.params.get("train_codebook")
         size = words_of_size(_parameter("train_codebook", params, "codebook", "size"))
         cache = Path(cache_path) if cache_path is not None else None
@@ -134,7 +134,7 @@ class ASMKMethod:
         builder = self.create_ivf_builder(cache_path=cache_path, step_params=step_params)
         if not builder.loaded_from_cache:
             if vecs is None or imids is None:
-                raise HowlError(f"no descriptors to build an inverted file from, and none is saved at {cache_path}")
+                raise UsageError(f"no descriptors to build an inverted file from, and none is saved at {cache_path}")
             if distractors_path is not None:
                 builder.initialize_with_distractors(distractors_path)
             builder.add(vecs, imids)
@@ -145,9 +145,9 @@ class ASMKMethod:
     ) -> "IvfBuilder":
         """A builder that images are added to bit by bit, for ``add_ivf_builder``; arguments as of ``build_ivf``."""
         if self.codebook is None:
-            raise HowlError("an inverted file needs a codebook; call train_codebook first")
+            raise UsageError("an inverted file needs a codebook; call train_codebook first")
         if self.inverted_file is not None:
-            raise HowlError("the inverted file is built already; call this on what train_codebook gave")
+            raise UsageError("the inverted file is built already; call this on what train_codebook gave")
         params: Any = step_params or self.params.get("build_ivf")
         kernel = ASMKKernel(self.codebook, binary=_parameter("build_ivf", params, "kernel", "binary"))
         return IvfBuilder(params, self.codebook, kernel, cache_path=cache_path)
@@ -190,7 +190,7 @@ class ASMKMethod:
             scores: float64 [q, r], of ``ranks``.
         """
         if self.codebook is None or self.inverted_file is None:
-            raise HowlError("there is no inverted file to query; call build_ivf first")
+            raise UsageError("there is no inverted file to query; call build_ivf first")
         search, topk = _search_parameters(step_params or self.params.get("query_ivf"))
         kernel = AsmkKernel(self.codebook, search)
         begin = time.perf_counter()
@@ -229,7 +229,7 @@ class IvfBuilder:
     ) -> None:
         """Loads the inverted file from ``cache_path``, if it is there; else begins an empty one, to be saved there."""
         if _parameter("build_ivf", step_params, "ivf", "use_idf"):
-            raise HowlError("build_ivf.ivf.use_idf is on: howl has no IDF weights; set it to False")
+            raise UsageError("build_ivf.ivf.use_idf is on: howl has no IDF weights; set it to False")
         self.step_params = step_params
         self.codebook = codebook
         self.kernel = kernel
@@ -251,7 +251,7 @@ class IvfBuilder:
     def initialize_with_distractors(self, path: str | Path) -> None:
         """Begins with the images of a saved inverted file as distractors. Raises HowlError after the first ``add``."""
         if len(self.ivf):
-            raise HowlError(f"{path}: distractors come before all images; call initialize_with_distractors first")
+            raise UsageError(f"{path}: distractors come before all images; call initialize_with_distractors first")
         self.ivf = Ivf.of_distractors(Path(path), self.codebook)
 
     def add(self, vecs: ArrayLike, imids: ArrayLike, *, progress: int | None = None) -> None:
@@ -296,7 +296,7 @@ class ASMKKernel:
 
     def __init__(self, codebook: Codebook, *, binary: bool | str) -> None:
         if binary not in (True, "bin"):
-            raise HowlError(f"build_ivf.kernel.binary is {binary!r}: howl compares binary codes only; set it to True")
+            raise UsageError(f"build_ivf.kernel.binary is {binary!r}: howl compares binary codes only; set it to True")
         self.codebook = codebook
 
     def aggregate(
@@ -332,16 +332,18 @@ def _joined(parts: list[NDArray], dtype: DTypeLike) -> NDArray:
 def _load_codebook(path: Path, size: int) -> AsmkCodebook:
     codebook = AsmkCodebook(load_any_codebook(path).centroids)
     if len(codebook) != size:
-        raise HowlError(f"{path}: has {len(codebook)} visual words, train_codebook.codebook.size is {size}; change one")
+        raise IncompatibleError(
+            f"{path}: has {len(codebook)} visual words, train_codebook.codebook.size is {size}; change one"
+        )
     return codebook
 
 
 def _learn_codebook(vecs: ArrayLike | None, size: int, cache: Path | None) -> AsmkCodebook:
     if vecs is None:
-        raise HowlError(f"no descriptors to learn a codebook from, and none is saved at {cache}")
+        raise UsageError(f"no descriptors to learn a codebook from, and none is saved at {cache}")
     descriptors = np.ascontiguousarray(vecs, np.float32)
     if descriptors.ndim != 2 or len(descriptors) < size:
-        raise HowlError(f"{size} visual words need as many descriptors [n, D] at least, not {descriptors.shape}")
+        raise UsageError(f"{size} visual words need as many descriptors [n, D] at least, not {descriptors.shape}")
     return AsmkCodebook(kmeans(descriptors, size, seed=SEED).centroids)
 
 
@@ -379,14 +381,14 @@ def _search_parameters(step_params: Any) -> tuple[AsmkParameters, int | None]:
     if topk is None:
         return parameters, None
     if not isinstance(topk, int | np.integer) or topk < 1:
-        raise HowlError(f"query_ivf.search.topk is {topk!r}: it is a whole number of at least 1, or None for all")
+        raise UsageError(f"query_ivf.search.topk is {topk!r}: it is a whole number of at least 1, or None for all")
     return parameters, int(topk)
 
 
 def _assignments(step: str, step_params: Any) -> int:
     value = _parameter(step, step_params, "quantize", "multiple_assignment")
     if not isinstance(value, int | np.integer) or value < 1:
-        raise HowlError(f"{step}.quantize.multiple_assignment is {value!r}: it is a whole number of at least 1")
+        raise UsageError(f"{step}.quantize.multiple_assignment is {value!r}: it is a whole number of at least 1")
     return int(value)
 
 
@@ -395,6 +397,6 @@ def _parameter(step: str, step_params: Any, *keys: str) -> Any:
     value = step_params
     for key in keys:
         if not isinstance(value, Mapping) or key not in value:
-            raise HowlError(f"parameter {'.'.join((step, *keys))} is missing")
+            raise UsageError(f"parameter {'.'.join((step, *keys))} is missing")
         value = value[key]
     return value

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from runtime.asmk.codebook import Codebook
 from runtime.asmk.codes import CODE_BITS, AsmkCodes, code_length
-from runtime.errors import HowlError
+from runtime.errors import DamagedError, HowlError, IncompatibleError, MissingError, UsageError
 from runtime.first_stage import MAX_IMAGES
 from runtime.io.unpickle import load_plain_pickle
 
@@ -118,7 +118,7 @@ def load_any_codebook(path: Path) -> Codebook:
         with path.open("rb") as file:
             ours = file.read(len(NPY_BEGINS)) == NPY_BEGINS
     except OSError as error:
-        raise HowlError(f"{path}: {error.strerror or error}") from None
+        raise MissingError(f"{path}: {error.strerror or error}") from None
     return Codebook.load(path) if ours else load_asmk_codebook(path)
 
 
@@ -151,7 +151,9 @@ def load_asmk_ivf(path: Path, dimensions: int) -> AsmkIvf:
     """
     params, state = _content(path, "IVF")
     if params.get("use_idf"):
-        raise HowlError(f"{path}: built with use_idf, which howl does not know; build it again with use_idf: False")
+        raise IncompatibleError(
+            f"{path}: built with use_idf, which howl does not know; build it again with use_idf: False"
+        )
     images, offset = _whole(path, state, "n_images"), _whole(path, {"imid_offset": 0, **state}, "imid_offset")
     if offset > images:
         _refuse(path, f"{offset} distractors among {images} images")
@@ -181,7 +183,7 @@ def words_of_size(size: object) -> int:
         size = int(size[:-1]) * MULTIPLES[size[-1]]
     if isinstance(size, int | np.integer) and size >= 1:
         return int(size)
-    raise HowlError(f"{size!r} is no codebook size; it is a whole number, or one such as 64k")
+    raise UsageError(f"{size!r} is no codebook size; it is a whole number, or one such as 64k")
 
 
 def _ranges(first: int, last: int) -> Iterator[tuple[int, int]]:
@@ -193,7 +195,7 @@ def _content(path: Path, kind: str) -> tuple[dict, dict]:
     """The parameters and the state of a pickled ``state_dict``."""
     content = load_plain_pickle(path)
     if not isinstance(content, dict) or content.get("type") != kind:
-        raise HowlError(f"{path}: not the pickle of an asmk {kind}")
+        raise IncompatibleError(f"{path}: not the pickle of an asmk {kind}")
     params, state = content.get("params"), content.get("state")
     if not isinstance(params, dict) or not isinstance(state, dict):
         _refuse(path, "it lacks params or state")
@@ -224,7 +226,7 @@ def _check_list(path: Path, lists: _Lists, word: int, images: int, dimensions: i
     """Refuses a list that is shorter than its count, or whose entries cannot be."""
     ids, vectors, count = lists.ids[word], lists.vectors[word], lists.counts[word]
     if _is_array(vectors, "f", 2):
-        raise HowlError(
+        raise IncompatibleError(
             f"{path}: built with binary: False, howl compares binary codes only; build it with binary: True"
         )
     if not (_is_array(ids, "iu", 1) and _is_array(vectors, "u", 2) and vectors.dtype == np.uint32):
@@ -242,4 +244,4 @@ def _is_array(value: Any, kinds: str, axes: int) -> bool:
 
 
 def _refuse(path: Path, why: str) -> NoReturn:
-    raise HowlError(f"{path}: not as asmk saves it: {why}; save it with asmk again")
+    raise DamagedError(f"{path}: not as asmk saves it: {why}; save it with asmk again")

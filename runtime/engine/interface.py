@@ -1,10 +1,12 @@
-"""The interface behind which ONNX Runtime and TensorRT stand."""
+"""The interface behind which ONNX Runtime and TensorRT stand, and the choice between them."""
 
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from runtime.errors import DeviceError, UsageError
 from runtime.features import Features
 
 
@@ -16,3 +18,27 @@ class Engine(Protocol):
     def extract(self, image: NDArray[np.uint8]) -> Features:
         """The features of an RGB uint8 image [H, W, 3]. Raises HowlError where the engine refuses it."""
         ...
+
+
+def open_engine(path: Path, device: str | None = None, threads: int | None = None) -> Engine:
+    """The engine for a file: TensorRT for ``.plan``, ONNX Runtime for ``.onnx``.
+
+    Args:
+        path: the exported graph.
+        device: ``cpu``, ``cuda``, or None for the GPU where the installed ONNX Runtime and the machine have one.
+        threads: that share the work of an image on the CPU; None for one a core.
+
+    Raises:
+        HowlError: the file cannot be run here; a GPU that was asked for and is not used is an error too.
+    """
+    if path.suffix == ".plan":
+        if device == "cpu":
+            raise DeviceError(f"{path}: a plan runs on a GPU only; use {path.with_suffix('.onnx').name} on the CPU")
+        from runtime.engine.tensorrt.engine import TensorRTEngine
+
+        return TensorRTEngine(path)
+    if path.suffix == ".onnx":
+        from runtime.engine.onnxruntime import OnnxRuntimeEngine
+
+        return OnnxRuntimeEngine(path, device, threads)
+    raise UsageError(f"{path}: an engine is an .onnx or a .plan file")

@@ -41,8 +41,18 @@ class Hit:
 
 @dataclass(frozen=True)
 class IndexStats:
-    """What an index holds: live images, images removed but still on disk, entries, segments and bytes."""
+    """What an index holds.
 
+    Attributes:
+        method: of its layout: ``asmk`` or ``vectors``.
+        images: that a search can find.
+        removed: images that were removed and are still on the disk.
+        entries: of all segments, by the method: of inverted files, or vectors.
+        segments: folders.
+        bytes: on the disk.
+    """
+
+    method: str
     images: int
     removed: int
     entries: int
@@ -125,6 +135,7 @@ class Index:
         """Counts, and the bytes on disk."""
         parts = self.parts()
         return IndexStats(
+            method=self.layout.method,
             images=len(self),
             removed=sum(len(segment) for segment, _ in parts) - len(self),
             entries=sum(segment.store.entries for segment, _ in parts),

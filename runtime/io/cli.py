@@ -7,18 +7,27 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import fields, is_dataclass, replace
 from typing import Any, TypeVar
 
-from runtime.errors import HowlError
+from runtime.errors import HowlError, UsageError
 
 Config = TypeVar("Config")  # a dataclass
 
 
-def run_command(main: Callable[[Sequence[str] | None], None]) -> int:
-    """Runs a command's ``main`` and gives its exit status: 0, or 1 after one clear line, or 130 when interrupted.
+def program(script: str) -> str:
+    """How a usage line names a command: by its script, or as ``howl NAME`` where it was called so."""
+    return sys.argv[0] if sys.argv[0].startswith("howl ") else script
 
-    Wrong usage exits with 2, by argparse.
+
+def run_command(main: Callable[[Sequence[str] | None], None]) -> int:
+    """Runs a command's ``main`` and gives its exit status.
+
+    Returns:
+        0; after one clear line 2 where the usage is wrong and 1 where anything else is; 130 when interrupted.
     """
     try:
         main(None)
+    except UsageError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
     except HowlError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

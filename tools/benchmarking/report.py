@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from runtime.bundle import Manifest
 from runtime.io.atomic import atomic_write
+from runtime.io.image import describe_unreadable
 from tools.benchmarking.measuring import CONFIDENCE, RESAMPLES, Load, Ratio
 from tools.benchmarking.system_under_test import STAGES
 from tools.environment import load_pyplot
@@ -176,7 +177,8 @@ def _circumstances(report: Report) -> Iterator[str]:
     )
     if queries < FEW:
         yield f"With fewer than {FEW} queries, p99 is nearly the slowest of them."
-    yield from (f"skipped: {reason}" for reason in report.skipped.values())
+    if report.skipped:
+        yield describe_unreadable(report.skipped)
 
 
 def _about(measured: Measured) -> str:
