@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from runtime.asmk.matching import Matching, match
 
 from runtime.asmk.codebook import Codebook
 from runtime.asmk.inverted_file import InvertedFile
 from runtime.asmk.kernel import AsmkParameters, aggregate, code_length, selectivity
-from runtime.asmk.matching import Matching, match
 from runtime.errors import HowlError
 from runtime.retriever import Retriever
 

@@ -19,10 +19,10 @@ import numpy as np
 import onnx
 import pytest
 from numpy.typing import NDArray
+from runtime.engine.features import Features
 
 from runtime.asmk.kernel import AsmkParameters
 from runtime.bundle import Manifest, PlanRecord
-from runtime.engine.features import Features
 from runtime.engine.tensorrt import cuda as cuda_module
 from runtime.engine.tensorrt import engine as tensorrt_engine
 from runtime.engine.tensorrt.api import TENSORRT, TENSORRT_RTX, Messages, TensorRT, load_tensorrt
