@@ -30,7 +30,7 @@ def codebook_for(
     *,
     scenes: int = SYNTHETIC_SCENES,
 ) -> Codebook:
-    """The visual words for a checkpoint's network.
+    """The visual words for a checkpoint's network, of a system that searches by ASMK.
 
     Args:
         checkpoint: with the settings that its engine is to have.
@@ -44,7 +44,7 @@ def codebook_for(
         HowlError: there is no such file or folder, it holds no words and no photos, or words of other dimensions.
     """
     if source is None:
-        return checkpoint.codebook if len(checkpoint.codebook) else learn_from_scenes(checkpoint, scenes, say)
+        return checkpoint.codebook or learn_from_scenes(checkpoint, scenes, say)
     if source.is_dir():
         return learn_from_folder(checkpoint, source, max_photos or CODEBOOK_PHOTOS, say)
     return load_codebook(checkpoint, source)
@@ -89,5 +89,5 @@ def learn_from_scenes(checkpoint: Checkpoint, scenes: int, say: Callable[[str], 
 def learn_words(checkpoint: Checkpoint, photos: LabelledPhotos, max_photos: int) -> Codebook:
     """At most ``MAX_WORDS`` words of at most so many photos."""
     return codebook_of(
-        checkpoint.build_network(), photos, checkpoint.extraction, count=max_photos, words=MAX_WORDS, seed=SEED
+        checkpoint.build_model(), photos, checkpoint.extraction, count=max_photos, words=MAX_WORDS, seed=SEED
     )

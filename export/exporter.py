@@ -18,16 +18,12 @@ from export.tracing import export_onnx
 from runtime.bundle import EngineFiles, Manifest, file_checksum
 from runtime.engine import open_engine
 from runtime.errors import HowlError, ImageError, UsageError
-from runtime.first_stage import ASMK
 from runtime.gpu import find_gpus
 from runtime.io.image import MIN_SIDE, Image, find_photos
-from train.backbones import build_backbone
 from train.checkpoint import Checkpoint
 from train.data import LabelledPhotos
 from train.data.folder import folder_photos
 from train.data.synthetic import synthetic_scenes
-from train.models.extractor import Extractor, exact, scaled_side
-from train.models.graph import nodes_covering
 
 Say = Callable[[str], None]  # is told, line by line, what happens
 
@@ -40,7 +36,7 @@ class Exported:
     """What an export wrote.
 
     Attributes:
-        engine: engine.onnx; its manifest and codebook lie beside it.
+        engine: engine.onnx; its manifest lies beside it, and its codebook if it has one.
         plan: engine.plan, if one was built.
         manifest: of the engine.
     """
@@ -63,40 +59,34 @@ def export_checkpoint(options: ExportOptions, say: Say = print) -> Exported:
     calibration: list[Image] = []
     if precision == "int8":
         calibration = take(open_photos(options.calibrate or options.photo_folder, checkpoint), CALIBRATION_PHOTOS)
-    codebook = codebook_for(checkpoint, options.codebook, options.codebook_photos, say)
-    learned = codebook is not checkpoint.codebook
-    checkpoint = replace(checkpoint, codebook=codebook)
+    own_codebook = checkpoint.codebook
+    if checkpoint.asmk is not None:
+        codebook = codebook_for(checkpoint, options.codebook, options.codebook_photos, say)
+        checkpoint = replace(checkpoint, codebook=codebook)
 
     manifest = export_checked(checkpoint, precision, files, photos, calibration, say)
-    say(f"{files.onnx}: {files.onnx.stat().st_size / 1e6:.1f} MB, with {files.manifest} and {files.codebook}")
+    beside = f"{files.manifest} and {files.codebook}" if checkpoint.codebook else f"{files.manifest}"
+    say(f"{files.onnx}: {files.onnx.stat().st_size / 1e6:.1f} MB, with {beside}")
     if precision == "int8":
         say(f"{files.plan}: not built, int8 is for CPUs; for a GPU take --precision fp16")
     elif find_gpus():
         manifest = add_plan(checkpoint, precision, files, photos, say)
     else:
-        command = options.command(files.codebook if learned else None)
+        command = options.command(files.codebook if checkpoint.codebook is not own_codebook else None)
         say(f"{files.plan}: not built, there is no NVIDIA GPU here; on a machine with one: {command}")
     return Exported(files.onnx, files.plan if manifest.plan else None, manifest)
 
 
 def configured(checkpoint: Checkpoint, options: ExportOptions) -> Checkpoint:
-    """The checkpoint with image size, scales and features as the options say, and with nodes for a graph to fit them.
+    """The checkpoint with image size, scales and features as the options say, and its network fitted to them.
 
-    Nodes are no weights. A graph that saw a whole map in training would re-weight only a part of a larger one, so that
-    it gets as many nodes as the largest level has positions. A network without a graph stays as it is, and so does the
-    fingerprint of its engines.
+    Raises:
+        UsageError: the checkpoint's system does not take one of the options.
     """
-    extraction, network = options.extraction(checkpoint.extraction), checkpoint.network
-    if network.graph and options.graph_nodes is None:
-        largest = scaled_side(extraction.image_size, exact(max(extraction.scales)))
-        covering = nodes_covering(largest, build_backbone(network.backbone).stride)
-        network = replace(network, graph_nodes=max(network.graph_nodes, covering))
-    elif network.graph and options.graph_nodes is not None:
-        if network.graph_neighbours >= options.graph_nodes:
-            raise UsageError(
-                f"--graph-nodes {options.graph_nodes}: the graph needs more than its {network.graph_neighbours} edges"
-            )
-        network = replace(network, graph_nodes=options.graph_nodes)
+    if options.codebook is not None and checkpoint.asmk is None:
+        raise UsageError(f"--codebook {options.codebook}: {checkpoint.system} has no visual words; leave it out")
+    extraction = options.extraction(checkpoint.extraction)
+    network = checkpoint.network.fitted_to(extraction, options.graph_nodes)
     return replace(checkpoint, extraction=extraction, network=network)
 
 
@@ -108,7 +98,7 @@ def export_checked(
     calibration: Sequence[Image],
     say: Say,
 ) -> Manifest:
-    """Writes engine.onnx, its codebook and its manifest, after proving the graph equal to PyTorch.
+    """Writes engine.onnx, its codebook if it has one, and its manifest, after proving the graph equal to PyTorch.
 
     The files are made and proven in a draft folder: a failure leaves what was there before.
 
@@ -123,17 +113,20 @@ def export_checked(
     files.onnx.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=files.onnx.parent, prefix=".export-") as folder:
         draft = EngineFiles.of(Path(folder) / files.onnx.name)
-        fingerprint = fingerprint_of(checkpoint)
-        export_onnx(folded_extractor(checkpoint, precision), draft.onnx, {"howl.fingerprint": fingerprint})
+        fingerprint, model = fingerprint_of(checkpoint), checkpoint.build_model()
+        extractor = fold(model, precision).extractor(checkpoint.extraction).eval()
+        export_onnx(extractor, draft.onnx, {"howl.fingerprint": fingerprint})
         if precision == "int8":
-            float_layers = build_backbone(checkpoint.network.backbone).float_layers
-            quantise_backbone(draft.onnx, draft.onnx, float_layers, calibration)
+            quantise_backbone(draft.onnx, draft.onnx, model.backbone.float_layers, calibration)
         prove(checkpoint, precision, draft.onnx, photos, say)
-        checkpoint.codebook.save(draft.codebook)
+        written = [draft.onnx]
+        if checkpoint.codebook is not None:
+            checkpoint.codebook.save(draft.codebook)
+            written.append(draft.codebook)
         manifest = Manifest(
             fingerprint=fingerprint,
-            system="how",
-            method=ASMK,
+            system=checkpoint.system,
+            method=model.method,
             image_size=checkpoint.extraction.image_size,
             scales=checkpoint.extraction.scales,
             features=checkpoint.extraction.features,
@@ -141,10 +134,10 @@ def export_checked(
             asmk=checkpoint.asmk,
             network=asdict(checkpoint.network),
             precision=precision,
-            checksums={file.name: file_checksum(file) for file in (draft.onnx, draft.codebook)},
+            checksums={file.name: file_checksum(file) for file in written},
         )
         manifest.save(draft.manifest)
-        for file in (draft.onnx, draft.codebook, draft.manifest):
+        for file in (*written, draft.manifest):
             file.replace(files.onnx.parent / file.name)
     return manifest
 
@@ -182,7 +175,7 @@ def add_plan(checkpoint: Checkpoint, precision: str, files: EngineFiles, photos:
 def prove(checkpoint: Checkpoint, precision: str, engine: Path, photos: Sequence[Image], say: Say) -> None:
     """Says how far the engine is from the PyTorch network on every image; raises HowlError beyond the tolerance."""
     extraction = checkpoint.extraction
-    pytorch = Extractor.of(checkpoint.build_network(), extraction).eval()
+    pytorch = checkpoint.build_model().extractor(extraction).eval()
     runner = open_engine(engine, "cpu" if engine.suffix == ".onnx" else None)
     say(f"{engine.name} against PyTorch, {runner.provider}, {precision}:")
     images = [*sizes_to_check(photos[0], extraction.features), *photos[1:]]
@@ -192,20 +185,20 @@ def prove(checkpoint: Checkpoint, precision: str, engine: Path, photos: Sequence
     raise_if_unequal(differences, TOLERANCES[precision], engine.name)
 
 
-def folded_extractor(checkpoint: Checkpoint, precision: str) -> Extractor:
-    """What is traced: the network with its constants folded, and the selection of its strongest descriptors."""
-    return Extractor.of(fold(checkpoint.build_network(), precision), checkpoint.extraction).eval()
-
-
 def fingerprint_of(checkpoint: Checkpoint) -> str:
-    """A checksum of all that decides a descriptor and its visual word: whatever shares it can share an index."""
+    """A checksum of all that decides a descriptor and its visual word: engines that share it can share an index."""
     sha = hashlib.sha256()
-    settings = {"network": asdict(checkpoint.network), "extraction": asdict(checkpoint.extraction)}
+    settings = {
+        "system": checkpoint.system,
+        "network": asdict(checkpoint.network),
+        "extraction": asdict(checkpoint.extraction),
+    }
     sha.update(json.dumps(settings, sort_keys=True).encode())
     for name, weight in sorted(checkpoint.weights.items()):
         sha.update(name.encode())
         sha.update(weight.contiguous().numpy().tobytes())
-    sha.update(checkpoint.codebook.centroids.tobytes())
+    if checkpoint.codebook is not None:
+        sha.update(checkpoint.codebook.centroids.tobytes())
     return sha.hexdigest()
 
 

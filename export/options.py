@@ -1,6 +1,6 @@
 """What is exported and how: the options of ``export_checkpoint`` and of its command, and the presets."""
 
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -9,7 +9,7 @@ import tyro
 from runtime.bundle import EngineFiles, is_engine
 from runtime.errors import UsageError
 from runtime.io.cli import command_line
-from train.models.extractor import HOW_SCALES, ExtractionConfig
+from train.models.base import HOW_SCALES, ExtractionConfig
 
 Precision = Literal["fp32", "fp16", "int8"]
 SCRIPT = "export/to_trt.py"
@@ -23,7 +23,7 @@ class Preset:
     Attributes:
         image_size: longest side, in pixels, to which larger photos are shrunk.
         scales: of the pyramid.
-        features: K, local features of a photo.
+        features: K, local features of a photo; of no account to a system that has none.
         precision: of the backbone.
     """
 
@@ -63,10 +63,10 @@ class ExportOptions:
         precision: of the backbone; int8 is for CPUs.
         image_size: longest side, to which larger photos are shrunk.
         scales: of the pyramid.
-        features: local features of a photo.
+        features: local features of a photo, for a system that has some.
         graph_nodes: positions of a level that the graph refines, in a network with a graph.
-        codebook: visual words instead of the checkpoint's: learned from a folder of photos, or an engine's
-            .codebook.npy, or the asmk package's codebook.pkl.
+        codebook: visual words instead of the checkpoint's, for a system that searches by ASMK: learned from a folder
+            of photos, or an engine's .codebook.npy, or the asmk package's codebook.pkl.
         codebook_photos: of the folder, to learn from; more take longer and give more words.
         photos: a folder to prove the engine on.
         calibrate: a folder that int8 takes its ranges from.
@@ -116,16 +116,20 @@ class ExportOptions:
         return self.precision or (PRESETS[self.preset].precision if self.preset else "fp32")
 
     def extraction(self, own: ExtractionConfig) -> ExtractionConfig:
-        """Image size, scales and features: those that are named, else the preset's, else the checkpoint's own."""
-        base = own
-        if self.preset:
-            preset = PRESETS[self.preset]
-            base = ExtractionConfig(preset.image_size, preset.scales, preset.features)
-        return ExtractionConfig(
-            self.image_size if self.image_size is not None else base.image_size,
-            self.scales if self.scales is not None else base.scales,
-            self.features if self.features is not None else base.features,
-        )
+        """Image size, scales and features: those that are named, else the preset's, else the checkpoint's own.
+
+        Raises:
+            UsageError: a value is out of range, or the checkpoint's system has no local features to number.
+        """
+        if own.features is None and self.features is not None:
+            raise UsageError(f"--features {self.features}: the checkpoint's system has no local features; leave it out")
+        preset = asdict(PRESETS[self.preset]) if self.preset else {}
+        chosen: dict[str, Any] = {}
+        for name in ("image_size", "scales", "features"):
+            value = preset.get(name) if getattr(self, name) is None else getattr(self, name)
+            if value is not None and getattr(own, name) is not None:
+                chosen[name] = value
+        return replace(own, **chosen)
 
     def command(self, codebook: Path | None) -> str:
         """The command that exports the same on another machine.

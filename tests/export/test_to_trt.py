@@ -18,7 +18,7 @@ from runtime.io.cli import run_command
 from runtime.retriever import Retriever
 from train.checkpoint import Checkpoint
 from train.data.synthetic import render_view
-from train.models.extractor import ExtractionConfig
+from train.models.base import ExtractionConfig
 
 Write = Callable[..., Path]
 
@@ -135,17 +135,20 @@ def test_a_graph_that_differs_is_not_kept(checkpoint: Write, tmp_path: Path, mon
 
 
 @pytest.mark.parametrize(
-    ("arguments", "line"),
+    ("code", "arguments", "line"),
     [
-        (["missing.pt"], "missing.pt: no such file"),
-        (["text.pt"], "text.pt: "),
-        (["good.pt", "--precision", "int8", "--calibrate", "nowhere"], "nowhere: no such file or folder"),
-        (["good.pt", "--out", "engine.pt"], "--out engine.pt: name an engine.plan"),
-        (["good.pt", "--photos", "nowhere"], "nowhere: no such file or folder"),
-        (["good.pt", "--graph-nodes", "4"], "--graph-nodes 4: the graph needs more than its 4 edges"),
+        (1, ["missing.pt"], "missing.pt: no such file"),
+        (1, ["text.pt"], "text.pt: "),
+        (1, ["good.pt", "--precision", "int8", "--calibrate", "nowhere"], "nowhere: no such file or folder"),
+        (1, ["good.pt", "--photos", "nowhere"], "nowhere: no such file or folder"),
+        (2, ["good.pt", "--out", "engine.pt"], "--out engine.pt: name an engine.plan"),
+        (2, ["good.pt", "--preset", "slow"], "--preset slow: there is how, int8"),
+        (2, ["good.pt", "--graph-nodes", "4"], "--graph-neighbours 4 needs more than 4 nodes"),
+        (2, ["good.pt", "--features", "0"], "--features 0: must be at least 1"),
     ],
 )
 def test_wrong_input_is_one_line_and_leaves_nothing(
+    code: int,
     arguments: list[str],
     line: str,
     checkpoint: Write,
@@ -157,7 +160,7 @@ def test_wrong_input_is_one_line_and_leaves_nothing(
     checkpoint().rename("good.pt")
     Path("text.pt").write_text("not a checkpoint")
     before = sorted(tmp_path.rglob("*"))
-    assert run_command(lambda _: to_trt.main(arguments)) == 1
+    assert run_command(lambda _: to_trt.main(arguments)) == code
     error = capsys.readouterr().err
     assert error.startswith("error: ")
     assert line in error

@@ -92,7 +92,7 @@ def test_a_map_of_a_single_cell_covers_the_photo() -> None:
 def test_positions_are_in_pixels_of_the_photo_on_the_disk(checkpoint: Write, large: Path) -> None:
     model, photo = checkpoint(), Photo.load(large)
     found = inspect_photo(model, photo, View()).seen
-    small = inspect(Checkpoint.load(model).build_network(), shrink(photo.full, 128))
+    small = inspect(Checkpoint.load(model).build_model(), shrink(photo.full, 128))
     np.testing.assert_allclose(found.x, 3 * small.x + 1)  # the middle of the three pixels that became one
     np.testing.assert_allclose(found.y, 3 * small.y + 1)
     assert found.graph is not None
@@ -296,12 +296,15 @@ REFUSALS = [
     (["attention", "{photo}", "{photo}"], "photo0.png: not a file of tensors"),
     (["attention", "{both}", "nowhere.jpg"], "nowhere.jpg: No such file"),
     (["smoothing", "{both}", "{broken}"], "truncated"),
-    (["graph", "{engine}", "{photo}"], "an engine cannot be looked into; name the checkpoint"),
-    (["graph", "{both}", "{photo}", "--point", "128,5"], "--point 128,5: outside the photo, which is 128×96 pixels"),
-    (["graph", "{both}", "{photo}", "--point", "5,nan"], "outside the photo"),
     (["matches", "{engine}", "{photo}", "{broken}"], "truncated"),
     (["gallery", "{engine}", "{photo}"], "no index here"),
     (["gallery", "{both}", "{photo}"], "ckpt.pt"),
+]
+
+MISUSES = [
+    (["graph", "{engine}", "{photo}"], "an engine cannot be looked into; name the checkpoint"),
+    (["graph", "{both}", "{photo}", "--point", "128,5"], "--point 128,5: outside the photo, which is 128×96 pixels"),
+    (["graph", "{both}", "{photo}", "--point", "5,nan"], "outside the photo"),
     (["attention", "{both}", "{photo}", "--out", "picture.doc"], "--out picture.doc: matplotlib cannot write"),
     (["attention", "{both}", "{photo}", "--out", "picture"], "--out picture: matplotlib cannot write"),
     (["attention", "{both}", "{photo}", "--out", "{photo}"], "is what the picture is made of"),
@@ -309,8 +312,11 @@ REFUSALS = [
 ]
 
 
-@pytest.mark.parametrize(("arguments", "line"), REFUSALS)
+@pytest.mark.parametrize(
+    ("code", "arguments", "line"), [*((1, *refusal) for refusal in REFUSALS), *((2, *misuse) for misuse in MISUSES)]
+)
 def test_wrong_input_is_one_line_and_leaves_nothing(
+    code: int,
     arguments: list[str],
     line: str,
     checkpoint: Write,
@@ -325,7 +331,7 @@ def test_wrong_input_is_one_line_and_leaves_nothing(
     broken.write_bytes(Path(photos[0]).read_bytes()[:900])
     names = {"both": checkpoint(), "engine": engine, "photo": photos[0], "broken": broken}
     before = {path: path.stat().st_mtime_ns for path in [*tmp_path.rglob("*"), Path(photos[0])]}
-    assert status(*(argument.format(**names) for argument in arguments)) == 1
+    assert status(*(argument.format(**names) for argument in arguments)) == code
     error = capsys.readouterr().err
     assert error.startswith("error: ")
     assert line in error

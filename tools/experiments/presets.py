@@ -17,9 +17,8 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from export.exporter import export_checkpoint
+from export.exporter import configured, export_checkpoint
 from export.options import PRESETS, ExportOptions
-from export.parity import run_pytorch
 from runtime.bundle import EngineFiles, Manifest
 from runtime.engine import open_engine
 from runtime.io.cli import positive_int, run_command
@@ -27,7 +26,7 @@ from runtime.io.image import Image, find_photos, load_rgb, shrink
 from tools.environment import describe_machine, load_pyplot, require_packages
 from tools.evaluation import evaluate_engine
 from train.checkpoint import Checkpoint
-from train.models.extractor import Extractor
+from train.models.extractor import extract
 
 PACKAGES = ("numpy", "torch", "onnxruntime")
 EAGER = "eager PyTorch"
@@ -118,25 +117,25 @@ def enlarged(photo: Image, side: int) -> Image:
 
 
 def measure(source: Path, engines: Mapping[str, Path], photos: Sequence[Image]) -> dict[str, list[float]]:
-    """Seconds of the processor for every photo and turn, by what extracts; one photo goes before, to warm up."""
+    """Seconds of the processor for every photo and turn, by extractor; one photo goes before, to warm up."""
     torch.set_num_threads(1)
-    checkpoint, reference = Checkpoint.load(source), PRESETS[REFERENCE]
-    pytorch = Extractor(checkpoint.build_network(), reference.scales, reference.features, reference.image_size).eval()
-    extractors: dict[str, Callable[[Image], Any]] = {EAGER: lambda photo: run_pytorch(pytorch, photo)}
-    extractors.update({name: extractor(engine) for name, engine in engines.items()})
+    checkpoint = configured(Checkpoint.load(source), ExportOptions(source, preset=REFERENCE))
+    pytorch = checkpoint.build_model().extractor(checkpoint.extraction).eval()
+    extractors: dict[str, Callable[[Image], Any]] = {EAGER: lambda photo: extract(pytorch, photo)}
+    extractors.update({name: open_extractor(engine) for name, engine in engines.items()})
     seconds: dict[str, list[float]] = {name: [] for name in extractors}
-    for extract in extractors.values():
-        extract(photos[0])
+    for run in extractors.values():
+        run(photos[0])
     for photo in tqdm([*photos] * TURNS, desc="timing", unit="photo", disable=None):
-        for name, extract in extractors.items():
+        for name, run in extractors.items():
             begin = time.process_time()
-            extract(photo)
+            run(photo)
             seconds[name].append(time.process_time() - begin)
     return seconds
 
 
-def extractor(path: Path) -> Callable[[Image], Any]:
-    """An engine with one thread, after shrinking as it wants it."""
+def open_extractor(path: Path) -> Callable[[Image], Any]:
+    """An engine with one thread, which is given photos shrunk to its image size."""
     engine, size = open_engine(path, "cpu", threads=1), Manifest.load(EngineFiles.of(path).manifest).image_size
     return lambda photo: engine.extract(shrink(photo, size))
 

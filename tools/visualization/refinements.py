@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from runtime.bundle import is_engine
-from runtime.errors import HowlError
+from runtime.errors import IncompatibleError, UsageError
 from runtime.io.image import shrink, to_original_pixels
 from tools.visualization.canvas import (
     Photo,
@@ -25,7 +25,7 @@ from tools.visualization.canvas import (
 )
 from train.checkpoint import Checkpoint
 from train.hooks import GraphEdges, Inspection, inspect
-from train.models.how import Network, NetworkConfig
+from train.models.how import HowConfig, HowNetwork
 from train.models.smoothing import SharedSmoothing
 
 TAIL = 1.0  # per cent of the values on either side that share the last colours: one odd position must not take them all
@@ -38,16 +38,18 @@ LEAST_WEIGHT = 1e-6  # keeps 0/0 out where no node has a neighbour that is like 
 class Inspected:
     """A network and what it makes of a photo; positions are in pixels of the photo as it is on the disk."""
 
-    network: Network
+    network: HowNetwork
     seen: Inspection
 
 
 def inspect_photo(path: Path, photo: Photo, view: View) -> Inspected:
     """Runs a checkpoint's network on a photo. Raises HowlError where the checkpoint is none, or cannot be read."""
     if is_engine(path):
-        raise HowlError(f"{path}: an engine cannot be looked into; name the checkpoint that it was exported from")
+        raise UsageError(f"{path}: an engine cannot be looked into; name the checkpoint that it was exported from")
     checkpoint = Checkpoint.load(path)
-    network = checkpoint.build_network()
+    network = checkpoint.build_model()
+    if not isinstance(network, HowNetwork):
+        raise IncompatibleError(f"{path}: of the system {checkpoint.system}; this picture is of how's networks only")
     image = shrink(photo.full, view.image_size or checkpoint.extraction.image_size)
     seen = inspect(network, image, view.scale)
     height, width = image.shape[:2]
@@ -61,7 +63,7 @@ def inspect_photo(path: Path, photo: Photo, view: View) -> Inspected:
     return Inspected(network, replace(seen, x=x, y=y, graph=graph))
 
 
-def refinements(config: NetworkConfig) -> str:
+def refinements(config: HowConfig) -> str:
     """What a network does to its backbone's features, in words; empty for nothing."""
     smoothing = {"average": "average smoothing", "learned": "learned smoothing", "none": ""}[config.smoothing]
     return " and ".join(filter(None, ["graph" if config.graph else "", smoothing]))
@@ -76,7 +78,7 @@ def draw_smoothing(checkpoint: Path, photo: Photo, view: View) -> Figure:
     inspected = inspect_photo(checkpoint, photo, view)
     seen = inspected.seen
     if seen.confidence is None or seen.bandwidth is None:
-        raise HowlError(f"{checkpoint}: {why_no_maps(inspected.network)}")
+        raise IncompatibleError(f"{checkpoint}: {why_no_maps(inspected.network)}")
     figure, cells = photo_panels(photo, ["self-confidence", "bandwidth"], f"Learned smoothing: {checkpoint.name}")
     for cell, values, label in (
         (cells[0], seen.confidence, "c(p): weight of the position itself"),
@@ -88,7 +90,7 @@ def draw_smoothing(checkpoint: Path, photo: Photo, view: View) -> Figure:
     return figure
 
 
-def why_no_maps(network: Network) -> str:
+def why_no_maps(network: HowNetwork) -> str:
     """What a smoothing without maps is, in one line."""
     smoothing = network.smoothing
     if isinstance(smoothing, SharedSmoothing):
@@ -115,10 +117,10 @@ def draw_graph(checkpoint: Path, photo: Photo, view: View, points: Sequence[tupl
     """
     for x, y in points:
         if not (-0.5 <= x <= photo.width - 0.5 and -0.5 <= y <= photo.height - 0.5):
-            raise HowlError(f"--point {x:g},{y:g}: outside the photo, which is {photo.width}×{photo.height} pixels")
+            raise UsageError(f"--point {x:g},{y:g}: outside the photo, which is {photo.width}×{photo.height} pixels")
     graph = inspect_photo(checkpoint, photo, view).seen.graph
     if graph is None:
-        raise HowlError(f"{checkpoint}: no graph in it; train with --graph")
+        raise IncompatibleError(f"{checkpoint}: no graph in it; train with --graph")
     if points:
         chosen = [nearest_node(graph.nodes, point) for point in points]
     else:
