@@ -6,21 +6,22 @@ from collections.abc import Callable, Sequence
 from dataclasses import fields, replace
 from typing import TypeVar
 
-from runtime.errors import HowlError
+from runtime.errors import HowlError, UsageError
 
 Config = TypeVar("Config")  # a dataclass
 
 
 def run_command(main: Callable[[Sequence[str] | None], None]) -> int:
-    """Runs a command's ``main`` and gives its exit status: 0, or 1 after one clear line, or 130 when interrupted.
+    """Runs a command's ``main`` and gives its exit status.
 
-    Wrong usage exits with 2, by argparse.
+    0, or after one clear line 2 for wrong usage, 1 for any other HowlError, and 130 when interrupted. Usage that the
+    parser refuses exits with 2 too.
     """
     try:
         main(None)
     except HowlError as error:
         print(f"error: {error}", file=sys.stderr)
-        return 1
+        return 2 if isinstance(error, UsageError) else 1
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
