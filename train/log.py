@@ -1,4 +1,4 @@
-"""The log of a training run: a line of JSON an epoch, and its curve as a picture."""
+"""The log of a training run, one line of JSON an epoch, and its curve as a picture."""
 
 import json
 from dataclasses import asdict, dataclass

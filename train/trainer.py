@@ -1,8 +1,11 @@
-"""Training: mine, step, validate, keep the best epoch; a run can be resumed after any epoch."""
+"""Training: mine, step, validate, keep the best epoch; a run can be resumed after any epoch.
+
+``start_training`` and ``resume_training`` are the stage as a whole, from options to a checkpoint.
+"""
 
 import copy
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
@@ -18,18 +21,102 @@ from tqdm import tqdm
 from runtime.asmk.kernel import AsmkParameters
 from runtime.errors import HowlError, UsageError
 from runtime.first_stage import ASMK
+from runtime.io.atomic import ensure_writable
 from runtime.io.image import MIN_SIDE, Image
 from train.calibration import calibrate_batch_norm, learn_whitening
 from train.checkpoint import Checkpoint
-from train.config import TrainingConfig
+from train.config import DATA_ROOT, TrainingConfig, TrainOptions
+from train.data import open_data
 from train.data.labelled import LabelledPhotos
 from train.descriptors import describe_images
-from train.distributed import ProcessGroup
-from train.log import EpochLog, write_log
+from train.distributed import ProcessGroup, join_process_group
+from train.log import CURVE_SUFFIX, LOG_SUFFIX, EpochLog, write_log
 from train.losses import TupleLoss
 from train.mining import TrainingTuple, mine_tuples
 from train.models.base import ExtractionConfig, RetrievalModel
+from train.models.registry import build_model
 from train.validation import validate
+from train.weights.init import init_weights
+
+SAY = partial(print, flush=True)  # at once, even into a file
+
+
+def start_training(options: TrainOptions, say: Callable[[str], None] = SAY) -> Checkpoint | None:
+    """Trains a network from its first weights; under ``torchrun``, together with the other processes.
+
+    Args:
+        options: all settings.
+        say: is told, line by line, what is trained on and how each epoch went.
+
+    Returns:
+        the checkpoint of the best epoch, as it lies in ``options.out``, beside its log and its curve; None in all
+        processes but the first.
+
+    Raises:
+        HowlError: photos or weights are missing, the checkpoint exists or cannot be written, or settings conflict.
+    """
+    check_out(options.out)
+    if options.out.exists():
+        raise HowlError(
+            f"{options.out}: exists already; go on with --resume {options.out}, name another --out, or delete it"
+        )
+    config, image_size = options.training, options.extraction.image_size
+    with join_process_group() as processes:
+        photos, validation = open_data(config.data, image_size=image_size, seed=config.seed, root=options.data_root)
+        torch.manual_seed(config.seed)
+        model = build_model(options.system, options.network)
+        loaded = init_weights(model, options.init)
+        if processes.is_first and "whitening" in loaded:
+            say(f"from {options.init}: {', '.join(sorted(loaded))}")
+        training = Training(model, photos, validation, config, options.extraction, processes, say)
+        training.prepare(random_backbone=options.init == "random", whitened="whitening" in loaded)
+        return training.run(options.out)
+
+
+def resume_training(
+    checkpoint: Path,
+    *,
+    out: Path | None = None,
+    epochs: int | None = None,
+    data_root: Path = DATA_ROOT,
+    say: Callable[[str], None] = SAY,
+) -> Checkpoint | None:
+    """Goes on with a training run where it stopped, and comes to the numbers of a run that never did.
+
+    Args:
+        checkpoint: of the run; its settings are kept.
+        out: the checkpoint to write; None for the one resumed.
+        epochs: in all; None for as many as it was started with.
+        data_root: where published data sets lie.
+        say: as in ``start_training``.
+
+    Returns:
+        as ``start_training``.
+
+    Raises:
+        HowlError: the checkpoint cannot be read or holds no run, or as ``start_training``.
+    """
+    out = out or checkpoint
+    check_out(out)
+    earlier = Checkpoint.load(checkpoint)
+    if "config" not in earlier.training:
+        raise HowlError(f"{checkpoint}: holds no training run to resume")
+    config = TrainingConfig(**earlier.training["config"])
+    if epochs is not None:
+        config = replace(config, epochs=epochs)
+    image_size = earlier.extraction.image_size
+    with join_process_group() as processes:
+        photos, validation = open_data(config.data, image_size=image_size, seed=config.seed, root=data_root)
+        training = Training(earlier.build_model(), photos, validation, config, earlier.extraction, processes, say)
+        training.load_state(earlier)
+        return training.run(out)
+
+
+def check_out(out: Path) -> None:
+    """Finds out, before any work, whether a checkpoint can be written. Raises HowlError."""
+    if out.suffix in (LOG_SUFFIX, CURVE_SUFFIX):
+        raise HowlError(f"--out {out}: the log or the curve beside the checkpoint gets that name; use .pt")
+    ensure_writable(out)
 
 
 @dataclass
@@ -45,6 +132,7 @@ class Training:
         config: how to train.
         extraction: of validation.
         processes: this process and its group.
+        say: is told, line by line, what is trained on and how each epoch went.
         asmk: parameters of the search; None if the system does not search by ASMK.
         records: the log so far.
         best: the checkpoint of the best epoch so far.
@@ -56,16 +144,13 @@ class Training:
     config: TrainingConfig
     extraction: ExtractionConfig
     processes: ProcessGroup
+    say: Callable[[str], None] = SAY
 
     def __post_init__(self) -> None:
         if self.config.tuples_per_step < self.processes.world:
             raise UsageError(
                 f"{self.processes.world} processes need at least as many tuples a step: "
                 f"{self.config.tuples_per_step} are set (--tuples-per-step)"
-            )
-        if self.config.loss not in self.model.losses:
-            raise UsageError(
-                f"--loss {self.config.loss}: {self.model.system} is trained by {' or '.join(self.model.losses)}"
             )
         self.model.to(self.processes.device)
         self.model.backbone.requires_grad_(not self.config.freeze_backbone)
@@ -105,6 +190,8 @@ class Training:
         Returns:
             the checkpoint of the best epoch, as it lies in ``out``; None in all processes but the first.
         """
+        if self.processes.is_first:
+            self._introduce()
         if not self.records:
             self._finish_epoch(EpochLog(0, None, None, 0.0, 0, 0.0), time.perf_counter(), out)
         elif self.processes.is_first:
@@ -120,6 +207,17 @@ class Training:
             loss = self._train_on(tuple_loss, tuples, f"epoch {epoch + 1}: training")
             self._finish_epoch(EpochLog(epoch + 1, loss, None, rate, len(tuples), 0.0), begin, out)
         return self.best if self.processes.is_first else None
+
+    def _introduce(self) -> None:
+        """Says what is trained on, and what is odd about it."""
+        if self.validation is self.photos:
+            self.say(
+                "too few scenes to keep any for validation: the training photos serve for both (10 scenes would do)"
+            )
+        self.say(f"training on {self.photos.describe()}; validation on {self.validation.describe()}")
+        if not self.learns:
+            codebook = " and visual words" if self.model.method == ASMK else ""
+            self.say(f"the backbone is frozen and there is no refinement: only whitening{codebook} are learned")
 
     def _train_on(self, tuple_loss: nn.Module, tuples: list[TrainingTuple], label: str) -> float:
         """One pass over the tuples; the mean loss of a tuple."""
@@ -171,7 +269,7 @@ class Training:
             record = replace(record, seconds=round(time.perf_counter() - begin, 2))
         self.records.append(self.processes.from_first(record))
         if self.processes.is_first:
-            print(record, flush=True)
+            self.say(str(record))
             self._write(out)
 
     def _validated(self, record: EpochLog) -> EpochLog:

@@ -9,11 +9,11 @@ import torch
 from torch import nn
 
 from runtime.io.cli import run_command
-from train import distillation
 from train.backbones import build_backbone
 from train.data import LabelledPhotos
 from train.distil import main
-from train.distillation import Distillation, DistillationConfig
+from train.distillation import Distillation, DistillationConfig, DistilOptions
+from train.distillation import distil as distil_backbone
 from train.weights.init import init_backbone
 
 
@@ -73,7 +73,6 @@ def test_the_same_seed_gives_the_same_weights(photos: Path, teacher: Path, tmp_p
 def test_an_interrupted_run_goes_on_with_the_same_command(
     photos: Path, teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(distillation, "KEPT_EVERY", 2)
     out, progress = tmp_path / "student.pth", tmp_path / "student.pth.progress"
     learned = Distillation._loss
     steps = 0
@@ -87,7 +86,10 @@ def test_an_interrupted_run_goes_on_with_the_same_command(
 
     with monkeypatch.context() as patch:
         patch.setattr(Distillation, "_loss", interrupted)
-        assert distil(photos, teacher, "--steps", 8, "--out", out) == 130
+        learning = DistillationConfig(crop=64, batch=4, steps=8)
+        options = DistilOptions(str(photos), "tiny", "tiny", str(teacher), out, training=learning)
+        with pytest.raises(KeyboardInterrupt):
+            distil_backbone(options, save_every=2)
     assert progress.exists()
     assert not out.exists()
     kept = torch.load(progress, weights_only=True)
@@ -119,7 +121,7 @@ def test_what_cannot_be_distilled_is_said_in_one_line(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(photos.parent)
-    assert distil(photos, teacher, "--steps", 1, *arguments) == 1
+    assert distil(photos, teacher, "--steps", 1, *arguments) == (2 if arguments[0] == "--teacher" else 1)
     error = capsys.readouterr().err
     assert error.startswith("error: ")
     assert error.count("\n") == 1

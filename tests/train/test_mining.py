@@ -1,6 +1,7 @@
 """Mining against a plain search, on photos whose only pixel is their descriptor."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -42,7 +43,7 @@ def descriptors_of(photos: LabelledPhotos) -> list[np.ndarray]:
 
 
 def config(**changed: int) -> TrainingConfig:
-    return TrainingConfig(**{"data": "scenes", "learning_rate": 1e-3, "tuples": 100, "negatives": 5, **changed})
+    return replace(TrainingConfig("scenes", 1e-3, 1, 100, "contrastive", 0.8, negatives=5), **changed)
 
 
 @pytest.fixture

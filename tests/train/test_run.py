@@ -12,10 +12,14 @@ import pytest
 import torch
 
 import train
-from runtime.errors import HowlError
+from runtime.errors import UsageError
 from runtime.io.cli import run_command
+from train.backbones import BUILDERS
 from train.checkpoint import Checkpoint
-from train.run import main, network_of, parse, recipe_of
+from train.config import ResumeOptions, TrainOptions, options_for
+from train.models.how import HowConfig
+from train.models.registry import SYSTEMS
+from train.run import main, parse
 
 SMALL = ["--image-size", "64", "--scales", "1", "--features", "20", "--tuples", "4", "--dimensions", "16"]
 
@@ -33,13 +37,13 @@ def photos(tmp_path: Path, write_photos: Callable) -> Path:
 
 @pytest.fixture
 def fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
-    """``fails(*arguments)``: the one line of a command that exits with 1 and leaves all files as they were."""
+    """``fails(*arguments, code=1)``: the one line of a command that exits so and leaves all files as they were."""
 
-    def run_and_fail(*arguments: object) -> str:
+    def run_and_fail(*arguments: object, code: int = 1) -> str:
         before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
         monkeypatch.chdir(tmp_path)
         monkeypatch.setattr(sys, "argv", ["train/run.py", *map(str, arguments)])
-        assert run_command(main) == 1
+        assert run_command(main) == code
         printed = capsys.readouterr()
         assert printed.err.startswith("error: ")
         assert printed.err.endswith("\n")
@@ -125,16 +129,19 @@ def test_a_random_backbone_with_broken_photos_trains_to_the_end(
         ["--learning-rate", "0"],
         ["--learning-rate", "nan"],
         ["--image-size", "16"],
-        ["--scales", "1,x"],
-        ["--scales", ""],
+        ["--scales", "1", "x"],
+        ["--scales", "9"],
+        ["--scales"],
         ["--features", "1.5"],
     ],
     ids=" ".join,
 )
 def test_wrong_usage_exits_with_2(flags: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as exit_:
-        run(*flags)
-    assert exit_.value.code == 2
+    try:
+        code: Any = run_command(lambda _: run(*flags))
+    except SystemExit as exit_:
+        code = exit_.code
+    assert code == 2
     assert flags[0] in capsys.readouterr().err
 
 
@@ -166,7 +173,7 @@ def test_missing_backbone_weights_are_one_line(
 def test_flags_that_do_not_go_together_are_one_line(
     fails: Callable[..., str], photos: Path, flags: list[str], named: str
 ) -> None:
-    assert named in fails("--data", photos, "--image-size", 64, *flags)
+    assert named in fails("--data", photos, "--image-size", 64, *flags, code=2)
 
 
 @pytest.mark.parametrize("content", [None, b"", b"no checkpoint\n"], ids=["missing", "empty", "text"])
@@ -202,21 +209,59 @@ def test_settings_given_with_resume_are_one_line(fails: Callable[..., str], tmp_
     assert flags[0].replace("--no-", "--") in line
 
 
+def options_of(*arguments: object) -> TrainOptions:
+    options = parse([str(argument) for argument in arguments])
+    assert isinstance(options, TrainOptions)
+    return options
+
+
+def nodes_of(*arguments: object) -> int:
+    network = options_of(*arguments).network
+    assert isinstance(network, HowConfig)
+    return network.graph_nodes
+
+
 def test_the_graph_covers_the_map_at_training_size() -> None:
     for image_size in (64, 72, 320, 1000):
         rows = columns = -(-image_size // 16)
-        assert network_of(parse([]), image_size).graph_nodes == min(rows * columns, 3840)
-    assert network_of(parse(["--graph-nodes", "50"]), 320).graph_nodes == 50
+        assert nodes_of("--image-size", image_size) == min(rows * columns, 3840)
+        assert nodes_of(f"--image_size={image_size}") == min(rows * columns, 3840)
+    assert nodes_of("--graph-nodes", 50, "--image-size", 320) == 50
 
 
 def test_options_overrule_what_the_data_and_the_backbone_suggest() -> None:
-    assert recipe_of(parse(["--backbone", "resnet50"])).learning_rate == 1e-6
-    config = recipe_of(parse(["--data", "sfm120k", "--backbone", "resnet18", "--epochs", "0", "--seed", "7"]))
+    assert options_of("--backbone", "resnet50").training.learning_rate == 1e-6
+    config = options_of("--data", "sfm120k", "--backbone", "resnet18", "--epochs", 0, "--seed", 7).training
     assert (config.learning_rate, config.tuples, config.epochs, config.seed) == (5e-6, 2000, 0, 7)
     assert config.loss == "contrastive"
-    assert recipe_of(parse(["--data", "photos"])).loss == "match"
-    with pytest.raises(HowlError):
-        network_of(parse(["--graph", "--graph-nodes", "2", "--graph-neighbours", "3"]), 320)
+    assert options_of("--data", "photos").training.loss == "match"
+    with pytest.raises(UsageError):
+        options_of("--graph", "--graph-nodes", 2, "--graph-neighbours", 3)
+
+
+def test_nothing_said_are_the_defaults_of_the_system_and_the_data() -> None:
+    assert options_of() == options_for("how", "scenes")
+    gem = options_of("--system", "gem", "--data", "photos")
+    assert gem == options_for("gem", "photos")
+    assert (gem.training.loss, gem.training.margin, gem.extraction.features) == ("contrastive", 0.85, None)
+    assert (gem.network.backbone, gem.network.dimensions) == ("efficientnet_lite0_stride32", 512)
+    assert options_of("--system", "gem", "--backbone", "resnet18_stride16").network.dimensions == 256
+
+
+@pytest.mark.parametrize("flags", [["--loss", "match"], ["--features", "9"], ["--graph"]], ids=" ".join)
+def test_gem_refuses_what_is_for_local_features(flags: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    try:
+        code: Any = run_command(lambda _: run("--system", "gem", *flags))
+    except SystemExit as exit_:
+        code = exit_.code
+    assert code == 2
+    assert flags[0] in capsys.readouterr().err
+
+
+def test_resuming_takes_epochs_and_paths_beside_the_checkpoint() -> None:
+    words = ["--epochs", "9", "--resume", "a.pt", "--out", "b.pt", "--data-root", "sets"]
+    assert parse(words) == ResumeOptions(Path("a.pt"), Path("b.pt"), 9, Path("sets"))
+    assert parse(["--resume=a.pt"]) == ResumeOptions(Path("a.pt"))
 
 
 def test_the_file_runs_as_a_command(tmp_path: Path) -> None:
@@ -243,6 +288,8 @@ def test_the_file_runs_as_a_command(tmp_path: Path) -> None:
         "--epochs",
         "--out",
         "--resume",
+        *BUILDERS,
+        *SYSTEMS,
     ):
         assert flag in usage
     assert not list(tmp_path.iterdir())

@@ -47,9 +47,7 @@ def equal(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
 
 @pytest.fixture
 def config() -> TrainingConfig:
-    return TrainingConfig(
-        "scenes", learning_rate=1e-3, epochs=2, tuples=7, tuples_per_step=3, words=8, codebook_photos=10
-    )
+    return TrainingConfig("scenes", 1e-3, 2, 7, "contrastive", 0.8, tuples_per_step=3, words=8, codebook_photos=10)
 
 
 @pytest.fixture

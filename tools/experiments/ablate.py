@@ -52,7 +52,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def settings_of(options: argparse.Namespace) -> Settings:
     """What all runs share; flags for the other commands are tried on their parsers, before any work."""
     training = train.run.parse(options.training)
-    given = [name for name in OWN if getattr(training, name) is not None]
+    flags = {word.partition("=")[0].replace("--no-", "--") for word in options.training}
+    given = [name for name in OWN if f"--{name}" in flags]
     if given:
         raise HowlError(f"after --: leave out {', '.join(f'--{name}' for name in given)}, which the ablation sets")
     if export.to_trt.parse(["CKPT", *options.export]).out != export.to_trt.parse(["CKPT"]).out:
@@ -63,7 +64,7 @@ def settings_of(options: argparse.Namespace) -> Settings:
         distractors=options.distractors,
         training=options.training,
         export=options.export,
-        data_root=training.data_root,
+        data_root=str(training.data_root),
     )
 
 
@@ -116,7 +117,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--test", required=True, nargs="+", metavar="DATA", help="as tools/evaluate.py takes it")
     parser.add_argument("--distractors", metavar=f"DIR|{R1M}", help="as tools/evaluate.py takes them")
     parser.add_argument("--seeds", type=whole_number, nargs="+", default=[0, 1, 2], metavar="N", help="default: 0 1 2")
-    parser.add_argument("--backbones", choices=BUILDERS, nargs="+", default=[train.run.DEFAULT_BACKBONE])
+    parser.add_argument("--backbones", choices=BUILDERS, nargs="+", default=[HowConfig.backbone])
     parser.add_argument("--jobs", type=positive_int, default=1, metavar="N", help="runs at a time; default: 1")
     parser.add_argument(
         "--export",

@@ -1,1 +1,1 @@
-"""The networks, one system a file, and the modules that they share."""
+"""The systems, one a file, and the modules that they share; ``base`` has what each must provide."""

@@ -8,7 +8,7 @@ import copy
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple, Self
+from typing import Any, ClassVar, Literal, NamedTuple, Self
 
 from torch import Tensor, nn
 
@@ -49,10 +49,7 @@ class ExtractionConfig:
     features: int | None = 1000
 
     def __post_init__(self) -> None:
-        if not MIN_IMAGE_SIZE <= self.image_size <= MAX_IMAGE_SIZE:
-            raise UsageError(
-                f"--image-size {self.image_size}: must lie between {MIN_IMAGE_SIZE} and {MAX_IMAGE_SIZE} pixels"
-            )
+        in_pixels(image_size=self.image_size)
         if not self.scales or not all(MIN_SCALE <= scale <= MAX_SCALE for scale in self.scales):
             scales = " ".join(map(str, self.scales))
             raise UsageError(f"--scales {scales}: needs one or more, each between {MIN_SCALE} and {MAX_SCALE}")
@@ -132,7 +129,7 @@ class RetrievalModel(nn.Module, ABC):
     system: ClassVar[str]
     Config: ClassVar[type[ModelConfig]]
     method: ClassVar[str]
-    losses: ClassVar[tuple[str, ...]]
+    losses: ClassVar[tuple[Literal["contrastive", "match"], ...]]
     margin: ClassVar[float]
     shrinkage: ClassVar[float] = 1.0
     parts: ClassVar[Mapping[str, tuple[str, ...]]]
@@ -220,6 +217,14 @@ def at_least(minimum: int, **values: int) -> None:
     for name, value in values.items():
         if value < minimum:
             raise UsageError(f"--{name.replace('_', '-')} {value}: must be at least {minimum}")
+
+
+def in_pixels(**values: int) -> None:
+    """Raises UsageError, in the words of the command line, if a side is one that image pyramids cannot work on."""
+    for name, value in values.items():
+        if not MIN_IMAGE_SIZE <= value <= MAX_IMAGE_SIZE:
+            flag = f"--{name.replace('_', '-')}"
+            raise UsageError(f"{flag} {value}: must lie between {MIN_IMAGE_SIZE} and {MAX_IMAGE_SIZE} pixels")
 
 
 def above_zero(**values: float) -> None:

@@ -28,7 +28,8 @@ class HowConfig(ModelConfig):
     """HOW's network and its refinements.
 
     Attributes:
-        backbone: the convolutional network below.
+        backbone: resnet18, resnet18_stride16, resnet50, efficientnet_lite0, efficientnet_lite0_stride32 or
+            efficientnet_lite2.
         dimensions: D, of a descriptor.
         smoothing: average (HOW), learned (the filter of Seo & Han 2024) or none.
         kernel: side of the smoothing window.

@@ -1,11 +1,20 @@
 """The systems that there are, by the name that the command line gives them."""
 
+from runtime.errors import UsageError
 from train.models.base import ModelConfig, RetrievalModel
+from train.models.gem import GemNetwork
 from train.models.how import HowNetwork
 
-SYSTEMS: dict[str, type[RetrievalModel]] = {"how": HowNetwork}
+SYSTEMS: dict[str, type[RetrievalModel]] = {"how": HowNetwork, "gem": GemNetwork}
+
+
+def system_named(name: str) -> type[RetrievalModel]:
+    """A system by its name. Raises UsageError if there is none."""
+    if name not in SYSTEMS:
+        raise UsageError(f"--system {name}: there is {', '.join(SYSTEMS)}")
+    return SYSTEMS[name]
 
 
 def build_model(system: str, config: ModelConfig) -> RetrievalModel:
     """A network with random weights. Raises UsageError if its configuration does not go together."""
-    return SYSTEMS[system](config)
+    return system_named(system)(config)
