@@ -72,7 +72,8 @@ def export_checkpoint(options: ExportOptions, say: Say = print) -> Exported:
     elif find_gpus():
         manifest = add_plan(checkpoint, precision, files, photos, say)
     else:
-        command = options.command(files.codebook if checkpoint.codebook is not own_codebook else None)
+        learned = checkpoint.codebook is not own_codebook
+        command = options.elsewhere(files.codebook if learned else None).command()
         say(f"{files.plan}: not built, there is no NVIDIA GPU here; on a machine with one: {command}")
     return Exported(files.onnx, files.plan if manifest.plan else None, manifest)
 

@@ -55,7 +55,11 @@ def parse(arguments: Sequence[str] | None = None) -> TrainOptions | ResumeOption
     if "resume" in first:
         return parse_resume(words)
     return tyro.cli(
-        TrainOptions, prog=program(PROGRAM), args=words, default=options_for(**first), config=(tyro.conf.OmitArgPrefixes,)
+        TrainOptions,
+        prog=program(PROGRAM),
+        args=words,
+        default=options_for(**first),
+        config=(tyro.conf.OmitArgPrefixes,),
     )
 
 

@@ -106,8 +106,8 @@ def test_the_command_for_another_machine_is_what_was_decided() -> None:
         ["a b.pt", "--out", "e.plan", "--preset", "fast", "--scales", "1", "0.5", "--photos", "photos"]
     )
     asked = "--out e.plan --preset fast --scales 1.0 0.5 --codebook e.codebook.npy"
-    assert options.command(Path("e.codebook.npy")) == f"python export/to_trt.py 'a b.pt' {asked}"
-    assert to_trt.parse(["ckpt.pt"]).command(None) == "python export/to_trt.py ckpt.pt"
+    assert options.elsewhere(Path("e.codebook.npy")).command() == f"python export/to_trt.py 'a b.pt' {asked}"
+    assert to_trt.parse(["ckpt.pt"]).command() == "python export/to_trt.py ckpt.pt"
 
 
 def test_a_precision_keeps_the_identity_and_other_weights_change_it(checkpoint: Write) -> None:
