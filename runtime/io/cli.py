@@ -12,7 +12,7 @@ Config = TypeVar("Config")  # a dataclass
 
 
 def program(script: str) -> str:
-    """How a usage line names a command: by its script, or as ``howl NAME`` where it was called so."""
+    """How a usage line names a command: by its script, or as ``howl NAME`` if it was called that way."""
     return sys.argv[0] if sys.argv[0].startswith("howl ") else script
 
 
@@ -20,7 +20,7 @@ def run_command(main: Callable[[Sequence[str] | None], None]) -> int:
     """Runs a command's ``main`` and gives its exit status.
 
     Returns:
-        0; after one clear line 2 where the usage is wrong and 1 where anything else is; 130 when interrupted.
+        0; after a one-line error, 2 for wrong usage and 1 for anything else; 130 when interrupted.
     """
     try:
         main(None)
@@ -33,14 +33,14 @@ def run_command(main: Callable[[Sequence[str] | None], None]) -> int:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
-    except BrokenPipeError:  # `howl ... | head` is no error
+    except BrokenPipeError:  # `howl ... | head` is not an error
         sys.stderr.close()
         return 0
     return 0
 
 
 def add_engine_arguments(parser: argparse.ArgumentParser, *, searches: bool, default: str | None = None) -> None:
-    """The engine that a command runs, on what, and, where it searches, how; with ``default`` it need not be named."""
+    """Adds the engine, its device and, if the command ``searches``, τ and α. With ``default`` it need not be named."""
     if default is None:
         parser.add_argument("engine", metavar="ENGINE", help="engine.onnx or engine.plan")
     else:
@@ -52,7 +52,7 @@ def add_engine_arguments(parser: argparse.ArgumentParser, *, searches: bool, def
 
 
 def with_options(config: Config, options: argparse.Namespace) -> Config:
-    """A configuration with the values of the options that were given and are named like its fields."""
+    """A configuration, with the values of those options that were given and have the name of a field."""
     given = {name: value for name, value in vars(options).items() if value is not None}
     names = {field.name for field in fields(config)}  # type: ignore[arg-type]
     return replace(config, **{name: value for name, value in given.items() if name in names})  # type: ignore[type-var]
