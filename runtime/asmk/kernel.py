@@ -44,7 +44,7 @@ class AsmkParameters:
         if not -1 <= self.threshold <= 1:
             raise UsageError(f"threshold is {self.threshold}: similarities lie between -1 and 1")
         if self.multiple_assignment < 1:
-            raise UsageError(f"multiple_assignment is {self.multiple_assignment}: a descriptor needs a word at least")
+            raise UsageError(f"multiple_assignment is {self.multiple_assignment}: a descriptor needs at least one word")
 
 
 class AsmkKernel:

@@ -130,7 +130,7 @@ def new_index(path: Path, codebook: Codebook) -> Iterator[Index]:
             path.rename(aside)
         partial.rename(path)
     except OSError as error:
-        raise HowlError(f"{path}: no index can be made here: {error.strerror or error}") from None
+        raise HowlError(f"{path}: cannot make an index here: {error.strerror or error}") from None
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 

@@ -141,7 +141,7 @@ class Ivf:
         """Refuses codes [e, L] of another kernel, and sorted words and ids [e] that name an entry twice."""
         fit = codes.dtype == np.uint64 and codes.shape[1:] == (self._code_length,) and words.max() < len(self._codebook)
         if not fit or ((words[1:] == words[:-1]) & (ids[1:] == ids[:-1])).any():
-            raise IncompatibleError("these are no entries of this codebook's kernel; aggregate the descriptors again")
+            raise IncompatibleError("these are not entries of this codebook's kernel; aggregate the descriptors again")
 
     def _append(self, part: _Part) -> None:
         """Adds a part, and merges it with earlier ones that are not much larger, so that parts stay few."""

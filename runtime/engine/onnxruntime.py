@@ -93,7 +93,7 @@ def choose_provider(device: str | None, available: list[str]) -> str:
         return CPU
     if device == "cuda":
         if CUDA not in available:
-            raise DeviceError("the installed ONNX Runtime has no CUDA: put onnxruntime-gpu in its place")
+            raise DeviceError("the installed ONNX Runtime has no CUDA: install onnxruntime-gpu instead")
         if not find_gpus():
             raise DeviceError("no NVIDIA GPU was found on this machine; leave the device out, or ask for cpu")
         return CUDA

@@ -72,7 +72,7 @@ def map_array(path: Path, expected: Checksum, dtype: npt.DTypeLike, shape: tuple
         _check(path, file, expected, content=False)
         header = expected.size - np.dtype(dtype).itemsize * math.prod(shape)
         if header < 0:
-            raise damaged(path, f"too small for {shape} ordinals")
+            raise damaged(path, f"too small for {shape} numbers")
         return _map(file, np.dtype(dtype), shape, header)
 
 

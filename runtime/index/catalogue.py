@@ -29,9 +29,9 @@ CREATE TABLE segments (
     name TEXT PRIMARY KEY,
     start INTEGER NOT NULL,
     stop INTEGER NOT NULL,
-    images INTEGER NOT NULL,                -- stored, with those that were removed or moved since
+    images INTEGER NOT NULL,                -- stored, including those that were removed or moved since
     entries INTEGER NOT NULL,
-    checksums TEXT NOT NULL                      -- {file: [size, crc32]}
+    checksums TEXT NOT NULL                 -- {file: [size, crc32]}
 ) WITHOUT ROWID;
 CREATE TABLE images (id TEXT PRIMARY KEY, number INTEGER NOT NULL) WITHOUT ROWID;
 CREATE TABLE removed (number INTEGER PRIMARY KEY);

@@ -101,7 +101,7 @@ class Index:
             Catalogue.create(path / CATALOGUE, fingerprint, layout)
             sync_folder(path)
         except (OSError, sqlite3.Error) as error:
-            raise HowlError(f"{path}: no index can be made here: {reason(error)}") from None
+            raise HowlError(f"{path}: cannot make an index here: {reason(error)}") from None
         return cls(path)
 
     @classmethod

@@ -63,7 +63,7 @@ def check_unicode(index: Path, ids: Sequence[str]) -> None:
     if _is_unicode("".join(ids)):
         return
     wrong = next(id_ for id_ in ids if not _is_unicode(id_))
-    raise IdError(f"{index}: {wrong!r} is no Unicode text; rename the file, or give it an id")
+    raise IdError(f"{index}: {wrong!r} is not valid Unicode; rename the file, or give it an id")
 
 
 def _is_unicode(text: str) -> bool:

@@ -132,7 +132,7 @@ def _images(segment: Segment, row: SegmentRow, images: dict[int, str]) -> Iterat
     try:
         ids = list(segment.ids)
     except UnicodeDecodeError:
-        yield "id_bytes.npy", "an id is no Unicode text"
+        yield "id_bytes.npy", "an id is not valid Unicode"
         return
     live = row.live(ordinals).tolist()
     held = {number: id_ for number, id_, alive in zip(ordinals.tolist(), ids, live, strict=True) if alive}

@@ -45,7 +45,7 @@ def add_engine_arguments(parser: argparse.ArgumentParser, *, searches: bool, def
         parser.add_argument("engine", metavar="ENGINE", help="engine.onnx or engine.plan")
     else:
         parser.add_argument("engine", metavar="[ENGINE]", help=f"engine.onnx or engine.plan; default: {default}")
-    parser.add_argument("--device", choices=("cpu", "cuda"), help="default: a GPU where there is one")
+    parser.add_argument("--device", choices=("cpu", "cuda"), help="default: a GPU if there is one")
     if searches:
         parser.add_argument("--threshold", type=float, metavar="TAU", help="τ; default: the engine's")
         parser.add_argument("--alpha", type=float, metavar="ALPHA", help="α; default: the engine's")
@@ -95,7 +95,7 @@ def scale_list(text: str) -> tuple[float, ...]:
     try:
         scales = tuple(float(part) for part in text.split(","))
     except ValueError:
-        raise argparse.ArgumentTypeError(f"{text}: needs numbers with commas between, as 1.414,1,0.707") from None
+        raise argparse.ArgumentTypeError(f"{text}: needs numbers separated by commas, such as 1.414,1,0.707") from None
     if not all(0.1 <= scale <= 4 for scale in scales):
         raise argparse.ArgumentTypeError(f"{text}: a scale must lie between 0.1 and 4")
     return scales
