@@ -34,7 +34,7 @@ def words_for(checkpoint: Checkpoint, source: str | None, most_photos: int | Non
         HowlError: there is no such file or folder, it holds no words and no photos, or words of other dimensions.
     """
     if source is None:
-        return checkpoint.codebook if len(checkpoint.codebook) else from_synthetic_scenes(checkpoint)
+        return checkpoint.codebook or from_synthetic_scenes(checkpoint)
     if Path(source).is_dir():
         return from_folder(checkpoint, Path(source), most_photos or PHOTOS)
     return from_file(checkpoint, Path(source))
@@ -80,5 +80,5 @@ def from_synthetic_scenes(checkpoint: Checkpoint) -> Codebook:
 
 def learn_words(checkpoint: Checkpoint, photos: LabelledPhotos, most_photos: int) -> Codebook:
     return codebook_of(
-        checkpoint.build_network(), photos, checkpoint.extraction, count=most_photos, words=MAX_WORDS, seed=SEED
+        checkpoint.build_model(), photos, checkpoint.extraction, count=most_photos, words=MAX_WORDS, seed=SEED
     )

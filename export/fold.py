@@ -1,4 +1,4 @@
-"""Baking: what training kept apart and inference need not, folded into constants."""
+"""Folding: what training keeps apart becomes constants for inference."""
 
 import copy
 from typing import cast
@@ -7,25 +7,19 @@ import torch
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from train.models.how import Network
-from train.models.smoothing import SharedSmoothing
+from train.models.base import RetrievalModel
 
 
-def fold(network: Network, precision: str) -> Network:
-    """A copy for export that computes the same: BatchNorm folded, a shared bandwidth made one constant kernel.
+def fold(network: RetrievalModel, precision: str) -> RetrievalModel:
+    """A copy for export that computes the same: BatchNorm folded, and what the system itself folds.
 
     Args:
         network: as trained.
-        precision: ``fp32``; ``fp16`` for a backbone in half precision; ``int8`` for one that is quantised later. The
-            head, whose whitening would blow up rounding errors, stays in float32.
+        precision: ``fp32``, ``fp16`` or ``int8``: ``RetrievalModel.folded``.
     """
     folded = copy.deepcopy(network).eval()
     fold_batch_norm(folded.backbone)
-    if isinstance(folded.smoothing, SharedSmoothing):
-        folded.smoothing = folded.smoothing.folded()
-    if precision == "fp16":
-        folded.backbone.half()
-    return folded
+    return folded.folded(precision)
 
 
 @torch.no_grad()

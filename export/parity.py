@@ -5,14 +5,14 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from runtime.engine import Engine
 from runtime.errors import HowlError
 from runtime.features import LocalFeatures
 from runtime.io.image import Image
-from train.models.extractor import Extractor
+from train.models.base import Extractor
+from train.models.extractor import extract
 
 
 @dataclass(frozen=True)
@@ -82,12 +82,9 @@ def check_parity(
     ]
 
 
-@torch.no_grad()
 def run_pytorch(extractor: Extractor, image: Image) -> LocalFeatures:
     """PyTorch's answer, in the form of an engine's."""
-    descriptors, strengths, positions, count = extractor(torch.from_numpy(image))
-    n = int(count)
-    return LocalFeatures(descriptors[:n].numpy(), strengths[:n].numpy(), positions[:n].numpy())
+    return extract(extractor, image).need_local()
 
 
 def difference(got: LocalFeatures, wanted: LocalFeatures, image: Image, tolerance: Tolerance) -> Difference:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from train.models.extractor import HOW_SCALES
+from train.models.base import HOW_SCALES
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from export.plan import build_plan
 from export.presets import PRESETS
 from export.quantise import quantise_backbone
 from export.tracing import export_onnx
+from runtime.asmk.codebook import Codebook
 from runtime.bundle import EngineFiles, Manifest, file_checksum, is_engine
 from runtime.engine import open_engine
 from runtime.errors import HowlError, ImageError
@@ -26,9 +27,7 @@ from runtime.io.image import MIN_SIDE, Image, find_photos, load_rgb
 from train.backbones import build_backbone
 from train.checkpoint import Checkpoint
 from train.data.synthetic import render_view
-from train.models.extractor import ExtractionConfig, Extractor, exact, scaled_side
-from train.models.graph import nodes_covering
-from train.models.how import NetworkConfig
+from train.models.base import Extractor
 
 PHOTOS_TO_CHECK = 3
 CALIBRATION_PHOTOS = 32
@@ -43,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         )
     checkpoint = Checkpoint.load(source)
     checkpoint.extraction = with_options(checkpoint.extraction, options)
-    checkpoint.network = with_graph_nodes(checkpoint.network, checkpoint.extraction, options)
+    checkpoint.network = checkpoint.network.fitted_to(checkpoint.extraction, options.graph_nodes)
     engine = plan.with_suffix(".onnx")
     own = options.codebook if is_folder(options.codebook) else None
     photos = some_photos(checkpoint, options.photos or own, PHOTOS_TO_CHECK)
@@ -83,7 +82,7 @@ def export_checked(
         if precision == "int8":
             quantise_backbone(draft, draft, build_backbone(checkpoint.network.backbone).float_layers, calibration)
         prove(checkpoint, precision, draft, photos)
-        checkpoint.codebook.save(EngineFiles.of(draft).codebook)
+        words_of(checkpoint).save(EngineFiles.of(draft).codebook)
         manifest = Manifest(
             fingerprint=fingerprint,
             system="how",
@@ -130,11 +129,11 @@ def add_plan(checkpoint: Checkpoint, precision: str, engine: Path, plan: Path, p
 def prove(checkpoint: Checkpoint, precision: str, engine: Path, photos: list[Image]) -> None:
     """Prints how far the engine is from the PyTorch network on every image; raises beyond the tolerance."""
     extraction = checkpoint.extraction
-    pytorch = Extractor.of(checkpoint.build_network(), extraction).eval()
+    pytorch = checkpoint.build_model().extractor(extraction).eval()
     device = "cpu" if engine.suffix == ".onnx" else None
     runner = open_engine(engine, device)
     print(f"{engine.name} against PyTorch, {runner.provider}, {precision}:")
-    images = sizes_to_check(photos[0], extraction.features) + photos[1:]
+    images = sizes_to_check(photos[0], extraction.features or 0) + photos[1:]
     differences = check_parity(runner, pytorch, images, TOLERANCES[precision])
     for difference in differences:
         print(f"  {difference}")
@@ -143,7 +142,7 @@ def prove(checkpoint: Checkpoint, precision: str, engine: Path, photos: list[Ima
 
 def folded_extractor(checkpoint: Checkpoint, precision: str) -> Extractor:
     """What is traced: the network with its constants folded, and the selection of its strongest descriptors."""
-    return Extractor.of(fold(checkpoint.build_network(), precision), checkpoint.extraction).eval()
+    return fold(checkpoint.build_model(), precision).extractor(checkpoint.extraction).eval()
 
 
 def fingerprint_of(checkpoint: Checkpoint) -> str:
@@ -154,28 +153,15 @@ def fingerprint_of(checkpoint: Checkpoint) -> str:
     for name, weight in sorted(checkpoint.weights.items()):
         sha.update(name.encode())
         sha.update(weight.contiguous().numpy().tobytes())
-    sha.update(checkpoint.codebook.centroids.tobytes())
+    sha.update(words_of(checkpoint).centroids.tobytes())
     return sha.hexdigest()
 
 
-def with_graph_nodes(config: NetworkConfig, extraction: ExtractionConfig, options: argparse.Namespace) -> NetworkConfig:
-    """The network with as many nodes as the options ask for, or, in larger maps than it knew, as these have.
-
-    Nodes are no weights: a graph that knew a whole map in training would else re-weight a part of it. A network without
-    a graph stays as it is, and so does its engines' fingerprint.
-    """
-    if not config.graph:
-        return config
-    if options.graph_nodes is None:
-        largest = scaled_side(extraction.image_size, exact(max(extraction.scales)))
-        covering = nodes_covering(largest, build_backbone(config.backbone).stride)
-        return replace(config, graph_nodes=max(config.graph_nodes, covering))
-    config = with_options(config, options)
-    if config.graph_neighbours >= config.graph_nodes:
-        raise HowlError(
-            f"--graph-nodes {config.graph_nodes}: the graph needs more than its {config.graph_neighbours} edges"
-        )
-    return config
+def words_of(checkpoint: Checkpoint) -> Codebook:
+    """The visual words of a checkpoint that has some."""
+    if checkpoint.codebook is None:
+        raise HowlError(f"networks of the system {checkpoint.system} cannot be exported yet")
+    return checkpoint.codebook
 
 
 def some_photos(checkpoint: Checkpoint, folder: str | None, number: int) -> list[Image]:

@@ -10,7 +10,7 @@ import torch
 
 from runtime.engine.schema import IMAGE, LOCAL_OUTPUTS
 from runtime.io.image import MIN_SIDE
-from train.models.extractor import Extractor
+from train.models.base import Extractor
 
 OPSET = 20  # the newest that TensorRT 10 parses
 MAX_SIDE = 16_384  # pixels; the tracer wants a bound

@@ -3,16 +3,16 @@
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import nn
 from tqdm import tqdm
 
 from runtime.errors import HowlError
 from train.backbones import Backbone
 from train.config import TrainingConfig
 from train.data.labelled import LabelledPhotos
-from train.descriptors import agree_on_unreadable, as_batch, quiet
+from train.descriptors import agree_on_unreadable, as_batch
 from train.distributed import ProcessGroup
-from train.models.how import Network
+from train.models.base import RetrievalModel
 from train.models.whitening import Moments
 
 CALIBRATION_PHOTOS = 64
@@ -28,38 +28,38 @@ def calibrate_batch_norm(backbone: Backbone, photos: LabelledPhotos, seed: int) 
         layer.momentum = None  # a plain average over the calibration photos
         layer.train()
     for _, image in photos.read_all(sample(photos, CALIBRATION_PHOTOS, seed).tolist()):
-        if image is not None and max(image.shape[:2]) > backbone.stride:  # one position alone has no statistics
+        if image is not None and max(image.shape[:2]) > backbone.stride:  # a single position has no statistics
             backbone(as_batch([image], device))
     for layer in layers:
         layer.eval()
 
 
 @torch.no_grad()
-def learn_whitening(network: Network, photos: LabelledPhotos, config: TrainingConfig, processes: ProcessGroup) -> None:
-    """PCA whitening of the strongest refined features of training photos, at scale 1 (HOW, §4.1)."""
-    network.eval()
-    moments = Moments(network.backbone.channels)
+def learn_whitening(
+    model: RetrievalModel, photos: LabelledPhotos, config: TrainingConfig, processes: ProcessGroup
+) -> None:
+    """PCA whitening of what the model takes it from (``whitening_samples``), over training photos at scale 1.
+
+    Raises:
+        HowlError: no photo can be read.
+    """
+    model.eval()
+    moments = Moments(model.backbone.channels)
     chosen = processes.share(sample(photos, config.whitening_photos, config.seed).tolist())
     images = photos.read_all(chosen)
     for _, image in tqdm(
-        images, total=len(chosen), desc="whitening", unit="photo", leave=False, disable=quiet(processes)
+        images, total=len(chosen), desc="whitening", unit="photo", leave=False, disable=processes.hides_progress
     ):
         if image is not None:
-            features, strengths = network.refined_features(as_batch([image], processes.device))
-            moments.add(strongest(features[0], strengths[0], config.whitening_features).cpu().numpy())
+            samples = model.whitening_samples(as_batch([image], processes.device), config.whitening_features)
+            moments.add(samples.cpu().numpy())
     agree_on_unreadable(photos, processes)
     moments = Moments.total(processes.gather(moments))
     if moments.count == 0:
         raise HowlError("no readable training photo to learn whitening from")
-    network.whitening.learn(moments)
+    model.whitening.learn(moments, model.shrinkage)
 
 
 def sample(photos: LabelledPhotos, count: int, seed: int) -> NDArray[np.int64]:
-    """At most ``count`` usable photos, by chance, in order."""
+    """At most ``count`` usable photos, drawn at random, in order."""
     return np.sort(np.random.default_rng(seed).permutation(np.flatnonzero(photos.usable))[:count])
-
-
-def strongest(features: Tensor, strengths: Tensor, count: int) -> Tensor:
-    """The features [n, C] of the strongest positions of a map [C, h, w] with attention [h, w]."""
-    chosen = strengths.flatten().topk(min(count, strengths.numel())).indices
-    return features.flatten(1)[:, chosen].T

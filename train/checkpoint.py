@@ -13,14 +13,14 @@ from torch import Tensor
 
 from runtime.asmk.codebook import Codebook
 from runtime.asmk.kernel import AsmkParameters
-from runtime.errors import HowlError
-from train.models.extractor import ExtractionConfig
-from train.models.how import Network, NetworkConfig
-from train.weights.how import HowWeights, is_how_checkpoint, read_how_checkpoint
+from runtime.errors import DamagedError, HowlError, IncompatibleError, UsageError
+from train.models.base import ExtractionConfig, ModelConfig, RetrievalModel
+from train.models.registry import SYSTEMS, build_model
+from train.weights.how import is_how_checkpoint, read_how_checkpoint
 from train.weights.safe_load import load_tensors, save_tensors
 
 FORMAT = "howl checkpoint"
-VERSION = 1
+VERSION = 2
 
 
 @dataclass
@@ -28,52 +28,57 @@ class Checkpoint:
     """What a checkpoint holds.
 
     Attributes:
+        system: the name of the network's system in ``train.models.registry``.
         network: the configuration of the network.
         weights: its state dict, of the best epoch.
         extraction: image size, scales and features that it was validated with.
-        asmk: parameters of the search that it was validated with.
-        codebook: visual words, float32 [C, D], learned with these weights; none (C = 0) where HOW's authors made them.
+        asmk: parameters of the search that it was validated with; None if the system does not search by ASMK.
+        codebook: visual words, float32 [C, D], learned with these weights; None if the system has none, or if HOW's
+            authors made the checkpoint.
         training: what ``--resume`` needs, and the config; plain values and tensors.
     """
 
-    network: NetworkConfig
+    system: str
+    network: ModelConfig
     weights: dict[str, Tensor]
     extraction: ExtractionConfig
-    asmk: AsmkParameters
-    codebook: Codebook
+    asmk: AsmkParameters | None
+    codebook: Codebook | None
     training: dict[str, Any]
 
-    def build_network(self) -> Network:
-        """The network with its weights, ready for inference. Raises HowlError where they do not fit each other."""
-        network = Network(self.network)
+    def build_model(self) -> RetrievalModel:
+        """The network with its weights, ready for inference. Raises HowlError if they do not fit each other."""
+        model = build_model(self.system, self.network)
         try:
-            network.load_state_dict(self.weights)
+            model.load_state_dict(self.weights)
         except RuntimeError as error:
             line = " ".join(str(error).split())
             raise HowlError(f"the checkpoint's weights do not fit its configuration, train it anew: {line}") from None
-        return network.eval()
+        return model.eval()
 
     def save(self, path: Path) -> None:
         """Writes the file whole or not at all."""
+        codebook = None if self.codebook is None else np.ascontiguousarray(self.codebook.centroids)
         content = {
             "format": FORMAT,
             "version": VERSION,
+            "system": self.system,
             "network": asdict(self.network),
             "weights": self.weights,
             "extraction": asdict(self.extraction),
-            "asmk": asdict(self.asmk),
-            "codebook": torch.from_numpy(np.ascontiguousarray(self.codebook.centroids)),
+            "asmk": None if self.asmk is None else asdict(self.asmk),
+            "codebook": None if codebook is None else torch.from_numpy(codebook),
             "training": self.training,
         }
         save_tensors(path, content)
 
     @classmethod
     def load(cls, path: Path) -> "Checkpoint":
-        """Reads what ``save`` wrote, or one of HOW's own checkpoints (``train.weights.how``).
+        """Reads what ``save`` wrote, or a checkpoint of HOW's authors (``train.weights.how``).
 
         Raises:
-            HowlError: the file is missing, damaged, newer than this program, of another network than HOW's, or holds
-                more than tensors and plain values; nothing in it has been run.
+            HowlError: the file is missing, damaged, of another version, of another network than HOW's, or holds more
+                than tensors and plain values; nothing in it has been run.
         """
         return cls.of(load_tensors(path), path)
 
@@ -81,35 +86,31 @@ class Checkpoint:
     def of(cls, content: Any, path: Path) -> "Checkpoint":
         """The checkpoint that is the content of a file; raises as ``load`` does, and names the file."""
         if is_how_checkpoint(content):
-            return cls.of_how(read_how_checkpoint(content, path))
+            how = read_how_checkpoint(content, path)
+            return cls("how", how.network, how.weights, how.extraction, AsmkParameters(), codebook=None, training={})
         if not is_checkpoint(content):
-            raise HowlError(f"{path}: not a howl checkpoint; python train/run.py --out {path.name} writes one")
+            raise IncompatibleError(f"{path}: not a howl checkpoint; python train/run.py --out {path.name} writes one")
         try:
-            if content["version"] > VERSION:
-                raise HowlError(f"{path}: written by a newer howl (format {content['version']}); update howl")
-            extraction = content["extraction"]
+            version = content["version"]
+            if version > VERSION:
+                raise IncompatibleError(f"{path}: written by a newer howl (format {version}); update howl")
+            if version < VERSION:
+                raise IncompatibleError(f"{path}: written by an earlier howl (format {version}); train it anew")
+            system, extraction = content["system"], content["extraction"]
+            if system not in SYSTEMS:
+                raise IncompatibleError(f"{path}: of the system {system}, which this howl does not know; update howl")
+            asmk, codebook = content["asmk"], content["codebook"]
             return cls(
-                network=NetworkConfig(**content["network"]),
+                system=system,
+                network=SYSTEMS[system].Config(**content["network"]),
                 weights=content["weights"],
                 extraction=ExtractionConfig(**{**extraction, "scales": tuple(extraction["scales"])}),
-                asmk=AsmkParameters(**content["asmk"]),
-                codebook=Codebook(content["codebook"].numpy()),
+                asmk=None if asmk is None else AsmkParameters(**asmk),
+                codebook=None if codebook is None else Codebook(codebook.numpy()),
                 training=content["training"],
             )
-        except (KeyError, TypeError, AttributeError) as error:
-            raise HowlError(f"{path}: a damaged checkpoint: {error}") from None
-
-    @classmethod
-    def of_how(cls, how: HowWeights) -> "Checkpoint":
-        """HOW's weights with the search that HOW's authors set: words are still to be learned."""
-        return cls(
-            network=how.network,
-            weights=how.weights,
-            extraction=how.extraction,
-            asmk=AsmkParameters(),
-            codebook=Codebook(np.empty((0, how.network.dimensions), np.float32)),
-            training={},
-        )
+        except (KeyError, TypeError, AttributeError, UsageError) as error:
+            raise DamagedError(f"{path}: a damaged checkpoint: {error}") from None
 
 
 def is_checkpoint(content: Any) -> bool:

@@ -3,7 +3,7 @@
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from train.models.extractor import HOW_SCALES, ExtractionConfig
+from train.models.base import HOW_SCALES, ExtractionConfig
 
 # Learning rates of the backbones: HOW's for ResNets; EfficientNet-Lite's was chosen on synthetic scenes, with Lite0.
 BACKBONE_LEARNING_RATES = {

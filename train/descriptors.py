@@ -1,52 +1,50 @@
-"""Photos of any sizes at one scale, through the network: what the losses compare and mining ranks by."""
+"""Photos of any sizes at one scale, through a network: what the losses compare and mining ranks by."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
+from typing import TypeAlias
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm import tqdm
 
 from runtime.io.image import Image
 from train.data.labelled import LabelledPhotos
 from train.distributed import ProcessGroup
-from train.models.how import LocalFeatures, Network, global_descriptor
+from train.models.base import FeatureMap, RetrievalModel
 
 BATCH = 16  # photos read together; those of one size go through the network together
 
+# RGB uint8 images, each [H, W, 3] → their global descriptors, [n, D], in order.
+Describe: TypeAlias = Callable[[Sequence[Image]], Tensor]
 
-class Describer(nn.Module):
-    """Images of any sizes → HOW's training descriptors, or their local features."""
 
-    def __init__(self, network: Network) -> None:
-        super().__init__()
-        self.network = network
+def describe_images(model: RetrievalModel, images: Sequence[Image]) -> Tensor:
+    """RGB uint8 images of any sizes, each [H, W, 3] → L2-normalised descriptors [n, D], in order."""
+    numbers, batches = zip(*by_shape(images, device_of(model)), strict=True)
+    described = torch.cat([model.describe(batch) for batch in batches])
+    return described[torch.tensor([i for of in numbers for i in of], device=described.device).argsort()]
 
-    def forward(self, images: Sequence[Image]) -> Tensor:
-        """RGB uint8 images, each [H, W, 3] → L2-normalised descriptors [n, D], in order."""
-        numbers, batches = zip(*self._by_shape(images), strict=True)
-        described = torch.cat([global_descriptor(local) for local in batches])
-        return described[torch.tensor([i for of in numbers for i in of], device=described.device).argsort()]
 
-    def local_features(self, images: Sequence[Image]) -> list[LocalFeatures]:
-        """RGB uint8 images, each [H, W, 3] → each one's descriptors [D, h, w] and strengths [h, w], in order."""
-        found = {
-            i: LocalFeatures(descriptors, strengths)
-            for numbers, local in self._by_shape(images)
-            for i, descriptors, strengths in zip(numbers, *local, strict=True)
-        }
-        return [found[i] for i in range(len(images))]
+def feature_maps(model: RetrievalModel, images: Sequence[Image]) -> list[FeatureMap]:
+    """RGB uint8 images of any sizes, each [H, W, 3] → the map of each, without a batch axis, in order."""
+    found = {
+        i: FeatureMap(descriptors, strengths)
+        for numbers, batch in by_shape(images, device_of(model))
+        for i, descriptors, strengths in zip(numbers, *model.feature_maps(batch), strict=True)
+    }
+    return [found[i] for i in range(len(images))]
 
-    def _by_shape(self, images: Sequence[Image]) -> Iterator[tuple[list[int], LocalFeatures]]:
-        """Images of one shape go through the network together: pairs of their numbers and their batch."""
-        by_shape: dict[tuple[int, ...], list[int]] = {}
-        for i, image in enumerate(images):
-            by_shape.setdefault(image.shape, []).append(i)
-        device = next(self.network.parameters()).device
-        for numbers in by_shape.values():
-            yield numbers, self.network(as_batch([images[i] for i in numbers], device))
+
+def by_shape(images: Sequence[Image], device: torch.device) -> Iterator[tuple[list[int], Tensor]]:
+    """Batches of images that share a shape: pairs of their numbers and the batch, as ``as_batch`` makes it."""
+    numbers: dict[tuple[int, ...], list[int]] = {}
+    for i, image in enumerate(images):
+        numbers.setdefault(image.shape, []).append(i)
+    for of_shape in numbers.values():
+        yield of_shape, as_batch([images[i] for i in of_shape], device)
 
 
 def as_batch(images: Sequence[Image], device: torch.device) -> Tensor:
@@ -54,9 +52,14 @@ def as_batch(images: Sequence[Image], device: torch.device) -> Tensor:
     return torch.from_numpy(np.stack(images)).to(device).permute(0, 3, 1, 2).float()
 
 
+def device_of(model: RetrievalModel) -> torch.device:
+    """The device that a network computes on."""
+    return next(model.parameters()).device
+
+
 @torch.no_grad()
 def describe_photos(
-    describer: Describer, photos: LabelledPhotos, indices: NDArray[np.int64], processes: ProcessGroup, label: str
+    describe: Describe, photos: LabelledPhotos, indices: NDArray[np.int64], processes: ProcessGroup, label: str
 ) -> dict[int, NDArray[np.float32]]:
     """The descriptor [D] of every readable photo among ``indices``; the processes share the work.
 
@@ -65,11 +68,11 @@ def describe_photos(
     described: dict[int, NDArray[np.float32]] = {}
     share = processes.share(indices.tolist())
     mine = photos.read_all(share)
-    with tqdm(total=len(share), desc=label, unit="photo", leave=False, disable=quiet(processes)) as bar:
+    with tqdm(total=len(share), desc=label, unit="photo", leave=False, disable=processes.hides_progress) as bar:
         while batch := list(islice(mine, BATCH)):
             readable = [(index, image) for index, image in batch if image is not None]
             if readable:
-                vectors = describer([image for _, image in readable]).cpu().numpy()
+                vectors = describe([image for _, image in readable]).cpu().numpy()
                 described.update(zip([index for index, _ in readable], vectors, strict=True))
             bar.update(len(batch))
     everyone: dict[int, NDArray[np.float32]] = {}
@@ -80,11 +83,6 @@ def describe_photos(
 
 
 def agree_on_unreadable(photos: LabelledPhotos, processes: ProcessGroup) -> None:
-    """Drops in every process what any has found unreadable: they must draw the same tuples."""
+    """Drops in every process what any of them found unreadable, so that all draw the same tuples."""
     for unreadable in processes.gather(dict(photos.unreadable)):
         photos.leave_out(unreadable)
-
-
-def quiet(processes: ProcessGroup) -> bool | None:
-    """For tqdm's ``disable``: silent in all processes but the first, and there unless it writes to a terminal."""
-    return None if processes.is_first else True

@@ -16,9 +16,10 @@ import torch
 from runtime.errors import HowlError
 from runtime.io.atomic import ensure_writable
 from runtime.io.cli import image_side, positive_float, positive_int, run_command, whole_number, with_options
-from train.backbones import BUILDERS, build_backbone, init_backbone
+from train.backbones import BUILDERS, build_backbone
 from train.data import open_data
 from train.distillation import Distillation, DistillationConfig
+from train.weights.init import init_backbone
 from train.weights.safe_load import load_tensors, save_tensors
 
 TEACHERS = {16: "efficientnet_lite0", 32: "efficientnet_lite0_stride32"}  # by stride, with weights at hand

@@ -1,4 +1,4 @@
-"""One process or several under ``torchrun``: who does which share, and how results come together."""
+"""Training in one process, or in several under ``torchrun``: who does which share, and how results come together."""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -12,13 +12,13 @@ from torch import distributed
 
 T = TypeVar("T")
 
-# Rank 0 validates while the others wait: on a large set that outlasts PyTorch's default.
-PATIENCE = timedelta(hours=6)
+# Rank 0 validates while the others wait. On a large set that takes longer than PyTorch's default allows.
+TIMEOUT = timedelta(hours=6)
 
 
 @dataclass(frozen=True)
 class ProcessGroup:
-    """This process among ``world`` of them, and the device that it computes on."""
+    """This process, its rank among ``world`` processes, and the device that it computes on."""
 
     rank: int
     world: int
@@ -29,12 +29,17 @@ class ProcessGroup:
         """Whether this process writes files and progress."""
         return self.rank == 0
 
+    @property
+    def hides_progress(self) -> bool | None:
+        """For tqdm's ``disable``: the first process shows its bars if it writes to a terminal, the others never do."""
+        return None if self.is_first else True
+
     def share(self, items: Sequence[T]) -> Sequence[T]:
         """This process's part: every ``world``-th item."""
         return items[self.rank :: self.world]
 
     def gather(self, part: Any) -> list[Any]:
-        """The parts of all processes, by rank, given to every one of them."""
+        """The parts of all processes, by rank; every process gets them all."""
         if self.world == 1:
             return [part]
         parts: list[Any] = [None] * self.world
@@ -42,7 +47,7 @@ class ProcessGroup:
         return parts
 
     def from_first(self, value: Any) -> Any:
-        """The first process's value, given to every one of them, who wait for it."""
+        """The first process's value; the others wait for it."""
         if self.world == 1:
             return value
         box = [value]
@@ -52,7 +57,7 @@ class ProcessGroup:
 
 @contextmanager
 def join_process_group() -> Iterator[ProcessGroup]:
-    """Joins the group that ``torchrun`` started, or stands alone without it: CUDA where there is a GPU, else CPU."""
+    """Joins the group that ``torchrun`` started, or makes a group of one; on a GPU if there is one."""
     world = int(os.environ.get("WORLD_SIZE", "1"))
     cuda = torch.cuda.is_available()
     device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))) if cuda else torch.device("cpu")
@@ -61,9 +66,9 @@ def join_process_group() -> Iterator[ProcessGroup]:
     if world == 1:
         yield ProcessGroup(0, 1, device)
         return
-    distributed.init_process_group("nccl" if cuda else "gloo", timeout=PATIENCE)
+    distributed.init_process_group("nccl" if cuda else "gloo", timeout=TIMEOUT)
     try:
         yield ProcessGroup(distributed.get_rank(), world, device)
-        distributed.barrier()  # together: the first keeps the store that the others' threads still ask as they end
+        distributed.barrier()  # rank 0 hosts the store that the other ranks still query while they shut down
     finally:
         distributed.destroy_process_group()

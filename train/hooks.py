@@ -1,4 +1,4 @@
-"""A look inside: what a network makes of one image at one scale, step by step, for pictures and for checks."""
+"""Hooks: what HOW's network computes of one image at one scale, step by step, for pictures and for checks."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,10 +12,9 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from runtime.io.image import Image
-from train.models.attention import attention
 from train.models.extractor import cell_pixels, exact, resize
 from train.models.graph import GraphRefinement, choose_nodes
-from train.models.how import Network
+from train.models.how import HowNetwork, attention
 from train.models.smoothing import LearnedSmoothing
 
 NoMaps: TypeAlias = tuple[None, None]
@@ -72,8 +71,8 @@ class Call(NamedTuple):
 
 
 @torch.inference_mode()
-def inspect(network: Network, image: Image, scale: float = 1.0) -> Inspection:
-    """Runs a network on one level of an image's pyramid, and keeps what passes between its modules.
+def inspect(network: HowNetwork, image: Image, scale: float = 1.0) -> Inspection:
+    """Runs a network on one level of an image's pyramid, and records what passes between its modules.
 
     Args:
         network: in eval mode, on the CPU.
@@ -103,8 +102,8 @@ def inspect(network: Network, image: Image, scale: float = 1.0) -> Inspection:
 
 
 @contextmanager
-def recorded_calls(network: Network) -> Iterator[dict[str, Call]]:
-    """The calls of the network's modules while the block runs it, by the module's name, in whatever order they are."""
+def recorded_calls(network: HowNetwork) -> Iterator[dict[str, Call]]:
+    """The last call of each of the network's modules while the block runs it, by the module's name."""
     calls: dict[str, Call] = {}
 
     def record(name: str, module: nn.Module) -> RemovableHandle:
@@ -133,7 +132,7 @@ def graph_edges(graph: GraphRefinement, features: Tensor, strengths: Tensor, x: 
     positions, rows, is_node = choose_nodes(features, strengths, graph.nodes)
     directions, edges, weights, _ = graph.connect(positions.gather(1, rows), is_node)
     n = int(is_node.sum())
-    k = min(graph.neighbours, n - 1)  # what is beyond, are edges to padding
+    k = min(graph.neighbours, n - 1)  # the rest are edges to padding
     edges, weights, cells = edges[0, :n, :k], weights[0, :n, :k], rows[0, :n, 0]
     cosines = (directions[0, :n, None] * directions[0, edges]).sum(dim=2)
     nodes = torch.stack((x[cells % len(x)], y[cells // len(x)]), dim=1)

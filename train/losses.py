@@ -1,4 +1,4 @@
-"""What a tuple of photos is trained on: HOW's contrastive loss on global descriptors, or a loss on local matches.
+"""What a tuple of photos is trained on: the contrastive loss on global descriptors, or a loss on local matches.
 
 ``TupleLoss`` is the module that training steps on: images of a tuple → its loss.
 """
@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from runtime.io.image import Image
-from train.descriptors import Describer
-from train.models.how import LocalFeatures
+from train.descriptors import describe_images, feature_maps
+from train.models.base import FeatureMap, RetrievalModel
 
 LOSSES = ("contrastive", "match")
 
@@ -19,18 +19,18 @@ LOSSES = ("contrastive", "match")
 class TupleLoss(nn.Module):
     """The images of a tuple (query, positive, negatives) → its loss, a scalar. The module that DDP wraps."""
 
-    def __init__(self, describer: Describer, kind: str, margin: float) -> None:
+    def __init__(self, model: RetrievalModel, kind: str, margin: float) -> None:
         super().__init__()
-        self.describer = describer
+        self.model = model
         self.kind = kind
         self.margin = margin
 
     def forward(self, images: Sequence[Image]) -> Tensor:
         """RGB uint8 images, each [H, W, 3], of three photos at least."""
         if self.kind == "match":
-            query, positive, *negatives = self.describer.local_features(images)
-            return match_loss(query, positive, negatives)
-        query, positive, *negatives = self.describer(images)
+            maps = feature_maps(self.model, images)
+            return match_loss(maps[0], maps[1], maps[2:])
+        query, positive, *negatives = describe_images(self.model, images)
         return contrastive_loss(query, positive, torch.stack(negatives), self.margin)
 
 
@@ -52,7 +52,7 @@ def contrastive_loss(query: Tensor, positive: Tensor, negatives: Tensor, margin:
 
 
 def distance(a: Tensor, b: Tensor) -> Tensor:
-    """Euclidean distance along the last axis; the small shift keeps its gradient finite at 0."""
+    """Euclidean distance along the last axis; a small shift keeps its gradient finite at 0."""
     return torch.linalg.vector_norm(a - b + 1e-6, dim=-1)
 
 
@@ -62,11 +62,11 @@ SELECTION_WIDTH = 0.2  # of the soft selection, in units of log attention
 TEMPERATURE = 0.02  # of the softmax over scores, which lie between 0 and about 0.3
 
 
-def match_loss(query: LocalFeatures, positive: LocalFeatures, negatives: Sequence[LocalFeatures]) -> Tensor:
+def match_loss(query: FeatureMap, positive: FeatureMap, negatives: Sequence[FeatureMap]) -> Tensor:
     """−log softmax of the positive's match score among the positive's and the negatives'.
 
-    What retrieval is judged by is the order of match scores, and what gives it is single features; a sum over the whole
-    photo, as HOW trains on, sees neither.
+    Retrieval is measured by the order of match scores, and single features decide that order. The sum over the whole
+    photo that HOW trains on shows neither.
 
     Args:
         query, positive, negatives: maps of single photos, descriptors [D, h, w] and strengths [h, w].
@@ -78,20 +78,20 @@ def match_loss(query: LocalFeatures, positive: LocalFeatures, negatives: Sequenc
     return F.cross_entropy(scores.unsqueeze(0) / TEMPERATURE, scores.new_zeros(1, dtype=torch.long))
 
 
-def match_score(a: LocalFeatures, b: LocalFeatures) -> Tensor:
-    """ASMK's kernel made differentiable, a scalar: of every feature its best match on the other side, s^α.
+def match_score(a: FeatureMap, b: FeatureMap) -> Tensor:
+    """ASMK's kernel made differentiable, a scalar: every feature adds its best match on the other side, s^α.
 
-    Visual words become the choice of the best match, the K strongest a soft selection w, and signs cosines:
+    The best match replaces the visual word, a soft selection w the K strongest, and the cosine the signs:
     ½·Σ_i w_i·max_j w_j·s_ij^α, the same from b to a, over √Σw_a·√Σw_b.
     """
     w_a, w_b = soft_selection(a.strengths.flatten()), soft_selection(b.strengths.flatten())
     x, y = (F.normalize(side.descriptors.flatten(1), dim=0, eps=1e-4) for side in (a, b))
-    worth = (x.T @ y).clamp(min=0) ** SELECTIVITY * w_a[:, None] * w_b
-    return (worth.amax(dim=1).sum() + worth.amax(dim=0).sum()) / 2 / (w_a.sum() * w_b.sum()).sqrt()
+    similarity = (x.T @ y).clamp(min=0) ** SELECTIVITY * w_a[:, None] * w_b
+    return (similarity.amax(dim=1).sum() + similarity.amax(dim=0).sum()) / 2 / (w_a.sum() * w_b.sum()).sqrt()
 
 
 def soft_selection(strengths: Tensor) -> Tensor:
-    """How surely each of n positions is among the strongest, [n] in (0, 1): a step, softened so that it teaches."""
+    """How certainly each of n positions is among the strongest, [n] in (0, 1): a step with a gradient."""
     log = strengths.log()
     threshold = log.detach().quantile(1 - KEPT)
     return torch.sigmoid((log - threshold) / SELECTION_WIDTH)

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from runtime.errors import HowlError
 from train.config import TrainingConfig
 from train.data.labelled import LabelledPhotos
-from train.descriptors import Describer, agree_on_unreadable, describe_photos
+from train.descriptors import Describe, agree_on_unreadable, describe_photos
 from train.distributed import ProcessGroup
 
 
@@ -21,9 +21,16 @@ class TrainingTuple(NamedTuple):
 
 
 def mine_tuples(
-    describer: Describer, photos: LabelledPhotos, config: TrainingConfig, epoch: int, processes: ProcessGroup
+    describe: Describe, photos: LabelledPhotos, config: TrainingConfig, epoch: int, processes: ProcessGroup
 ) -> list[TrainingTuple]:
-    """The epoch's tuples under the network as it is now; the same in every process, and for a seed and epoch.
+    """The tuples of an epoch, under the network as it is now.
+
+    Args:
+        describe: gives the global descriptors that photos are ranked by.
+        photos: to choose from.
+        config: how many tuples, negatives and so on.
+        epoch: with the seed it decides what is drawn.
+        processes: they share the work, and all get the same tuples.
 
     Raises:
         HowlError: no tuple can be made: no two scenes with readable photos.
@@ -35,7 +42,7 @@ def mine_tuples(
     pool = random.permutation(np.flatnonzero(photos.usable))[: config.pool]
     candidates = [photos.positives(q) for q in queries]
     needed = np.unique(np.concatenate([queries, pool, *candidates]))
-    vectors = describe_photos(describer, photos, needed, processes, f"epoch {epoch + 1}: mining")
+    vectors = describe_photos(describe, photos, needed, processes, f"epoch {epoch + 1}: mining")
     pool = np.array([i for i in pool if i in vectors], np.int64)
     pool_vectors = np.stack([vectors[i] for i in pool.tolist()])
     tuples = []
@@ -60,7 +67,7 @@ def draw_positive(
     nearest: int,
     random: np.random.Generator,
 ) -> int:
-    """One of the query's nearest positives, by chance: photos of one building need not overlap at all."""
+    """One of the query's nearest positives, at random: not all photos of a building overlap."""
     similarity = np.stack([vectors[i] for i in positives.tolist()]) @ vectors[query]
     return int(random.choice(positives[np.argsort(-similarity, kind="stable")[:nearest]]))
 
@@ -72,7 +79,7 @@ def hardest_negatives(
     query_scene: int,
     count: int,
 ) -> tuple[int, ...]:
-    """The most similar photos of other scenes, one a scene at most; fewer than ``count`` where scenes run out."""
+    """The most similar photos of other scenes, at most one of each; fewer than ``count`` if there are fewer scenes."""
     chosen: list[int] = []
     seen = {query_scene}
     for i in pool[np.argsort(-similarity, kind="stable")].tolist():

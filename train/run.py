@@ -8,7 +8,6 @@ from pathlib import Path
 
 import torch
 
-from runtime.asmk.kernel import AsmkParameters
 from runtime.errors import HowlError
 from runtime.io.atomic import ensure_writable
 from runtime.io.cli import (
@@ -28,9 +27,9 @@ from train.data import open_data
 from train.distributed import ProcessGroup, join_process_group
 from train.log import CURVE_SUFFIX, LOG_SUFFIX
 from train.losses import LOSSES
-from train.models.extractor import ExtractionConfig
+from train.models.base import ExtractionConfig
 from train.models.graph import nodes_covering
-from train.models.how import Network, NetworkConfig
+from train.models.how import HowConfig, HowNetwork
 from train.trainer import Training
 from train.weights.init import init_weights
 
@@ -72,12 +71,12 @@ def start(options: argparse.Namespace, processes: ProcessGroup) -> Training:
         config.data, image_size=extraction.image_size, seed=config.seed, root=Path(options.data_root)
     )
     torch.manual_seed(config.seed)
-    network = Network(network_of(options, extraction.image_size))
+    network = HowNetwork(network_of(options, extraction.image_size))
     init = options.init or "imagenet"
     taken = init_weights(network, init)
     if processes.is_first and "whitening" in taken:
         print(f"from {init}: {', '.join(sorted(taken))}")
-    training = Training(network, photos, validation, config, extraction, AsmkParameters(), processes)
+    training = Training(network, photos, validation, config, extraction, processes)
     training.prepare(random_backbone=init == "random", whitened="whitening" in taken)
     return training
 
@@ -101,12 +100,11 @@ def resumed(options: argparse.Namespace, processes: ProcessGroup) -> Training:
         root=Path(options.data_root),
     )
     training = Training(
-        checkpoint.build_network(),
+        checkpoint.build_model(),
         photos,
         validation,
         config,
         checkpoint.extraction,
-        checkpoint.asmk,
         processes,
     )
     training.load_state(checkpoint)
@@ -132,9 +130,9 @@ def extraction_of(options: argparse.Namespace) -> ExtractionConfig:
     return with_options(scale_for(options.data or "scenes").extraction, options)
 
 
-def network_of(options: argparse.Namespace, image_size: int) -> NetworkConfig:
+def network_of(options: argparse.Namespace, image_size: int) -> HowConfig:
     """The network that the options name; its graph covers the whole map at training size."""
-    config = with_options(NetworkConfig(backbone=DEFAULT_BACKBONE), options)
+    config = with_options(HowConfig(backbone=DEFAULT_BACKBONE), options)
     backbone = build_backbone(config.backbone)
     if config.dimensions > backbone.channels:
         raise HowlError(
@@ -168,7 +166,7 @@ def report(training: Training, checkpoint: Checkpoint, out: Path) -> None:
 
 def words_of(checkpoint: Checkpoint, config: TrainingConfig) -> str:
     """How many visual words there are, and why not as many as were asked for."""
-    count = len(checkpoint.codebook)
+    count = len(checkpoint.codebook or ())
     fewer = f" ({config.words} asked: too few descriptors for more)" if count < config.words else ""
     return f"{count} visual words{fewer}"
 

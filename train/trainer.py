@@ -1,10 +1,11 @@
-"""Training: mine, step, validate, keep the best epoch, and be able to go on after any of them."""
+"""Training: mine, step, validate, keep the best epoch; a run can be resumed after any epoch."""
 
 import copy
 import time
 from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 
@@ -15,19 +16,19 @@ from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 from runtime.asmk.kernel import AsmkParameters
-from runtime.errors import HowlError
+from runtime.errors import HowlError, UsageError
+from runtime.first_stage import ASMK
 from runtime.io.image import MIN_SIDE, Image
 from train.calibration import calibrate_batch_norm, learn_whitening
 from train.checkpoint import Checkpoint
 from train.config import TrainingConfig
 from train.data.labelled import LabelledPhotos
-from train.descriptors import Describer, quiet
+from train.descriptors import describe_images
 from train.distributed import ProcessGroup
 from train.log import EpochLog, write_log
 from train.losses import TupleLoss
 from train.mining import TrainingTuple, mine_tuples
-from train.models.extractor import ExtractionConfig
-from train.models.how import Network
+from train.models.base import ExtractionConfig, RetrievalModel
 from train.validation import validate
 
 
@@ -35,56 +36,71 @@ from train.validation import validate
 class Training:
     """A training run: what learns, on what, how, and how far it has come.
 
-    ``prepare`` begins a run, ``load_state`` goes on with a checkpoint's, ``run`` does the epochs that are left.
+    ``prepare`` starts a run, ``load_state`` resumes that of a checkpoint, ``run`` trains the remaining epochs.
+
+    Attributes:
+        model: the network; moved to the device of ``processes``.
+        photos: to train on.
+        validation: photos to validate on.
+        config: how to train.
+        extraction: of validation.
+        processes: this process and its group.
+        asmk: parameters of the search; None if the system does not search by ASMK.
+        records: the log so far.
+        best: the checkpoint of the best epoch so far.
     """
 
-    network: Network
+    model: RetrievalModel
     photos: LabelledPhotos
     validation: LabelledPhotos
     config: TrainingConfig
     extraction: ExtractionConfig
-    asmk: AsmkParameters
     processes: ProcessGroup
 
     def __post_init__(self) -> None:
         if self.config.tuples_per_step < self.processes.world:
-            raise HowlError(
+            raise UsageError(
                 f"{self.processes.world} processes need at least as many tuples a step: "
                 f"{self.config.tuples_per_step} are set (--tuples-per-step)"
             )
-        self.network.to(self.processes.device)
-        self.network.backbone.requires_grad_(not self.config.freeze_backbone)
-        self.network.backbone.mixed_precision = self.processes.device.type == "cuda"
-        self.describer = Describer(self.network)
-        self.tuple_loss = TupleLoss(self.describer, self.config.loss, self.config.margin)
-        self.optimiser = build_optimiser(self.network, self.config)
+        if self.config.loss not in self.model.losses:
+            raise UsageError(
+                f"--loss {self.config.loss}: {self.model.system} is trained by {' or '.join(self.model.losses)}"
+            )
+        self.model.to(self.processes.device)
+        self.model.backbone.requires_grad_(not self.config.freeze_backbone)
+        self.model.backbone.mixed_precision = self.processes.device.type == "cuda"
+        self.asmk = AsmkParameters() if self.model.method == ASMK else None
+        self.tuple_loss = TupleLoss(self.model, self.config.loss, self.config.margin)
+        self.optimiser = build_optimiser(self.model, self.config)
         self.records: list[EpochLog] = []
         self.best: Checkpoint | None = None
 
     @property
     def learns(self) -> bool:
         """Whether there is anything to learn: a frozen backbone alone has nothing."""
-        return any(parameter.requires_grad for parameter in self.network.parameters())
+        return any(parameter.requires_grad for parameter in self.model.parameters())
 
     def prepare(self, *, random_backbone: bool, whitened: bool = False) -> None:
-        """Learns what stays frozen: BatchNorm statistics of a random backbone, and whitening if there is none."""
+        """Learns what stays frozen: BatchNorm statistics of a random backbone, and whitening unless it was loaded."""
         if random_backbone:
-            calibrate_batch_norm(self.network.backbone, self.photos, self.config.seed)
+            calibrate_batch_norm(self.model.backbone, self.photos, self.config.seed)
         if not whitened:
-            learn_whitening(self.network, self.photos, self.config, self.processes)
+            learn_whitening(self.model, self.photos, self.config, self.processes)
 
     def load_state(self, checkpoint: Checkpoint) -> None:
-        """Goes back to the state in which the checkpoint's run stopped."""
+        """Restores the state in which the checkpoint's run stopped."""
         progress = checkpoint.training
         self.best = checkpoint
-        self.network.load_state_dict(progress["weights"])
+        self.asmk = checkpoint.asmk
+        self.model.load_state_dict(progress["weights"])
         self.optimiser.load_state_dict(progress["optimiser"])
         self.records = [EpochLog(**record) for record in progress["records"]]
         self.photos.leave_out(progress["unreadable"])
         self.validation.leave_out(progress["unreadable_validation"])
 
     def run(self, out: Path) -> Checkpoint | None:
-        """Trains the epochs that are left and writes the checkpoint, log and curve after each.
+        """Trains the remaining epochs and writes the checkpoint, log and curve after each.
 
         Returns:
             the checkpoint of the best epoch, as it lies in ``out``; None in all processes but the first.
@@ -92,47 +108,48 @@ class Training:
         if not self.records:
             self._finish_epoch(EpochLog(0, None, None, 0.0, 0, 0.0), time.perf_counter(), out)
         elif self.processes.is_first:
-            self._write(out)  # where no epoch is left, nothing else would
-        model = self._distributed()
+            self._write(out)  # if no epoch is left, nothing else writes it
+        tuple_loss = self._distributed()
         for epoch in range(self.records[-1].epoch, self.config.epochs if self.learns else 0):
             begin = time.perf_counter()
             rate = self._set_learning_rate(epoch)
-            self.network.eval()
-            tuples = mine_tuples(self.describer, self.photos, self.config, epoch, self.processes)
-            self.network.train()
-            loss = self._train_on(model, tuples, f"epoch {epoch + 1}: training")
+            self.model.eval()
+            describe = partial(describe_images, self.model)
+            tuples = mine_tuples(describe, self.photos, self.config, epoch, self.processes)
+            self.model.train()
+            loss = self._train_on(tuple_loss, tuples, f"epoch {epoch + 1}: training")
             self._finish_epoch(EpochLog(epoch + 1, loss, None, rate, len(tuples), 0.0), begin, out)
         return self.best if self.processes.is_first else None
 
-    def _train_on(self, model: nn.Module, tuples: list[TrainingTuple], label: str) -> float:
+    def _train_on(self, tuple_loss: nn.Module, tuples: list[TrainingTuple], label: str) -> float:
         """One pass over the tuples; the mean loss of a tuple."""
         per_step = self.config.tuples_per_step
         steps = [tuples[i : i + per_step] for i in range(0, len(tuples), per_step)]
         mine = [self.processes.share(step) for step in steps]
         images = self._tuple_images([t for step in mine for t in step])
         total = 0.0
-        for step in tqdm(mine, desc=label, unit="step", leave=False, disable=quiet(self.processes)):
+        for step in tqdm(mine, desc=label, unit="step", leave=False, disable=self.processes.hides_progress):
             self.optimiser.zero_grad()
             for position, _ in enumerate(step):
-                total += self._learn_tuple(model, next(images), last_of_step=position == len(step) - 1)
+                total += self._learn_tuple(tuple_loss, next(images), last_of_step=position == len(step) - 1)
             if not step:
-                self._learn_nothing(model)
+                self._learn_nothing(tuple_loss)
             self.optimiser.step()
         return sum(self.processes.gather(total)) / len(tuples)
 
-    def _learn_tuple(self, model: nn.Module, images: list[Image], *, last_of_step: bool) -> float:
+    def _learn_tuple(self, tuple_loss: nn.Module, images: list[Image], *, last_of_step: bool) -> float:
         """Adds one tuple's gradient; the processes exchange gradients with the last of a step."""
-        wait = isinstance(model, DistributedDataParallel) and not last_of_step
-        with model.no_sync() if wait else nullcontext():  # type: ignore[operator]
-            loss = model(images)
+        wait = isinstance(tuple_loss, DistributedDataParallel) and not last_of_step
+        with tuple_loss.no_sync() if wait else nullcontext():  # type: ignore[operator]
+            loss = tuple_loss(images)
             # HOW sums gradients over the tuples of a step; DDP divides by the number of processes.
             (loss * self.processes.world).backward()
         return float(loss.detach())
 
-    def _learn_nothing(self, model: nn.Module) -> None:
-        """The turn of a process that a short last step leaves no tuple: the others wait for its gradient, 0."""
+    def _learn_nothing(self, tuple_loss: nn.Module) -> None:
+        """A zero gradient, from a process without a tuple in a short last step: the other processes wait for it."""
         black = np.zeros((MIN_SIDE, MIN_SIDE, 3), np.uint8)
-        (0 * model([black] * 3)).backward()
+        (0 * tuple_loss([black] * 3)).backward()
 
     def _tuple_images(self, tuples: list[TrainingTuple]) -> Iterator[list[Image]]:
         """The photos of each tuple: query, positive, negatives; read ahead."""
@@ -141,12 +158,12 @@ class Training:
             images = []
             for index, image in islice(reader, 2 + len(t.negatives)):
                 if image is None:
-                    raise HowlError(f"{self.photos.names[index]}: could be read before, and now no more")
+                    raise HowlError(f"{self.photos.names[index]}: could be read before, and now cannot")
                 images.append(image)
             yield images
 
     def _finish_epoch(self, record: EpochLog, begin: float, out: Path) -> None:
-        """Validates where it is due, keeps the best, writes what there is."""
+        """Validates if this epoch is to be validated, keeps the best, and writes the files."""
         due = record.epoch % self.config.validate_every == 0 or record.epoch == self.config.epochs
         if self.processes.is_first:
             if due:
@@ -158,13 +175,14 @@ class Training:
             self._write(out)
 
     def _validated(self, record: EpochLog) -> EpochLog:
-        result = validate(self.network, self.photos, self.validation, self.config, self.extraction, self.asmk)
+        result = validate(self.model, self.photos, self.validation, self.config, self.extraction, self.asmk)
         score = result.mean_average_precision
         earlier = [r.mean_average_precision for r in self.records if r.mean_average_precision is not None]
         if self.best is None or score > max(earlier, default=-1.0):
             self.best = Checkpoint(
-                network=self.network.config,
-                weights=on_cpu(self.network.state_dict()),
+                system=self.model.system,
+                network=self.model.config,
+                weights=on_cpu(self.model.state_dict()),
                 extraction=self.extraction,
                 asmk=self.asmk,
                 codebook=result.codebook,
@@ -177,7 +195,7 @@ class Training:
             return
         self.best.training = {
             "config": self.config.as_dict(),
-            "weights": on_cpu(self.network.state_dict()),
+            "weights": on_cpu(self.model.state_dict()),
             "optimiser": copy.deepcopy(self.optimiser.state_dict()),
             "records": [record.as_dict() for record in self.records],
             "unreadable": self.photos.unreadable,
@@ -189,9 +207,8 @@ class Training:
     def _set_learning_rate(self, epoch: int) -> float:
         """Exponential decay by epoch; returns the backbone's rate."""
         rate = self.config.learning_rate * self.config.learning_rate_decay**epoch
-        backbone, new = self.optimiser.param_groups
-        backbone["lr"] = rate
-        new["lr"] = rate * self.config.new_module_factor
+        for group in self.optimiser.param_groups:
+            group["lr"] = rate * group["factor"]
         return rate
 
     def _distributed(self) -> nn.Module:
@@ -201,12 +218,11 @@ class Training:
         return DistributedDataParallel(self.tuple_loss, device_ids=[self.processes.device] if on_gpu else None)
 
 
-def build_optimiser(network: Network, config: TrainingConfig) -> torch.optim.Adam:
-    """Adam with two groups, in this order: the backbone, and the new modules at a multiple of its rate."""
-    new = [parameter for module in network.new_modules() for parameter in module.parameters()]
+def build_optimiser(model: RetrievalModel, config: TrainingConfig) -> torch.optim.Adam:
+    """Adam with the model's own groups of parameters, each at a multiple of the learning rate."""
     groups = [
-        {"params": list(network.backbone.parameters()), "lr": config.learning_rate},
-        {"params": new, "lr": config.learning_rate * config.new_module_factor},
+        {**group, "lr": config.learning_rate * group["factor"]}
+        for group in model.parameter_groups(config.new_module_factor)
     ]
     return torch.optim.Adam(groups, weight_decay=config.weight_decay)
 

@@ -14,8 +14,8 @@ from runtime.asmk.codebook import Codebook
 from runtime.asmk.kernel import AsmkParameters
 from train.backbones import BUILDERS, Backbone
 from train.checkpoint import Checkpoint
-from train.models.extractor import ExtractionConfig
-from train.models.how import Network, NetworkConfig
+from train.models.base import ExtractionConfig
+from train.models.how import HowConfig, HowNetwork
 
 
 class SmallBackbone(Backbone):
@@ -34,7 +34,7 @@ class SmallBackbone(Backbone):
         return F.relu(self.bn2(self.conv2(F.relu(self.bn1(self.conv1(image))))))
 
 
-CONFIG = NetworkConfig(
+CONFIG = HowConfig(
     backbone="small",
     smoothing="learned",
     graph=True,
@@ -45,10 +45,10 @@ CONFIG = NetworkConfig(
 )
 
 
-def random_network(config: NetworkConfig, seed: int) -> Network:
+def random_network(config: HowConfig, seed: int) -> HowNetwork:
     """Weights away from their initial values, so that no module is the fingerprint and statistics are not 0 and 1."""
     torch.manual_seed(seed)
-    network = Network(config)
+    network = HowNetwork(config)
     with torch.no_grad():
         for parameter in network.parameters():
             parameter.add_(0.3 * torch.randn_like(parameter))
@@ -60,7 +60,7 @@ def random_network(config: NetworkConfig, seed: int) -> Network:
 
 
 @pytest.fixture(scope="session")
-def network() -> Iterator[Callable[..., Network]]:
+def network() -> Iterator[Callable[..., HowNetwork]]:
     """Builds a small network with random weights; keywords change its configuration."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(BUILDERS, "small", SmallBackbone)
@@ -68,7 +68,7 @@ def network() -> Iterator[Callable[..., Network]]:
 
 
 @pytest.fixture
-def checkpoint(network: Callable[..., Network], tmp_path: Path) -> Callable[..., Path]:
+def checkpoint(network: Callable[..., HowNetwork], tmp_path: Path) -> Callable[..., Path]:
     """Writes the checkpoint of a small network and gives its path."""
 
     def write(**changes: object) -> Path:
@@ -76,6 +76,7 @@ def checkpoint(network: Callable[..., Network], tmp_path: Path) -> Callable[...,
         centroids = np.random.default_rng(0).normal(size=(32, 16)).astype(np.float32)
         path = tmp_path / "ckpt.pt"
         Checkpoint(
+            system="how",
             network=made.config,
             weights=made.state_dict(),
             extraction=ExtractionConfig(image_size=128, scales=(1.414, 1.0, 0.5), features=200),

@@ -8,10 +8,10 @@ from torch import nn
 
 from export.fold import fold
 from train.backbones import BUILDERS
-from train.models.how import Network
+from train.models.how import HowNetwork
 from train.models.smoothing import FixedSmoothing
 
-Build = Callable[..., Network]
+Build = Callable[..., HowNetwork]
 
 
 @pytest.mark.parametrize("backbone", sorted(BUILDERS))

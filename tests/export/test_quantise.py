@@ -17,8 +17,8 @@ from runtime.engine import open_engine
 from runtime.errors import HowlError
 from runtime.io.image import Image
 from train.data.synthetic import render_view
-from train.models.extractor import Extractor
-from train.models.how import Network
+from train.models.extractor import LocalExtractor
+from train.models.how import HowNetwork
 
 K = 200
 SCALES = (1.0, 0.5)
@@ -30,11 +30,13 @@ def photos() -> list[Image]:
 
 
 @pytest.fixture(scope="module")
-def exported(network: Callable[..., Network], tmp_path_factory: pytest.TempPathFactory) -> tuple[Extractor, Path]:
+def exported(
+    network: Callable[..., HowNetwork], tmp_path_factory: pytest.TempPathFactory
+) -> tuple[LocalExtractor, Path]:
     """A float32 graph, and the PyTorch network that it was exported from."""
     path = tmp_path_factory.mktemp("exported") / "fp32.onnx"
-    export_onnx(Extractor(fold(network(), "int8"), SCALES, K).eval(), path, {})
-    return Extractor(network(), SCALES, K).eval(), path
+    export_onnx(LocalExtractor(fold(network(), "int8"), SCALES, K).eval(), path, {})
+    return LocalExtractor(network(), SCALES, K).eval(), path
 
 
 def convolutions(path: Path) -> dict[str, bool]:
@@ -51,7 +53,7 @@ def convolutions(path: Path) -> dict[str, bool]:
 
 
 def test_the_backbone_is_quantised_and_the_head_is_not(
-    exported: tuple[Extractor, Path], photos: list[Image], tmp_path: Path
+    exported: tuple[LocalExtractor, Path], photos: list[Image], tmp_path: Path
 ) -> None:
     _, source = exported
     quantise_backbone(source, tmp_path / "int8.onnx", [], photos)
@@ -62,7 +64,7 @@ def test_the_backbone_is_quantised_and_the_head_is_not(
 
 
 def test_layers_that_are_named_stay_in_float(
-    exported: tuple[Extractor, Path], photos: list[Image], tmp_path: Path
+    exported: tuple[LocalExtractor, Path], photos: list[Image], tmp_path: Path
 ) -> None:
     """conv1 alone: not conv10, were there one."""
     _, source = exported
@@ -75,7 +77,7 @@ def test_layers_that_are_named_stay_in_float(
 
 
 def test_descriptors_stay_near_those_of_pytorch(
-    exported: tuple[Extractor, Path], photos: list[Image], tmp_path: Path
+    exported: tuple[LocalExtractor, Path], photos: list[Image], tmp_path: Path
 ) -> None:
     """Photos that it was not calibrated on, at other sizes: not equal, but within the tolerance."""
     pytorch, source = exported

@@ -15,10 +15,10 @@ from export.plan import build_plan
 from export.tracing import export_onnx
 from runtime.engine import Features
 from train.data.synthetic import render_view
-from train.models.extractor import Extractor
-from train.models.how import Network, NetworkConfig
+from train.models.extractor import LocalExtractor
+from train.models.how import HowConfig, HowNetwork
 
-Build = Callable[..., Network]
+Build = Callable[..., HowNetwork]
 Export = Callable[..., Path]
 K = 300
 SCALES = (1.414, 1.0, 0.5)
@@ -41,7 +41,7 @@ def exported(network: Build, tmp_path_factory: pytest.TempPathFactory) -> Callab
     def export(variant: str, precision: str = "fp32") -> Path:
         path = folder / f"{len(list(folder.iterdir()))}.onnx"
         folded = fold(network(**VARIANTS[variant]), precision)
-        export_onnx(Extractor(folded, SCALES, K).eval(), path, {"howl.fingerprint": "abc"})
+        export_onnx(LocalExtractor(folded, SCALES, K).eval(), path, {"howl.fingerprint": "abc"})
         return path
 
     return export
@@ -52,15 +52,15 @@ def run(path: Path, image: np.ndarray) -> list[np.ndarray]:
 
 
 def test_a_real_backbone_has_small_levels(tmp_path: Path) -> None:
-    network = Network(NetworkConfig(smoothing="learned", graph=True)).eval()
-    export_onnx(Extractor(network, (0.353,), 20).eval(), tmp_path / "small.onnx", {})
+    network = HowNetwork(HowConfig(smoothing="learned", graph=True)).eval()
+    export_onnx(LocalExtractor(network, (0.353,), 20).eval(), tmp_path / "small.onnx", {})
     assert run(tmp_path / "small.onnx", render_view(3, 0, 0, width=400, height=300))[3][0] == 20
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_the_graph_equals_pytorch_at_any_size(variant: str, network: Build, exported: Export) -> None:
     original, path = network(**VARIANTS[variant]), exported(variant)
-    pytorch = Extractor(original, SCALES, K).eval()
+    pytorch = LocalExtractor(original, SCALES, K).eval()
     counts = []
     for height, width in SIZES:
         image = render_view(3, 0, 0, width=width, height=height)
@@ -83,7 +83,7 @@ def test_a_half_precision_backbone_stays_near(network: Build, exported: Export) 
     image = render_view(3, 0, 0, width=128, height=96)
     descriptors, strengths, positions, _ = run(path, image)
     assert np.isfinite(descriptors).all()
-    pytorch = Extractor(network(**VARIANTS["both"]), SCALES, K).eval()
+    pytorch = LocalExtractor(network(**VARIANTS["both"]), SCALES, K).eval()
     got = Features(descriptors, strengths, positions)
     result = difference(got, run_pytorch(pytorch, image), image, TOLERANCES["fp16"])
     assert result.median < 0.02, str(result)

@@ -92,7 +92,7 @@ def test_a_map_of_a_single_cell_covers_the_photo() -> None:
 def test_positions_are_in_pixels_of_the_photo_on_the_disk(checkpoint: Write, large: Path) -> None:
     model, photo = checkpoint(), Photo.load(large)
     found = inspect_photo(model, photo, View()).seen
-    small = inspect(Checkpoint.load(model).build_network(), shrink(photo.full, 128))
+    small = inspect(Checkpoint.load(model).build_model(), shrink(photo.full, 128))
     np.testing.assert_allclose(found.x, 3 * small.x + 1)  # the middle of the three pixels that became one
     np.testing.assert_allclose(found.y, 3 * small.y + 1)
     assert found.graph is not None

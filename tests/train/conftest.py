@@ -14,7 +14,7 @@ from runtime.io.image import Image
 from train.backbones import BUILDERS, Backbone
 from train.data import LabelledPhotos
 from train.distributed import ProcessGroup
-from train.models.how import NetworkConfig
+from train.models.how import HowConfig
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -50,9 +50,9 @@ def tiny_backbone(monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 @pytest.fixture
-def tiny_config(tiny_backbone: str) -> NetworkConfig:
+def tiny_config(tiny_backbone: str) -> HowConfig:
     """HOW on the tiny backbone, to 8 dimensions."""
-    return NetworkConfig(backbone=tiny_backbone, dimensions=8, graph_nodes=48, graph_neighbours=4, graph_width=8)
+    return HowConfig(backbone=tiny_backbone, dimensions=8, graph_nodes=48, graph_neighbours=4, graph_width=8)
 
 
 @pytest.fixture

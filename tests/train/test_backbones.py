@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from runtime.errors import HowlError
-from train.backbones import BUILDERS, Backbone, build_backbone, init_backbone
+from train.backbones import BUILDERS, Backbone, build_backbone
+from train.weights.init import init_backbone
 
 every_backbone = pytest.mark.parametrize("name", BUILDERS)
 

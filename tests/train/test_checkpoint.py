@@ -14,16 +14,17 @@ from runtime.asmk.codebook import Codebook
 from runtime.asmk.kernel import AsmkParameters
 from runtime.errors import HowlError
 from train.checkpoint import Checkpoint
-from train.models.extractor import ExtractionConfig
-from train.models.how import Network, NetworkConfig
+from train.models.base import ExtractionConfig
+from train.models.how import HowConfig, HowNetwork
 
 
 @pytest.fixture
-def checkpoint(tiny_config: NetworkConfig) -> Checkpoint:
+def checkpoint(tiny_config: HowConfig) -> Checkpoint:
     config = replace(tiny_config, smoothing="learned", bandwidth="shared", kernel=5, graph=True)
     return Checkpoint(
+        system="how",
         network=config,
-        weights=Network(config).state_dict(),
+        weights=HowNetwork(config).state_dict(),
         extraction=ExtractionConfig(image_size=96, scales=(1.0, 0.707), features=50),
         asmk=AsmkParameters(alpha=2.0, threshold=0.25, multiple_assignment=3),
         codebook=Codebook(np.random.default_rng(0).normal(size=(4, 8)).astype(np.float32)),
@@ -58,9 +59,9 @@ def test_what_is_saved_is_loaded(checkpoint: Checkpoint, path: Path) -> None:
 @torch.no_grad()
 def test_the_network_that_comes_out_computes_what_went_in(checkpoint: Checkpoint, path: Path) -> None:
     image = 255 * torch.rand(1, 3, 40, 56)
-    network = Checkpoint.load(path).build_network()
+    network = Checkpoint.load(path).build_model()
     assert not network.training
-    assert torch.equal(network(image).descriptors, checkpoint.build_network()(image).descriptors)
+    assert torch.equal(network(image).descriptors, checkpoint.build_model()(image).descriptors)
 
 
 class RunsCode:
@@ -76,7 +77,7 @@ class RunsCode:
 def test_weights_of_another_network_are_one_clear_error(checkpoint: Checkpoint) -> None:
     checkpoint.weights = dict(list(checkpoint.weights.items())[1:])
     with pytest.raises(HowlError, match="do not fit its configuration") as caught:
-        checkpoint.build_network()
+        checkpoint.build_model()
     assert "\n" not in str(caught.value)
 
 

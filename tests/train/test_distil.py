@@ -10,10 +10,11 @@ from torch import nn
 
 from runtime.io.cli import run_command
 from train import distillation
-from train.backbones import build_backbone, init_backbone
+from train.backbones import build_backbone
 from train.data import LabelledPhotos
 from train.distil import main
 from train.distillation import Distillation, DistillationConfig
+from train.weights.init import init_backbone
 
 
 @pytest.fixture

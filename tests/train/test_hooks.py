@@ -10,19 +10,19 @@ from torch.nn import functional as F
 
 from runtime.io.image import Image
 from train.hooks import inspect
-from train.models.extractor import Extractor
+from train.models.extractor import LocalExtractor
 from train.models.graph import nearest_neighbours
-from train.models.how import Network, NetworkConfig
+from train.models.how import HowConfig, HowNetwork
 
 
 def image_of(height: int = 38, width: int = 52) -> Image:
     return np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
 
 
-def trained(config: NetworkConfig, **changes: object) -> Network:
+def trained(config: HowConfig, **changes: object) -> HowNetwork:
     """Far from the initial weights, so that no module is the identity."""
     torch.manual_seed(0)
-    network = Network(replace(config, **changes)).eval()  # type: ignore[arg-type]
+    network = HowNetwork(replace(config, **changes)).eval()  # type: ignore[arg-type]
     for module in network.new_modules():
         for parameter in module.parameters():
             nn.init.normal_(parameter, std=0.3)
@@ -30,7 +30,7 @@ def trained(config: NetworkConfig, **changes: object) -> Network:
 
 
 @torch.no_grad()
-def test_maps_are_those_of_the_modules(tiny_config: NetworkConfig) -> None:
+def test_maps_are_those_of_the_modules(tiny_config: HowConfig) -> None:
     network = trained(tiny_config, smoothing="learned", graph=True)
     seen = inspect(network, image_of())
     pixels = torch.from_numpy(image_of()).float().permute(2, 0, 1)[None]
@@ -47,7 +47,7 @@ def test_maps_are_those_of_the_modules(tiny_config: NetworkConfig) -> None:
 
 
 @torch.no_grad()
-def test_bandwidth_and_confidence_are_those_that_smooth(tiny_config: NetworkConfig) -> None:
+def test_bandwidth_and_confidence_are_those_that_smooth(tiny_config: HowConfig) -> None:
     network = trained(tiny_config, smoothing="learned")
     seen = inspect(network, image_of())
     given: list[torch.Tensor] = []
@@ -59,7 +59,7 @@ def test_bandwidth_and_confidence_are_those_that_smooth(tiny_config: NetworkConf
 
 
 @pytest.mark.parametrize("change", [{"smoothing": "average"}, {"smoothing": "learned", "bandwidth": "shared"}])
-def test_what_a_network_lacks_is_none(tiny_config: NetworkConfig, change: dict[str, str]) -> None:
+def test_what_a_network_lacks_is_none(tiny_config: HowConfig, change: dict[str, str]) -> None:
     seen = inspect(trained(tiny_config, **change), image_of())
     assert seen.bandwidth is None
     assert seen.confidence is None
@@ -68,7 +68,7 @@ def test_what_a_network_lacks_is_none(tiny_config: NetworkConfig, change: dict[s
 
 @pytest.mark.parametrize(("nodes", "neighbours"), [(20, 3), (200, 5)])
 @torch.no_grad()
-def test_edges_are_those_of_nearest_neighbours(tiny_config: NetworkConfig, nodes: int, neighbours: int) -> None:
+def test_edges_are_those_of_nearest_neighbours(tiny_config: HowConfig, nodes: int, neighbours: int) -> None:
     network = trained(tiny_config, smoothing="none", graph=True, graph_nodes=nodes, graph_neighbours=neighbours)
     seen = inspect(network, image_of())
     graph = seen.graph
@@ -86,7 +86,7 @@ def test_edges_are_those_of_nearest_neighbours(tiny_config: NetworkConfig, nodes
     np.testing.assert_allclose(graph.nodes[:, 1], seen.y[order // 13])
 
 
-def test_a_map_of_fewer_positions_than_neighbours_has_edges_between_true_nodes_only(tiny_config: NetworkConfig) -> None:
+def test_a_map_of_fewer_positions_than_neighbours_has_edges_between_true_nodes_only(tiny_config: HowConfig) -> None:
     graph = inspect(trained(tiny_config, graph=True), image_of(6, 7)).graph
     assert graph is not None
     assert graph.edges.shape == graph.weights.shape == graph.cosines.shape == (4, 3)
@@ -95,10 +95,10 @@ def test_a_map_of_fewer_positions_than_neighbours_has_edges_between_true_nodes_o
 
 @pytest.mark.parametrize("scale", [1.0, 1.414, 0.5])
 @torch.no_grad()
-def test_cells_lie_where_extraction_says(tiny_config: NetworkConfig, scale: float) -> None:
+def test_cells_lie_where_extraction_says(tiny_config: HowConfig, scale: float) -> None:
     network = trained(tiny_config)
     seen = inspect(network, image_of(), scale)
-    _, strengths, positions, count = Extractor(network, (scale,), 500)(torch.from_numpy(image_of()))
+    _, strengths, positions, count = LocalExtractor(network, (scale,), 500)(torch.from_numpy(image_of()))
     n = int(count)
     order = np.argsort(-seen.strengths.ravel(), kind="stable")
     assert n == len(order)
@@ -108,7 +108,7 @@ def test_cells_lie_where_extraction_says(tiny_config: NetworkConfig, scale: floa
     np.testing.assert_allclose(strengths[:n], seen.strengths.ravel()[order] / seen.strengths.max(), rtol=1e-6)
 
 
-def test_the_network_is_left_as_it_was(tiny_config: NetworkConfig) -> None:
+def test_the_network_is_left_as_it_was(tiny_config: HowConfig) -> None:
     network = trained(tiny_config, graph=True)
     inspect(network, image_of())
     assert not any(module._forward_hooks for module in network.modules())

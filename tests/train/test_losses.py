@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from train.descriptors import Describer
+from train.descriptors import feature_maps
 from train.losses import (
     LOSSES,
     SELECTION_WIDTH,
@@ -18,7 +18,8 @@ from train.losses import (
     match_loss,
     match_score,
 )
-from train.models.how import LocalFeatures, Network, NetworkConfig, global_descriptor
+from train.models.base import FeatureMap
+from train.models.how import HowConfig, HowNetwork, global_descriptor
 
 MARGIN = 0.8
 
@@ -73,9 +74,9 @@ def test_gradients_are_finite_where_descriptors_are_equal() -> None:
     assert query.grad.isfinite().all()
 
 
-def features_of(seed: int, height: int = 3, width: int = 4) -> LocalFeatures:
+def features_of(seed: int, height: int = 3, width: int = 4) -> FeatureMap:
     random = torch.Generator().manual_seed(seed)
-    return LocalFeatures(
+    return FeatureMap(
         torch.randn(6, height, width, generator=random), torch.rand(height, width, generator=random) + 0.1
     )
 
@@ -88,13 +89,13 @@ def selection_by_hand(strengths: list[float]) -> list[float]:
     return [1 / (1 + math.exp(-(math.log(s) - median) / SELECTION_WIDTH)) for s in strengths]
 
 
-def score_by_hand(a: LocalFeatures, b: LocalFeatures) -> float:
+def score_by_hand(a: FeatureMap, b: FeatureMap) -> float:
     x, y = ([v / v.norm() for v in side.descriptors.flatten(1).T] for side in (a, b))
     w_a, w_b = (selection_by_hand(side.strengths.flatten().tolist()) for side in (a, b))
-    worth = [
+    similarity = [
         [max(float(u @ v), 0) ** 3 * p * q for v, q in zip(y, w_b, strict=True)] for u, p in zip(x, w_a, strict=True)
     ]
-    best = sum(map(max, worth)) + sum(map(max, zip(*worth, strict=True)))
+    best = sum(map(max, similarity)) + sum(map(max, zip(*similarity, strict=True)))
     return best / 2 / math.sqrt(sum(w_a) * sum(w_b))
 
 
@@ -128,16 +129,16 @@ def test_match_loss_teaches_strengths_and_descriptors() -> None:
 
 
 @pytest.mark.parametrize("kind", LOSSES)
-def test_a_tuple_of_images_has_a_loss_whatever_their_sizes(kind: str, tiny_config: NetworkConfig) -> None:
+def test_a_tuple_of_images_has_a_loss_whatever_their_sizes(kind: str, tiny_config: HowConfig) -> None:
     torch.manual_seed(0)
-    describer = Describer(Network(tiny_config).eval())
+    model = HowNetwork(tiny_config).eval()
     random = np.random.default_rng(0)
     images = [random.integers(0, 256, (*side, 3), dtype=np.uint8) for side in ((36, 48), (48, 36), (36, 48), (40, 40))]
-    loss = TupleLoss(describer, kind, MARGIN)(images)
-    local = describer.local_features(images)
+    loss = TupleLoss(model, kind, MARGIN)(images)
+    local = feature_maps(model, images)
     if kind == "match":
         expected = match_loss(local[0], local[1], local[2:])
     else:
-        query, positive, *negatives = (global_descriptor(LocalFeatures(d[None], s[None]))[0] for d, s in local)
+        query, positive, *negatives = (global_descriptor(FeatureMap(d[None], s[None]))[0] for d, s in local)
         expected = contrastive_loss(query, positive, torch.stack(negatives), MARGIN)
     torch.testing.assert_close(loss, expected)

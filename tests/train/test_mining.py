@@ -1,6 +1,7 @@
 """Mining against a plain search, on photos whose only pixel is their descriptor."""
 
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import pytest
@@ -11,10 +12,10 @@ from runtime.errors import HowlError, ImageError
 from runtime.io.image import Image
 from train.config import TrainingConfig
 from train.data import LabelledPhotos
-from train.descriptors import Describer, describe_photos
+from train.descriptors import describe_images, describe_photos
 from train.distributed import ProcessGroup
 from train.mining import TrainingTuple, mine_tuples
-from train.models.how import Network, NetworkConfig, global_descriptor
+from train.models.how import HowConfig, HowNetwork, global_descriptor
 
 SCENES = np.repeat(np.arange(9), [3, 1, 4, 2, 2, 1, 5, 3, 2])
 
@@ -128,11 +129,11 @@ def test_photos_that_make_no_tuple_are_one_clear_error(mine: Callable, scenes: l
 
 
 def test_descriptors_do_not_depend_on_what_else_is_described(
-    tiny_config: NetworkConfig, made_photos: Callable[..., LabelledPhotos], alone: ProcessGroup
+    tiny_config: HowConfig, made_photos: Callable[..., LabelledPhotos], alone: ProcessGroup
 ) -> None:
-    network = Network(tiny_config).eval()
+    network = HowNetwork(tiny_config).eval()
     photos = made_photos(7, 3)  # more than a batch, of two sizes
-    described = describe_photos(Describer(network), photos, np.arange(21), alone, "test")
+    described = describe_photos(partial(describe_images, network), photos, np.arange(21), alone, "test")
     assert sorted(described) == list(range(21))
     with torch.no_grad():
         for i, vector in described.items():

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,17 +17,19 @@ from torch import Tensor
 
 import train
 from runtime.asmk.codebook import Codebook
-from runtime.asmk.kernel import AsmkParameters
+from runtime.asmk.kernel import AsmkKernel, AsmkParameters
 from runtime.errors import HowlError, ImageError
+from runtime.features import Features, LocalFeatures
 from runtime.io.image import Image
 from train import trainer as training_module
 from train.checkpoint import Checkpoint
 from train.config import TrainingConfig
 from train.data import LabelledPhotos, Truth
 from train.data.labelled import ALL
+from train.descriptors import describe_images
 from train.distributed import ProcessGroup
-from train.models.extractor import ExtractionConfig
-from train.models.how import Network, NetworkConfig
+from train.models.base import ExtractionConfig
+from train.models.how import HowConfig, HowNetwork
 from train.run import main
 from train.trainer import Training, build_optimiser
 from train.validation import Validation, mean_average_precision
@@ -52,7 +55,7 @@ def config() -> TrainingConfig:
 
 @pytest.fixture
 def begin(
-    tiny_config: NetworkConfig, made_photos: Callable[..., LabelledPhotos], alone: ProcessGroup
+    tiny_config: HowConfig, made_photos: Callable[..., LabelledPhotos], alone: ProcessGroup
 ) -> Callable[..., Training]:
     """``begin(config)``: a prepared run with learned smoothing and a graph, the same each time."""
 
@@ -62,7 +65,7 @@ def begin(
         torch.manual_seed(0)
         network_config = replace(tiny_config, **{"smoothing": "learned", "graph": True, **network})
         photos, validation = photos or made_photos(6, 3), made_photos(4, 2, first=50)
-        training = Training(Network(network_config), photos, validation, config, EXTRACTION, AsmkParameters(), alone)
+        training = Training(HowNetwork(network_config), photos, validation, config, EXTRACTION, alone)
         if prepare:
             training.prepare(random_backbone=True)
         return training
@@ -72,13 +75,13 @@ def begin(
 
 def test_training_learns_all_but_what_is_frozen(begin: Callable, config: TrainingConfig, tmp_path: Path) -> None:
     training = begin(replace(config, epochs=6, tuples=18, learning_rate=2e-3))
-    before = copied(training.network.state_dict())
+    before = copied(training.model.state_dict())
     training.run(tmp_path / "ckpt.pt")
     losses = [record.loss for record in training.records]
     assert losses[0] is None
     assert losses[-1] < 0.8 * losses[1]
-    learned = {name for name, parameter in training.network.named_parameters() if parameter.requires_grad}
-    for name, value in training.network.state_dict().items():
+    learned = {name for name, parameter in training.model.named_parameters() if parameter.requires_grad}
+    for name, value in training.model.state_dict().items():
         assert torch.equal(value, before[name]) == (name not in learned), name
     assert {name.split(".")[0] for name in before if name not in learned} == {"backbone", "whitening"}
 
@@ -87,9 +90,9 @@ def test_a_frozen_backbone_stays_and_the_refinements_learn(
     begin: Callable, config: TrainingConfig, tmp_path: Path
 ) -> None:
     training = begin(replace(config, freeze_backbone=True))
-    before = copied(training.network.state_dict())
+    before = copied(training.model.state_dict())
     training.run(tmp_path / "ckpt.pt")
-    same = {name: torch.equal(value, before[name]) for name, value in training.network.state_dict().items()}
+    same = {name: torch.equal(value, before[name]) for name, value in training.model.state_dict().items()}
     assert all(same[name] for name in same if name.startswith(("backbone.", "whitening.")))
     assert not any(same[name] for name in same if name.startswith(("smoothing.", "graph.")) and "rings" not in name)
 
@@ -105,7 +108,7 @@ def test_a_frozen_backbone_without_refinements_ends_before_its_first_step(
 
 def test_random_backbones_are_given_statistics_and_others_keep_theirs(begin: Callable, config: TrainingConfig) -> None:
     training = begin(config, prepare=False)
-    backbone = training.network.backbone
+    backbone = training.model.backbone
     built = copied(backbone.state_dict())
     training.prepare(random_backbone=False)
     assert equal(backbone.state_dict(), built)
@@ -125,17 +128,17 @@ def test_a_random_backbone_stands_photos_of_a_single_position(
 ) -> None:
     photos = LabelledPhotos(["small", "large"], [0, 0], lambda i: photo_of(i, 0, *((32, 32), (64, 48))[i]))
     training = begin(config, photos=photos, backbone=backbone, graph=False)
-    assert all(value.isfinite().all() for value in training.network.state_dict().values())
+    assert all(value.isfinite().all() for value in training.model.state_dict().values())
 
 
 def test_the_recipes_rates_reach_backbone_and_new_modules(
     begin: Callable, config: TrainingConfig, tmp_path: Path
 ) -> None:
     training = begin(replace(config, epochs=3))
-    groups = build_optimiser(training.network, config).param_groups
+    groups = build_optimiser(training.model, config).param_groups
     backbone, new = ([id(parameter) for parameter in group["params"]] for group in groups)
-    assert backbone == [id(parameter) for parameter in training.network.backbone.parameters()]
-    assert set(new) == {id(p) for module in training.network.new_modules() for p in module.parameters()}
+    assert backbone == [id(parameter) for parameter in training.model.backbone.parameters()]
+    assert set(new) == {id(p) for module in training.model.new_modules() for p in module.parameters()}
     assert [group["lr"] for group in groups] == pytest.approx([1e-3, 1e-2])
     assert [group["weight_decay"] for group in groups] == [1e-4, 1e-4]
     training.run(tmp_path / "ckpt.pt")
@@ -150,20 +153,22 @@ def test_a_step_sums_the_gradients_of_its_tuples(begin: Callable, config: Traini
     training.run(tmp_path / "ckpt.pt")
     optimiser = torch.optim.Adam(
         [
-            {"params": list(reference.network.backbone.parameters()), "lr": 1e-3},
-            {"params": [p for m in reference.network.new_modules() for p in m.parameters()], "lr": 1e-2},
+            {"params": list(reference.model.backbone.parameters()), "lr": 1e-3},
+            {"params": [p for m in reference.model.new_modules() for p in m.parameters()], "lr": 1e-2},
         ],
         weight_decay=1e-4,
     )
     tuples = training_module.mine_tuples(
-        reference.describer, reference.photos, reference.config, 0, reference.processes
+        partial(describe_images, reference.model), reference.photos, reference.config, 0, reference.processes
     )
     losses = []
     for step in (tuples[:3], tuples[3:6], tuples[6:]):
         optimiser.zero_grad()
         step_losses = []
         for query, positive, negatives in step:
-            q, p, *n = reference.describer([reference.photos.read(i) for i in (query, positive, *negatives)])
+            q, p, *n = describe_images(
+                reference.model, [reference.photos.read(i) for i in (query, positive, *negatives)]
+            )
             pushed = sum((0.8 - (q - x).norm()).clamp(min=0) ** 2 for x in n)
             step_losses.append(0.5 * (q - p).norm() ** 2 + 0.5 * pushed)
         sum(step_losses).backward()
@@ -171,8 +176,8 @@ def test_a_step_sums_the_gradients_of_its_tuples(begin: Callable, config: Traini
         losses += [float(loss.detach()) for loss in step_losses]
     assert training.records[1].loss == pytest.approx(np.mean(losses), rel=1e-3)
     assert training.records[1].tuples == 7
-    for name, value in training.network.state_dict().items():
-        torch.testing.assert_close(value, reference.network.state_dict()[name], rtol=1e-3, atol=1e-4, msg=name)
+    for name, value in training.model.state_dict().items():
+        torch.testing.assert_close(value, reference.model.state_dict()[name], rtol=1e-3, atol=1e-4, msg=name)
 
 
 @pytest.mark.parametrize(
@@ -196,9 +201,9 @@ def test_the_best_epoch_is_kept(
 ) -> None:
     weights = {}
 
-    def scripted(network: Network, *others: object) -> Validation:
+    def scripted(model: HowNetwork, *others: object) -> Validation:
         epoch = len(training.records)
-        weights[epoch] = copied(network.state_dict())
+        weights[epoch] = copied(model.state_dict())
         return Validation(Codebook(np.full((1, 8), epoch, np.float32)), scores[epoch])
 
     monkeypatch.setattr(training_module, "validate", scripted)
@@ -229,7 +234,7 @@ def test_resuming_comes_to_the_same_numbers(begin: Callable, config: TrainingCon
     assert [replace(record, seconds=0) for record in continued.records] == [
         replace(record, seconds=0) for record in whole.records
     ]
-    assert equal(continued.network.state_dict(), whole.network.state_dict())
+    assert equal(continued.model.state_dict(), whole.model.state_dict())
     states = [run.optimiser.state_dict()["state"] for run in (continued, whole)]
     assert states[0].keys() == states[1].keys()
     assert all(equal(states[0][key], states[1][key]) for key in states[0])
@@ -251,7 +256,7 @@ def test_resuming_with_no_epoch_left_still_writes_where_it_is_asked_to(
 
 def test_no_epochs_learn_whitening_and_codebook_alone(begin: Callable, config: TrainingConfig, tmp_path: Path) -> None:
     training = begin(replace(config, epochs=0))
-    before = copied(training.network.state_dict())
+    before = copied(training.model.state_dict())
     checkpoint = training.run(tmp_path / "ckpt.pt")
     assert [record.epoch for record in training.records] == [0]
     assert equal(Checkpoint.load(tmp_path / "ckpt.pt").weights, before)
@@ -299,6 +304,12 @@ def test_more_processes_than_tuples_of_a_step_are_refused(begin: Callable, confi
         replace(training, processes=four)
 
 
+def local_features(descriptors: np.ndarray) -> Features:
+    """Features of descriptors [n, D], all at one place."""
+    n = len(descriptors)
+    return Features(LocalFeatures(descriptors.astype(np.float32), np.ones(n, np.float32), np.zeros((n, 3), np.float32)))
+
+
 def test_validation_finds_a_photo_by_the_others_of_its_scene() -> None:
     """Every scene has its own words: all positives come first, and none is the query itself."""
     scenes = np.array([0, 0, 0, 1, 1, 2, 2])
@@ -307,21 +318,21 @@ def test_validation_finds_a_photo_by_the_others_of_its_scene() -> None:
     random = np.random.default_rng(0)
     shift = random.normal(size=(3, 8))
     described = {i: (centroids[s] + shift[s] + 0.01 * random.normal(size=8))[None] for i, s in enumerate(scenes)}
-    described = {i: vector.astype(np.float32) for i, vector in described.items()}
-    parameters = AsmkParameters(multiple_assignment=1)
-    assert mean_average_precision(photos, described, Codebook(centroids), parameters) == 1
-    swapped = described | {0: described[5], 5: described[0]}
-    assert mean_average_precision(photos, swapped, Codebook(centroids), parameters) < 0.7
+    features = {i: local_features(vector) for i, vector in described.items()}
+    kernel = AsmkKernel(Codebook(centroids), AsmkParameters(multiple_assignment=1))
+    assert mean_average_precision(photos, features, kernel) == 1
+    swapped = features | {0: features[5], 5: features[0]}
+    assert mean_average_precision(photos, swapped, kernel) < 0.7
 
 
 def test_what_a_data_set_calls_junk_counts_for_nothing_in_validation() -> None:
     def found(junk: list[int]) -> float:
         truths = {ALL: {0: Truth(np.array([1]), np.array(junk, np.int64))}}
         photos = LabelledPhotos(list("abcdef"), range(6), lambda i: np.zeros((2, 2, 3), np.uint8), truths)
-        return mean_average_precision(photos, described, codebook, AsmkParameters(multiple_assignment=1))
+        return mean_average_precision(photos, features, kernel)
 
-    codebook = Codebook(np.eye(1, 8, dtype=np.float32))
-    described = dict(enumerate(np.random.default_rng(0).normal(size=(6, 1, 8)).astype(np.float32)))
+    kernel = AsmkKernel(Codebook(np.eye(1, 8, dtype=np.float32)), AsmkParameters(multiple_assignment=1))
+    features = dict(enumerate(map(local_features, np.random.default_rng(0).normal(size=(6, 1, 8)))))
     assert found(junk=[]) < 1
     assert found(junk=[2, 3, 4, 5]) == 1
 

@@ -28,7 +28,7 @@ from tools.environment import describe_machine
 from tools.plotting import load_pyplot
 from tools.running import run_script
 from train.checkpoint import Checkpoint
-from train.models.extractor import Extractor
+from train.models.extractor import LocalExtractor
 
 PACKAGES = ("numpy", "torch", "onnxruntime")
 EAGER = "eager PyTorch"
@@ -102,7 +102,9 @@ def measure(source: Path, engines: dict[str, Path], photos: Sequence[Image]) -> 
     """Seconds of the processor for every photo and turn, by what extracts; one photo goes before, to warm up."""
     torch.set_num_threads(1)
     checkpoint, reference = Checkpoint.load(source), PRESETS[REFERENCE]
-    pytorch = Extractor(checkpoint.build_network(), reference.scales, reference.features, reference.image_size).eval()
+    pytorch = LocalExtractor(
+        checkpoint.build_model(), reference.scales, reference.features, reference.image_size
+    ).eval()
     extractors: dict[str, Callable[[Image], Any]] = {EAGER: lambda photo: run_pytorch(pytorch, photo)}
     extractors.update({name: extractor(engine) for name, engine in engines.items()})
     seconds: dict[str, list[float]] = {name: [] for name in extractors}

@@ -9,14 +9,14 @@ from runtime.io.image import shrink, to_original_pixels
 from tools.visualization.canvas import Photo, View
 from train.checkpoint import Checkpoint
 from train.hooks import Inspection, inspect
-from train.models.how import Network, NetworkConfig
+from train.models.how import HowConfig, HowNetwork
 
 
 @dataclass(frozen=True)
 class Inspected:
     """A network and what it makes of a photo; positions are in pixels of the photo as it is on the disk."""
 
-    network: Network
+    network: HowNetwork
     seen: Inspection
 
 
@@ -25,7 +25,9 @@ def inspect_photo(path: Path, photo: Photo, view: View) -> Inspected:
     if is_engine(path):
         raise HowlError(f"{path}: an engine cannot be looked into; name the checkpoint that it was exported from")
     checkpoint = Checkpoint.load(path)
-    network = checkpoint.build_network()
+    network = checkpoint.build_model()
+    if not isinstance(network, HowNetwork):
+        raise HowlError(f"{path}: of the system {checkpoint.system}; only how's networks have these pictures")
     image = shrink(photo.full, view.image_size or checkpoint.extraction.image_size)
     seen = inspect(network, image, view.scale)
     height, width = image.shape[:2]
@@ -39,7 +41,7 @@ def inspect_photo(path: Path, photo: Photo, view: View) -> Inspected:
     return Inspected(network, replace(seen, x=x, y=y, graph=graph))
 
 
-def refinements(config: NetworkConfig) -> str:
+def refinements(config: HowConfig) -> str:
     """What a network does to its backbone's features, in words; empty for nothing."""
     smoothing = {"average": "average smoothing", "learned": "learned smoothing", "none": ""}[config.smoothing]
     return " and ".join(filter(None, ["graph" if config.graph else "", smoothing]))

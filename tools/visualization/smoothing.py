@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from runtime.errors import HowlError
 from tools.visualization.canvas import Photo, View, colour_bar, draw_map, limits_of, photo_panels
 from tools.visualization.inspected import inspect_photo
-from train.models.how import Network
+from train.models.how import HowNetwork
 from train.models.smoothing import SharedSmoothing
 
 TAIL = 1.0  # per cent of the values on either side that share the last colours: one odd position must not take them all
@@ -35,7 +35,7 @@ def draw_smoothing(checkpoint: Path, photo: Photo, view: View) -> Figure:
     return figure
 
 
-def why_no_maps(network: Network) -> str:
+def why_no_maps(network: HowNetwork) -> str:
     """What a smoothing without maps is, in one line."""
     smoothing = network.smoothing
     if isinstance(smoothing, SharedSmoothing):

@@ -7,7 +7,6 @@ published weights load as they are.
 from train.backbones.base import Backbone
 from train.backbones.efficientnet_lite import efficientnet_lite0, efficientnet_lite0_stride32, efficientnet_lite2
 from train.backbones.resnet import resnet18, resnet18_stride16, resnet50
-from train.weights.imagenet import init_backbone
 
 BUILDERS = {
     "resnet18": resnet18,
@@ -24,4 +23,4 @@ def build_backbone(name: str) -> Backbone:
     return BUILDERS[name]()
 
 
-__all__ = ["BUILDERS", "Backbone", "build_backbone", "init_backbone"]
+__all__ = ["BUILDERS", "Backbone", "build_backbone"]

@@ -1,55 +1,43 @@
-"""Inference: an image's pyramid → its K strongest local descriptors (HOW, §3.3).
+"""The extractor of local features: an image's pyramid → its K strongest descriptors (HOW, §3.3).
 
-This module is what `export` traces: the exported graph and PyTorch share it, line for line.
+Export traces this module, so that an engine and PyTorch share every line of it.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from fractions import Fraction
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
+from runtime.engine.schema import LOCAL_OUTPUTS, features_of
+from runtime.features import Features
+from runtime.io.image import Image
+from train.models.base import Extractor, FeatureMap, RetrievalModel
 from train.models.graph import MAX_NODES, nodes_covering
-from train.models.how import Network
-
-HOW_SCALES = (2.0, 1.414, 1.0, 0.707, 0.5, 0.353, 0.25)
 
 
-@dataclass(frozen=True)
-class ExtractionConfig:
-    """How descriptors are taken from a photo.
-
-    Attributes:
-        image_size: longest side, in pixels, to which larger photos are shrunk before the pyramid.
-        scales: factors of the pyramid.
-        features: K, descriptors kept of an image.
-    """
-
-    image_size: int = 1024
-    scales: tuple[float, ...] = HOW_SCALES
-    features: int = 1000
-
-
-class Extractor(nn.Module):
+class LocalExtractor(Extractor):
     """RGB image → K descriptors, their strengths and positions, and how many of the K rows are valid.
 
-    ``image_size`` is the longest side of the images that will come, where known: a graph then spends on their small
-    levels what these need, and not what the largest does.
+    Attributes:
+        network: called with images [1, 3, H, W] and a bound on the positions of their map; gives a ``FeatureMap``.
+        scales: of the pyramid.
+        features: K.
+        image_size: longest side of the images, if it is known. A graph then has fewer nodes on small levels, and
+            needs less time for them.
     """
 
-    def __init__(self, network: Network, scales: Sequence[float], features: int, image_size: int | None = None) -> None:
+    outputs = LOCAL_OUTPUTS
+
+    def __init__(
+        self, network: RetrievalModel, scales: Sequence[float], features: int, image_size: int | None = None
+    ) -> None:
         super().__init__()
         self.network = network
         self.scales = [exact(scale) for scale in scales]
         self.features = features
         self.image_size = image_size
-
-    @classmethod
-    def of(cls, network: Network, extraction: ExtractionConfig) -> "Extractor":
-        """The network with scales, features and image size of a configuration."""
-        return cls(network, extraction.scales, extraction.features, extraction.image_size)
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Image, uint8 [H, W, 3] → the strongest first.
@@ -58,9 +46,9 @@ class Extractor(nn.Module):
             descriptors: float32 [K, D]; rows beyond ``count`` are zero.
             strengths: float32 [K], attention over the image's maximum; 0 beyond ``count``.
             positions: float32 [K, 3]: x, y in input pixels (the centre of the first is 0, 0) and scale.
-            count: int32 [1], the number of valid rows: less than K where the pyramid has fewer positions.
+            count: int32 [1], the number of valid rows, below K if the pyramid has fewer positions.
         """
-        pixels = image.float().permute(2, 0, 1).unsqueeze(0)  # TensorRT can do nothing with uint8 but cast it
+        pixels = image.float().permute(2, 0, 1).unsqueeze(0)  # a cast is all that TensorRT can do with uint8
         levels = [self._level(pixels, scale) for scale in self.scales]
         descriptors, strengths, positions = (torch.cat(parts) for parts in zip(*levels, strict=True))
         return self._strongest(descriptors, strengths, positions)
@@ -68,7 +56,7 @@ class Extractor(nn.Module):
     def _level(self, pixels: Tensor, scale: Fraction) -> tuple[Tensor, Tensor, Tensor]:
         """All positions of one level of the pyramid: descriptors [n, D], strengths [n], positions [n, 3]."""
         resized = resize(pixels, scale)
-        local = self.network(resized, self._positions_at_most(scale))
+        local: FeatureMap = self.network(resized, self._positions_at_most(scale))
         return (
             local.descriptors[0].flatten(1).transpose(0, 1),
             local.strengths[0].flatten(),
@@ -90,7 +78,7 @@ class Extractor(nn.Module):
     def _strongest(
         self, descriptors: Tensor, strengths: Tensor, positions: Tensor
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """The K strongest of all levels; K rows of padding make a top-K exist for every image size."""
+        """The K strongest of all levels; with K rows of padding there is a top-K for every image size."""
         padded = F.pad(strengths, (0, self.features), value=-1.0)
         best, chosen = padded.topk(self.features)
         valid = best >= 0
@@ -103,10 +91,18 @@ class Extractor(nn.Module):
         )
 
 
+@torch.no_grad()
+def extract(extractor: Extractor, image: Image) -> Features:
+    """PyTorch's answer for an image, RGB uint8 [H, W, 3], in the form of an engine's."""
+    device = next(extractor.parameters()).device
+    outputs = extractor(torch.from_numpy(image).to(device))
+    return features_of({name: value.cpu().numpy() for name, value in zip(extractor.outputs, outputs, strict=True)})
+
+
 def cell_pixels(level: Tensor, resized: Tensor, pixels: Tensor, stride: int) -> tuple[Tensor, Tensor]:
     """Where the rows and columns of a map lie: y [h] and x [w], in pixels of the image before it was resized.
 
-    Position i of the map lies on pixel stride·i of the resized image; resizing maps pixel centres (i + ½).
+    Position i of the map lies on pixel stride·i of the resized image. Resizing maps the pixels' centres, i + ½.
 
     Args:
         level: the map, [..., h, w].

@@ -1,22 +1,23 @@
-"""Graph refinement (the deck's method 1): the strongest positions hear from those that look alike, however far.
+"""Graph refinement (method 1 of Seo & Han 2024): the strongest positions hear from positions that look alike.
 
-Nodes are the N strongest positions of a map; each has edges to its k most similar nodes (cosine). Stacked graph
-convolutions pass messages along the edges, and every block re-weights the node features channel by channel, and the
-nodes' attention: what else looks alike in a photo tells what a position is worth (docs/experiments.md). Before any of
-that is learned, a position counts the less, the more its neighbours look like it: grass, sky and bare walls are many of
-a kind and tell no place from another (burstiness: Jégou, Douze, Schmid, CVPR 2009). N and k are static, so the graph
-traces: smaller maps are padded, and padding takes no part as a node, as a neighbour or in the output.
+Nodes are the N strongest positions of a map. Each has edges to its k most similar nodes (cosine), at any distance.
+Stacked graph convolutions pass messages along the edges, and every block re-weights the node features channel by
+channel, and the nodes' attention: how useful a position is depends on what else in the photo looks like it
+(docs/experiments.md). Before anything is learned, positions count less if their neighbours look like them. Grass, sky
+and bare walls repeat, and do not tell one place from another (burstiness: Jégou, Douze, Schmid, CVPR 2009). N and k are
+static, so that the graph can be traced: smaller maps are padded, and padding takes no part as a node, as a neighbour or
+in the output.
 """
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-MAX_NODES = 3840  # TensorRT's TopK takes no more
+MAX_NODES = 3840  # the limit of TensorRT's TopK
 NO_EDGE = -2.0  # below every cosine
-INITIAL_BURSTINESS = 3.0  # 1 to 6 serve about as well, and learning hardly moves it
-MAX_GAIN = 0.1  # of a channel, up or down: free gains learn the training photos by heart
-MAX_CHANGE = 3.0  # of the logarithm of attention: no position is lost for good, none drowns the others
+INITIAL_BURSTINESS = 3.0  # 1 to 6 work about as well, and learning hardly changes it
+MAX_GAIN = 0.1  # of a channel, up or down: without a bound, gains overfit the training photos
+MAX_CHANGE = 3.0  # of the logarithm of attention: no position may vanish, none may outweigh all others
 
 
 class GraphRefinement(nn.Module):
@@ -33,7 +34,7 @@ class GraphRefinement(nn.Module):
     def forward(self, features: Tensor, strengths: Tensor, positions_at_most: int = MAX_NODES) -> tuple[Tensor, Tensor]:
         """Features [B, C, h, w] and their attention [B, h, w] → both, refined, in the same shapes.
 
-        ``positions_at_most`` is a bound on h·w: where it is below N, as many nodes do the same for less.
+        ``positions_at_most`` is a bound on h·w. If it is below N, that many nodes give the same result in less time.
         """
         height, width = features.shape[-2:]
         nodes = min(self.nodes, max(positions_at_most, self.neighbours + 1))
@@ -47,9 +48,11 @@ class GraphRefinement(nn.Module):
         )
 
     def refine(self, nodes: Tensor, is_node: Tensor) -> tuple[Tensor, Tensor]:
-        """Node features [B, N, C], with False in ``is_node`` [B, N] for padding → what becomes of the nodes.
+        """Re-weights the nodes. Permuting the nodes permutes the output; padded rows come out as they went in.
 
-        Permuting the nodes permutes the output; padded rows come out as they went in.
+        Args:
+            nodes: features [B, N, C].
+            is_node: bool [B, N], False for padding.
 
         Returns:
             re-weighted features [B, N, C], and the factors [B, N] of the nodes' attention.
@@ -62,7 +65,8 @@ class GraphRefinement(nn.Module):
             refined = refined * gain
             change = change + asked
         change = about_mean(change, is_node).clamp(-MAX_CHANGE, MAX_CHANGE)
-        # 1 − likeness, not −likeness: likeness alone never sets a node below a weaker position that is none.
+        # With 1 − likeness instead of −likeness the factor is at least 1: burstiness alone cannot push a node below the
+        # weaker positions that are not nodes.
         importance = torch.exp(self.burstiness * (1 - likeness) + change)
         return torch.where(is_node.unsqueeze(2), refined, nodes), torch.where(is_node, importance, 1.0)
 
@@ -73,7 +77,7 @@ class GraphRefinement(nn.Module):
 
 
 class GraphBlock(nn.Module):
-    """One graph convolution with a residual, and the re-weighting that it asks for."""
+    """One graph convolution with a residual, and the re-weighting that it predicts."""
 
     def __init__(self, channels: int, width: int) -> None:
         super().__init__()
@@ -85,15 +89,15 @@ class GraphBlock(nn.Module):
             nn.init.zeros_(parameter)
 
     def forward(self, hidden: Tensor, edges: Tensor, edge_weights: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Hidden states [B, N, H] → the next ones [B, N, H], gains [B, N, C] about 1, and what is added to the log of
-        the attention [B, N]."""
+        """Hidden states [B, N, H] → the next states [B, N, H], channel gains [B, N, C] around 1, and what is added to
+        the logarithm of the attention [B, N]."""
         messages = gather_messages(hidden, edges, edge_weights)
         hidden = hidden + F.relu(self.own(hidden) + self.heard(messages))
         return hidden, 1 + MAX_GAIN * torch.tanh(self.gain(hidden)), self.importance(hidden).squeeze(2)
 
 
 def nodes_covering(image_size: int, stride: int) -> int:
-    """N for which every position of a square image's map is a node, or as many as there can be."""
+    """How many nodes make every position of a square image's map a node; ``MAX_NODES`` at most."""
     side = -(-image_size // stride)
     return min(side * side, MAX_NODES)
 
@@ -107,8 +111,8 @@ def choose_nodes(features: Tensor, strengths: Tensor, nodes: int) -> tuple[Tenso
         nodes: N.
 
     Returns:
-        positions [B, h·w + N, C], the map row by row and N slots of padding: a top-N exists for every map, and all
-        its indices differ; the rows that are nodes, int64 [B, N, C], the same for every channel, for ``gather``;
+        positions [B, h·w + N, C], the map row by row and N rows of padding, with which every map has a top-N of N
+        different indices; the rows that are nodes, int64 [B, N, C], the same for every channel, for ``gather``;
         bool [B, N], False for padding.
     """
     positions = F.pad(features.flatten(2).transpose(1, 2), (0, 0, 0, nodes))
@@ -125,8 +129,8 @@ def nearest_neighbours(directions: Tensor, is_node: Tensor, neighbours: int) -> 
         neighbours: k < N.
 
     Returns:
-        edges, int64 [B, N, k], and their weights [B, N, k]: the cosines above 0, each row summing to 1, or to 0
-        where a node has no neighbour at all; and likeness [B, N] in [0, 1], the mean of a node's cosines above 0.
+        edges, int64 [B, N, k]; their weights [B, N, k], the cosines above 0 with each row scaled to a sum of 1 (or 0
+        for a node without neighbours); and likeness [B, N] in [0, 1], the mean of a node's cosines above 0.
     """
     similarity = directions @ directions.transpose(1, 2)
     itself = torch.eye(similarity.shape[1], dtype=torch.bool, device=similarity.device)
@@ -139,17 +143,17 @@ def nearest_neighbours(directions: Tensor, is_node: Tensor, neighbours: int) -> 
 
 
 def about_mean(values: Tensor, is_node: Tensor) -> Tensor:
-    """Values [B, N] less the mean over their map's nodes.
+    """Values [B, N] minus their mean over the nodes of the map.
 
-    What all nodes share says nothing of any of them, and a loss that goes by the order of positions lets it grow to
-    where the bound makes all alike.
+    A shift that all nodes share changes no ranking. The match loss depends on the ranking of positions alone, so that
+    nothing would keep the shift from growing until the bound ``MAX_CHANGE`` makes all nodes equal.
     """
     total = (values * is_node).sum(dim=1, keepdim=True)
     return values - total / is_node.sum(dim=1, keepdim=True).clamp(min=1)
 
 
 def gather_messages(hidden: Tensor, edges: Tensor, edge_weights: Tensor) -> Tensor:
-    """What every node hears: the weighted mean of its neighbours' hidden states, [B, N, H]."""
+    """The message that every node receives: the weighted mean of its neighbours' hidden states, [B, N, H]."""
     batch, nodes, width = hidden.shape
     first_row = torch.arange(batch, device=edges.device).view(-1, 1, 1) * nodes
     heard = hidden.reshape(batch * nodes, width).index_select(0, (edges + first_row).flatten())

@@ -1,68 +1,109 @@
-"""The network: HOW (Tolias, Jenicek, Chum, ECCV 2020) with the deck's two refinements.
+"""HOW (Tolias, Jenicek, Chum, ECCV 2020) with the two refinements of Seo & Han 2024: local descriptors for ASMK.
 
-backbone → attention → graph → smoothing → whitening. The graph comes before smoothing, so that it compares positions as
-they are, and the filter smooths what the graph left (docs/experiments.md has both orders).
+backbone → attention → graph → smoothing → whitening. The graph comes before smoothing. It compares positions as the
+backbone describes them, and the filter smooths what the graph left (docs/experiments.md compares both orders).
 """
 
-from dataclasses import asdict, dataclass
-from typing import Any, NamedTuple
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Literal, Self
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from runtime.asmk.codebook import Codebook
+from runtime.asmk.kernel import AsmkKernel, AsmkParameters
+from runtime.errors import UsageError
+from runtime.first_stage import ASMK
 from train.backbones import build_backbone
-from train.models.attention import attention
-from train.models.graph import MAX_NODES, GraphRefinement
-from train.models.smoothing import build_smoothing
+from train.models.base import ExtractionConfig, FeatureMap, ModelConfig, RetrievalModel, at_least
+from train.models.extractor import LocalExtractor, exact, scaled_side
+from train.models.graph import MAX_NODES, GraphRefinement, nodes_covering
+from train.models.smoothing import SharedSmoothing, build_smoothing
 from train.models.whitening import Whitening
 
 
 @dataclass(frozen=True)
-class NetworkConfig:
-    """What a network is made of: with its weights, all that is needed to build it again.
+class HowConfig(ModelConfig):
+    """HOW's network and its refinements.
 
     Attributes:
-        backbone: a name in ``train.backbones.BUILDERS``.
-        smoothing: ``average`` (HOW), ``learned`` (the deck's filter) or ``none``.
-        kernel: side of the smoothing window: 3, 5 or 7.
-        bandwidth: of learned smoothing: ``per-position``, or ``shared`` by the whole map.
-        graph: whether the graph refines the strongest positions.
-        graph_nodes: N, the positions that it refines; it covers the whole map at training size.
+        backbone: the convolutional network below.
+        dimensions: D, of a descriptor.
+        smoothing: average (HOW), learned (the filter of Seo & Han 2024) or none.
+        kernel: side of the smoothing window.
+        bandwidth: of learned smoothing: one per position, or one shared by the whole map.
+        graph: refine the strongest positions (the graph of Seo & Han 2024).
+        graph_nodes: N, the positions that the graph refines; by default the whole map at training size.
         graph_neighbours: k, the edges of a node.
         graph_blocks: stacked graph convolutions.
         graph_width: channels of their hidden states.
-        dimensions: D of a descriptor.
     """
 
     backbone: str = "efficientnet_lite0"
-    smoothing: str = "average"
-    kernel: int = 3
-    bandwidth: str = "per-position"
+    dimensions: int = 128
+    smoothing: Literal["average", "learned", "none"] = "average"
+    kernel: Literal[3, 5, 7] = 3
+    bandwidth: Literal["per-position", "shared"] = "per-position"
     graph: bool = False
     graph_nodes: int = 1024
     graph_neighbours: int = 8
     graph_blocks: int = 2
     graph_width: int = 128
-    dimensions: int = 128
 
-    def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        at_least(
+            1,
+            graph_nodes=self.graph_nodes,
+            graph_neighbours=self.graph_neighbours,
+            graph_blocks=self.graph_blocks,
+            graph_width=self.graph_width,
+        )
+        if self.graph and self.graph_neighbours >= self.graph_nodes:
+            raise UsageError(
+                f"--graph-neighbours {self.graph_neighbours} needs more than {self.graph_nodes} nodes: lower it, or "
+                f"raise --graph-nodes or --image-size"
+            )
+
+    @classmethod
+    def for_training(cls, backbone: str | None, image_size: int) -> Self:
+        config = super().for_training(backbone, image_size)
+        return replace(config, graph_nodes=nodes_covering(image_size, build_backbone(config.backbone).stride))
+
+    def fitted_to(self, extraction: ExtractionConfig, graph_nodes: int | None = None) -> Self:
+        """As many nodes as are asked for, or as the largest level has positions.
+
+        Nodes have no weights of their own. A graph that knew whole maps in training would else refine a part of them.
+        A network without a graph stays as it is, and so does the fingerprint of its engines.
+        """
+        if not self.graph:
+            return self
+        if graph_nodes is None:
+            largest = scaled_side(extraction.image_size, exact(max(extraction.scales)))
+            covering = nodes_covering(largest, build_backbone(self.backbone).stride)
+            return replace(self, graph_nodes=max(self.graph_nodes, covering))
+        return replace(self, graph_nodes=graph_nodes)
 
 
-class LocalFeatures(NamedTuple):
-    """A map of local descriptors [B, D, h, w] and of their attention [B, h, w]."""
-
-    descriptors: Tensor
-    strengths: Tensor
-
-
-class Network(nn.Module):
+class HowNetwork(RetrievalModel):
     """One image at one scale → its map of local descriptors."""
 
-    def __init__(self, config: NetworkConfig) -> None:
-        super().__init__()
-        self.config = config
-        self.backbone = build_backbone(config.backbone)
+    system = "how"
+    Config = HowConfig
+    method = ASMK
+    losses = ("contrastive", "match")
+    margin = 0.8
+    parts: ClassVar = {
+        "backbone": ("backbone",),
+        "graph": ("graph", "graph_blocks", "graph_width"),
+        "smoothing": ("smoothing", "kernel", "bandwidth"),
+        "whitening": ("dimensions",),
+    }
+    config: HowConfig
+
+    def __init__(self, config: HowConfig) -> None:
+        super().__init__(config)
         channels = self.backbone.channels
         self.smoothing = build_smoothing(config.smoothing, channels, config.kernel, config.bandwidth)
         self.graph = (
@@ -74,29 +115,74 @@ class Network(nn.Module):
         )
         self.whitening = Whitening(channels, config.dimensions)
 
-    def forward(self, image: Tensor, positions_at_most: int = MAX_NODES) -> LocalFeatures:
-        """RGB image [B, 3, H, W], float in 0…255 → local features.
+    def forward(self, images: Tensor, positions_at_most: int = MAX_NODES) -> FeatureMap:
+        """RGB images [B, 3, H, W], float in 0…255 → local features.
 
-        ``positions_at_most``, where known, bounds those of the map: the graph then has no more nodes.
+        ``positions_at_most`` bounds the positions of the map, if that is known: the graph then has no more nodes.
         """
-        features, strengths = self.refined_features(image, positions_at_most)
-        return LocalFeatures(self.whitening(features), strengths)
+        features, strengths = self.refined_features(images, positions_at_most)
+        return FeatureMap(self.whitening(features), strengths)
 
-    def refined_features(self, image: Tensor, positions_at_most: int = MAX_NODES) -> tuple[Tensor, Tensor]:
-        """What whitening is given: features [B, C, h, w], and attention [B, h, w]: that of the raw backbone features,
-        as HOW takes it, re-weighted where there is a graph."""
-        features = self.backbone(image)
+    def refined_features(self, images: Tensor, positions_at_most: int = MAX_NODES) -> tuple[Tensor, Tensor]:
+        """What whitening is given: features [B, C, h, w] and their attention [B, h, w].
+
+        The attention is that of the raw backbone features, as in HOW, and re-weighted if there is a graph.
+        """
+        features = self.backbone(images)
         strengths = attention(features)
         if self.graph is not None:
             features, strengths = self.graph(features, strengths, positions_at_most)
         return self.smoothing(features), strengths
 
+    def describe(self, images: Tensor) -> Tensor:
+        return global_descriptor(self(images))
+
+    def feature_maps(self, images: Tensor) -> FeatureMap:
+        return self(images)
+
+    def whitening_samples(self, images: Tensor, most: int) -> Tensor:
+        """The refined features of each image's strongest positions (HOW, §4.1)."""
+        features, strengths = self.refined_features(images)
+        samples = []
+        for of_image, attention_map in zip(features, strengths, strict=True):
+            chosen = attention_map.flatten().topk(min(most, attention_map.numel())).indices
+            samples.append(of_image.flatten(1)[:, chosen])
+        return torch.cat(samples, dim=1).T
+
     def new_modules(self) -> list[nn.Module]:
         """The modules that start untrained and so learn faster than the backbone."""
         return [module for module in (self.smoothing, self.graph) if module is not None]
 
+    def parameter_groups(self, new_module_factor: float) -> list[dict[str, Any]]:
+        new = [parameter for module in self.new_modules() for parameter in module.parameters()]
+        return [
+            {"params": list(self.backbone.parameters()), "factor": 1.0},
+            {"params": new, "factor": new_module_factor},
+        ]
 
-def global_descriptor(local: LocalFeatures) -> Tensor:
+    def extractor(self, extraction: ExtractionConfig) -> LocalExtractor:
+        if extraction.features is None:
+            raise UsageError(f"--features: {self.system} needs a number of local features")
+        return LocalExtractor(self, extraction.scales, extraction.features, extraction.image_size)
+
+    def first_stage(self, codebook: Codebook | None, asmk: AsmkParameters | None) -> AsmkKernel:
+        if codebook is None or asmk is None:
+            raise UsageError(f"{self.system} searches by ASMK, which needs a codebook and parameters")
+        return AsmkKernel(codebook, asmk)
+
+    def folded(self, precision: str) -> Self:
+        folded = super().folded(precision)
+        if isinstance(folded.smoothing, SharedSmoothing):
+            folded.smoothing = folded.smoothing.folded()
+        return folded
+
+
+def attention(features: Tensor) -> Tensor:
+    """How strong a position is (HOW, eq. 6): the L2 norm of its feature vector, [B, C, h, w] → [B, h, w]."""
+    return (features.square().sum(dim=1) + 1e-10).sqrt()
+
+
+def global_descriptor(local: FeatureMap) -> Tensor:
     """HOW's training descriptor (eq. 7): Σ attention × descriptor over the map, L2-normalised: [B, D]."""
     total = (local.strengths.unsqueeze(1) * local.descriptors).sum(dim=(2, 3))
     return F.normalize(total, dim=1, eps=1e-6)

@@ -1,4 +1,4 @@
-"""Smoothing h(·): HOW's 3×3 average, and the deck's learnable Gaussian with a self-confidence."""
+"""Smoothing h(·): HOW's 3×3 average, and the learnable Gaussian with a self-confidence of Seo & Han 2024."""
 
 import math
 from collections.abc import Iterator
@@ -7,14 +7,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-# Where learning starts: a bandwidth next to 0 and a confidence next to 1 is HOW's average. Exactly 0 and 1 lie
-# where the gradients of softplus and sigmoid vanish.
+# Where learning starts: a bandwidth near 0 and a confidence near 1 give HOW's average. At exactly 0 and 1 the gradients
+# of softplus and sigmoid vanish.
 INITIAL_BANDWIDTH = 0.01
 INITIAL_CONFIDENCE = 0.99
 RAW_BANDWIDTH = math.log(math.expm1(INITIAL_BANDWIDTH))  # softplus gives it back
 RAW_CONFIDENCE = math.log(INITIAL_CONFIDENCE / (1 - INITIAL_CONFIDENCE))  # sigmoid gives it back
 
-MIN_WEIGHT = 1e-6  # of a whole kernel: keeps 0/0 out where c = 0 and b → ∞
+MIN_WEIGHT = 1e-6  # of a whole kernel: prevents 0/0 for c = 0 and b → ∞
 
 
 class AverageSmoothing(nn.Module):
@@ -30,7 +30,7 @@ class AverageSmoothing(nn.Module):
 
 
 class LearnedSmoothing(nn.Module):
-    """The deck's method 2: a Gaussian whose bandwidth and centre weight are learned.
+    """Method 2 of Seo & Han 2024: a Gaussian whose bandwidth and centre weight are learned.
 
         w(p, p) = c(p)    w(p, q) = exp(−b(p)·‖p−q‖²), q ≠ p    out(p) = Σ w(p,q)·x(q) / Σ w(p,q), q inside the map
 

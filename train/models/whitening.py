@@ -1,4 +1,4 @@
-"""Whitening o(·): a 1×1 convolution from backbone channels to D dimensions, learned by PCA and then frozen."""
+"""PCA whitening: a linear map from backbone channels to D dimensions, learned before training and then frozen."""
 
 from collections.abc import Iterable
 
@@ -7,11 +7,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-MIN_VARIANCE = 1e-6  # of the largest: directions in which the features do not vary are not blown up
+MIN_VARIANCE = 1e-6  # of the largest: directions without variance are not amplified
 
 
 class Whitening(nn.Module):
-    """Channels C → D at every position. Frozen: HOW trains with the whitening in place."""
+    """o(·) of HOW: a 1×1 convolution, channels C → D at every position. Frozen: HOW trains with it in place."""
 
     def __init__(self, channels: int, dimensions: int) -> None:
         super().__init__()
@@ -31,7 +31,7 @@ class Whitening(nn.Module):
 
 
 class Moments:
-    """Mean and covariance of features, gathered bit by bit: millions of features need not be in memory."""
+    """Mean and covariance of features, summed in parts, so that millions of features need not fit in memory."""
 
     def __init__(self, channels: int) -> None:
         self.count = 0
@@ -47,7 +47,7 @@ class Moments:
 
     @classmethod
     def total(cls, parts: Iterable["Moments"]) -> "Moments":
-        """The moments of all that the parts have seen."""
+        """The moments of all features of the parts."""
         parts = list(parts)
         total = cls(len(parts[0].sum))
         for part in parts:

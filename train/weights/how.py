@@ -17,15 +17,14 @@ from typing import Any, NamedTuple, NoReturn
 import numpy as np
 from torch import Tensor
 
-from runtime.errors import HowlError
+from runtime.errors import HowlError, UsageError
 from train.backbones.resnet import IMAGENET_MEAN, IMAGENET_STD
-from train.models.extractor import HOW_SCALES, ExtractionConfig
-from train.models.how import Network, NetworkConfig
-from train.weights.imagenet import fill, is_state_dict
+from train.models.base import HOW_SCALES, ExtractionConfig
+from train.models.how import HowConfig, HowNetwork
+from train.weights.safe_load import is_state_dict, load_state
 
 RESNET_CHILDREN = ("conv1", "bn1", "relu", "maxpool", "layer1", "layer2", "layer3", "layer4")
 SKIPPED = {"resnet18": 0, "resnet50": 1}  # the last layers that each of our backbones does without
-KERNELS = (3, 5, 7)
 OLDER_RUNTIME = {"image_size": 1024, "features_num": 1000, "scales": HOW_SCALES}  # what the older layout leaves out
 
 
@@ -38,7 +37,7 @@ class HowWeights(NamedTuple):
         extraction: the inference that it was made for.
     """
 
-    network: NetworkConfig
+    network: HowConfig
     weights: dict[str, Tensor]
     extraction: ExtractionConfig
 
@@ -61,10 +60,10 @@ def read_how_checkpoint(content: dict[str, Any], path: Path) -> HowWeights:
         extraction = _extraction_of(params["runtime"])
     except KeyError as error:
         _refuse(path, f"it lacks {error}")
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, UsageError) as error:
         _refuse(path, str(error))
-    network = Network(config)
-    fill(network, _renamed(path, content["state_dict"], network), path)
+    network = HowNetwork(config)
+    load_state(network, _renamed(path, content["state_dict"], network), path)
     return HowWeights(config, network.state_dict(), extraction)
 
 
@@ -90,7 +89,7 @@ def _check_normalisation(path: Path, mean: Any, std: Any) -> None:
         )
 
 
-def _network_of(path: Path, params: dict[str, Any]) -> NetworkConfig:
+def _network_of(path: Path, params: dict[str, Any]) -> HowConfig:
     architecture, skipped = params["architecture"], params["skip_layer"]
     if architecture not in SKIPPED or skipped != SKIPPED[architecture]:
         known = " or ".join(f"{name} with skip_layer {layers}" for name, layers in SKIPPED.items())
@@ -99,13 +98,11 @@ def _network_of(path: Path, params: dict[str, Any]) -> NetworkConfig:
     if not reduction:
         raise HowlError(f"{path}: a network without dim_reduction; train it with one, as HOW's published are")
     if not smoothing:
-        return NetworkConfig(backbone=architecture, smoothing="none", dimensions=_whole(reduction, "dim"))
+        return HowConfig(backbone=architecture, smoothing="none", dimensions=_whole(reduction, "dim"))
     kernel = smoothing["kernel_size"]
-    if kernel not in KERNELS:
+    if kernel not in (3, 5, 7):
         raise HowlError(f"{path}: smooths by kernel_size {kernel}; howl loads 3 (HOW's), 5 and 7")
-    return NetworkConfig(
-        backbone=architecture, smoothing="average", kernel=int(kernel), dimensions=_whole(reduction, "dim")
-    )
+    return HowConfig(backbone=architecture, smoothing="average", kernel=kernel, dimensions=_whole(reduction, "dim"))
 
 
 def _extraction_of(runtime: dict[str, Any]) -> ExtractionConfig:
@@ -124,7 +121,7 @@ def _whole(values: dict[str, Any], key: str) -> int:
     return value
 
 
-def _renamed(path: Path, state: Any, network: Network) -> dict[str, Tensor]:
+def _renamed(path: Path, state: Any, network: HowNetwork) -> dict[str, Tensor]:
     """The state dict under the names of our network, which must know them all."""
     if not is_state_dict(state):
         _refuse(path, "its state_dict does not map names to tensors")

@@ -1,67 +1,82 @@
-"""What a network begins with: its backbone's weights, or all that it has in common with an earlier network."""
+"""What a network starts from: weights of its backbone, or all that it has in common with an earlier network."""
 
 from pathlib import Path
 
-from runtime.errors import HowlError
-from train.backbones import init_backbone
+from runtime.errors import HowlError, MissingError
+from train.backbones import Backbone
 from train.checkpoint import Checkpoint, is_checkpoint
-from train.models.how import Network
-from train.weights.imagenet import fill, state_dict_of
-from train.weights.safe_load import load_tensors
+from train.models.base import RetrievalModel
+from train.weights.imagenet import imagenet_file
+from train.weights.safe_load import load_state, load_tensors, state_dict_of
 
-SYNTHETIC_BY = {  # what says whether weights of a module of one network fit the other's
-    "backbone": ("backbone",),
-    "graph": ("graph", "graph_blocks", "graph_width"),
-    "smoothing": ("smoothing", "kernel", "bandwidth"),
-    "whitening": ("dimensions",),
-}
-NEEDED = ("backbone", "whitening")  # whatever the refinements of the two networks
+NEEDED = ("backbone", "whitening")  # parts that an earlier network of the same system must share
 
 
-def init_weights(network: Network, init: str) -> set[str]:
+def init_weights(model: RetrievalModel, init: str) -> set[str]:
     """Gives a new network its first weights.
 
     Args:
-        network: as built.
-        init: ``imagenet``, ``random``, the path of a backbone's state dict, or that of a checkpoint,
-            howl's or HOW's own.
+        model: as built.
+        init: ``imagenet``, ``random``, the path of a backbone's state dict, or that of a checkpoint: howl's, or one of
+            HOW's authors.
 
     Returns:
-        the names of the network's modules that got theirs: the backbone; with a checkpoint whitening too, which stays
-        as the earlier network learned it, and refinements that both networks have.
+        the names of the network's parts that got theirs: the backbone; from a checkpoint of the same system also the
+        whitening, which stays as the earlier network learned it, and refinements that both networks have.
 
     Raises:
         HowlError: as ``init_backbone`` and ``Checkpoint.load``, or the networks do not fit each other.
     """
-    if init in ("imagenet", "random"):
-        init_backbone(network.backbone, network.config.backbone, init)
+    if init == "random":
         return {"backbone"}
-    path = Path(init)
+    path = imagenet_file(model.config.backbone) if init == "imagenet" else Path(init)
     if not path.exists():
-        raise HowlError(f"--init {init}: no such file; nor is it imagenet or random")
+        raise MissingError(f"--init {init}: no such file; nor is it imagenet or random")
     content = load_tensors(path)
     if is_checkpoint(content):
-        return load_matching(network, Checkpoint.of(content, path), path)
-    fill(network.backbone, state_dict_of(content, path), path)
+        return load_matching(model, Checkpoint.of(content, path), path)
+    load_state(model.backbone, state_dict_of(content, path), path)
     return {"backbone"}
 
 
-def load_matching(network: Network, earlier: Checkpoint, path: Path) -> set[str]:
-    """Backbone and whitening of an earlier network, and its refinements where this one has the same."""
+def init_backbone(backbone: Backbone, name: str, init: str) -> None:
+    """Fills a backbone; layers of a file beyond the backbone's end (the classifier, a last stage) are left out.
+
+    Args:
+        backbone: as built.
+        name: of the backbone in ``train.backbones.BUILDERS``.
+        init: ``imagenet``, ``random`` (it stays as built) or the path of a state dict.
+
+    Raises:
+        HowlError: the weights are not on this machine, are not a plain state dict, or do not fit the backbone.
+    """
+    if init == "random":
+        return
+    path = imagenet_file(name) if init == "imagenet" else Path(init)
+    load_state(backbone, state_dict_of(load_tensors(path), path), path)
+
+
+def load_matching(model: RetrievalModel, earlier: Checkpoint, path: Path) -> set[str]:
+    """Backbone and whitening of an earlier network, and the refinements that both have; of another system the backbone.
+
+    Raises:
+        HowlError: the backbone differs, or the dimensions of the same system; the line names the option.
+    """
     taken = set()
-    for name, module in network.named_children():
-        different = [
-            field for field in SYNTHETIC_BY[name] if getattr(earlier.network, field) != getattr(network.config, field)
-        ]
+    parts = model.parts if earlier.system == model.system else {"backbone": model.parts["backbone"]}
+    for name, settings in parts.items():
+        module = getattr(model, name)
+        if module is None or not module.state_dict():
+            continue
+        different = [key for key in settings if getattr(earlier.network, key) != getattr(model.config, key)]
         if different and name in NEEDED:
             theirs = getattr(earlier.network, different[0])
             raise HowlError(f"--init {path}: a network of --{different[0]} {theirs}: say so, or begin with another")
-        if not different and module.state_dict():
+        if not different:
+            prefix = f"{name}."
             weights = {
-                key.removeprefix(f"{name}."): value
-                for key, value in earlier.weights.items()
-                if key.startswith(f"{name}.")
+                key.removeprefix(prefix): value for key, value in earlier.weights.items() if key.startswith(prefix)
             }
-            fill(module, weights, path)
+            load_state(module, weights, path)
             taken.add(name)
     return taken

@@ -1,13 +1,14 @@
-"""Files of tensors: written whole or not at all, and read without ever running what is in them."""
+"""Files of tensors: written whole or not at all, read without running what is in them, and fitted into modules."""
 
 import pickle
 import re
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 import torch
+from torch import Tensor, nn
 
 from runtime.errors import HowlError
 from runtime.io.atomic import atomic_write
@@ -22,7 +23,7 @@ def load_tensors(path: Path) -> Any:
         HowlError: the file is missing, damaged, or holds anything else; nothing in it has been run.
     """
     try:
-        # PyTorch has its doubts about odd files: so have we, below
+        # PyTorch warns about odd files; below they are errors.
         with warnings.catch_warnings(action="ignore"), torch.serialization.safe_globals(PLAIN):
             return torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
@@ -41,6 +42,38 @@ def save_tensors(path: Path, content: Any) -> None:
         torch.save(content, file)
 
 
+def state_dict_of(content: Any, path: Path) -> dict[str, Tensor]:
+    """The named tensors that are the content of a file. Raises HowlError for anything else."""
+    if not is_state_dict(content):
+        raise HowlError(f"{path}: not a state dict: it must map names to tensors")
+    return content
+
+
+def is_state_dict(value: Any) -> TypeGuard[dict[str, Tensor]]:
+    """Whether it maps names to tensors and holds nothing else."""
+    return isinstance(value, dict) and all(isinstance(k, str) and isinstance(v, Tensor) for k, v in value.items())
+
+
+def load_state(module: nn.Module, state: dict[str, Tensor], path: Path) -> None:
+    """Gives a module the weights that have its names; others in ``state`` are left out.
+
+    Raises:
+        HowlError: weights of the module are missing in ``path``, or have another shape; the module is as it was.
+    """
+    # Some published weights are older than BatchNorm's counters of batches, which frozen statistics do not need.
+    wanted = {key: value for key, value in module.state_dict().items() if not key.endswith("num_batches_tracked")}
+    missing = [key for key in wanted if key not in state]
+    if missing:
+        raise HowlError(f"{path}: no weights for this network: {missing[0]} and {len(missing) - 1} more are missing")
+    for key, value in wanted.items():
+        if state[key].shape != value.shape:
+            raise HowlError(
+                f"{path}: {key} is {tuple(state[key].shape)}, this network needs {tuple(value.shape)}: weights of "
+                f"another network"
+            )
+    module.load_state_dict({key: state[key] for key in wanted}, strict=False)
+
+
 def begins_like_tensors(path: Path) -> bool:
     """Whether it is a ZIP archive or a pickle, as ``torch.save`` writes."""
     with path.open("rb") as file:
@@ -48,7 +81,7 @@ def begins_like_tensors(path: Path) -> bool:
 
 
 class _NumberType:
-    """Stands in for ``numpy.dtype``, whose real objects are shared by all of NumPy: a file must not alter them."""
+    """Stands in for ``numpy.dtype``: its real objects are shared by all of NumPy, and a file must not alter them."""
 
     def __init__(self, code: str, *_: Any) -> None:
         if not re.fullmatch("[biuf][1248]", code):
@@ -72,11 +105,11 @@ def _number(kind: _NumberType, data: bytes) -> Any:
 
 
 def _dict(*_: Any) -> dict:
-    """Stands in for ``defaultdict``: its default is of no use to a reader."""
+    """Stands in for ``defaultdict``: a reader has no use for its default."""
     return {}
 
 
-PLAIN: list[Any] = [  # beyond what PyTorch lets pass: each name of a file, and what it is taken for
+PLAIN: list[Any] = [  # allowed beyond PyTorch's own list: what stands in for each name in a file
     (_NumberType, "numpy.dtype"),
     (_number, "numpy.core.multiarray.scalar"),  # NumPy 1's module path, and NumPy 2's
     (_number, "numpy._core.multiarray.scalar"),

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from train.models import graph
-from train.models.extractor import Extractor
-from train.models.how import Network, NetworkConfig
+from train.models.extractor import LocalExtractor
+from train.models.how import HowConfig, HowNetwork
 
 
 class Candidate(NamedTuple):
@@ -24,7 +24,7 @@ class Candidate(NamedTuple):
     descriptor: Tensor
 
 
-def candidates(network: Network, image: Tensor, scales: tuple[float, ...]) -> list[Candidate]:
+def candidates(network: HowNetwork, image: Tensor, scales: tuple[float, ...]) -> list[Candidate]:
     """All positions of all scales, the strongest first."""
     found = []
     full_height, full_width = image.shape[:2]
@@ -43,9 +43,9 @@ def candidates(network: Network, image: Tensor, scales: tuple[float, ...]) -> li
 
 
 @pytest.fixture
-def network(tiny_config: NetworkConfig) -> Network:
+def network(tiny_config: HowConfig) -> HowNetwork:
     torch.manual_seed(0)
-    return Network(tiny_config).eval()
+    return HowNetwork(tiny_config).eval()
 
 
 def noise(height: int, width: int) -> Tensor:
@@ -57,9 +57,9 @@ SCALES = (2.0, 1.414, 1.0, 0.707, 0.353)
 
 @pytest.mark.parametrize(("height", "width"), [(40, 56), (37, 61)])
 @torch.no_grad()
-def test_the_strongest_positions_of_a_plain_pyramid(network: Network, height: int, width: int) -> None:
+def test_the_strongest_positions_of_a_plain_pyramid(network: HowNetwork, height: int, width: int) -> None:
     image = noise(height, width)
-    descriptors, strengths, positions, count = Extractor(network, SCALES, 150)(image)
+    descriptors, strengths, positions, count = LocalExtractor(network, SCALES, 150)(image)
     reference = candidates(network, image, SCALES)[:150]
     assert count.tolist() == [150]
     torch.testing.assert_close(strengths, torch.tensor([c.strength for c in reference]) / reference[0].strength)
@@ -70,14 +70,14 @@ def test_the_strongest_positions_of_a_plain_pyramid(network: Network, height: in
 
 @torch.no_grad()
 def test_a_known_image_size_spares_a_graph_nodes_and_changes_nothing(
-    tiny_config: NetworkConfig, monkeypatch: pytest.MonkeyPatch
+    tiny_config: HowConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    network = Network(replace(tiny_config, graph=True, graph_nodes=900)).eval()
+    network = HowNetwork(replace(tiny_config, graph=True, graph_nodes=900)).eval()
     chosen: list[int] = []
     choose = graph.choose_nodes
     monkeypatch.setattr(graph, "choose_nodes", lambda *given: (chosen.append(given[2]), choose(*given))[1])
     image, scales = noise(40, 56), (2.0, 1.0, 0.5, 0.1)
-    spared, plain = (Extractor(network, scales, 100, size)(image) for size in (56, None))
+    spared, plain = (LocalExtractor(network, scales, 100, size)(image) for size in (56, None))
     for there, here in zip(spared, plain, strict=True):
         torch.testing.assert_close(there, here)
     sides = [math.ceil(side / network.backbone.stride) for side in (112, 56, 28)]
@@ -86,10 +86,10 @@ def test_a_known_image_size_spares_a_graph_nodes_and_changes_nothing(
 
 @pytest.mark.parametrize(("height", "width"), [(32, 32), (7, 3)])
 @torch.no_grad()
-def test_fewer_positions_than_features_are_padded_with_zeros(network: Network, height: int, width: int) -> None:
+def test_fewer_positions_than_features_are_padded_with_zeros(network: HowNetwork, height: int, width: int) -> None:
     image = noise(height, width)
     scales = (1.0, 0.707)
-    descriptors, strengths, positions, count = Extractor(network, scales, 200)(image)
+    descriptors, strengths, positions, count = LocalExtractor(network, scales, 200)(image)
     reference = candidates(network, image, scales)
     n = int(count)
     assert n == len(reference) < 200
@@ -101,8 +101,8 @@ def test_fewer_positions_than_features_are_padded_with_zeros(network: Network, h
 
 
 @torch.no_grad()
-def test_strengths_fall_from_one(network: Network) -> None:
-    _, strengths, _, _ = Extractor(network, SCALES, 100)(noise(48, 48))
+def test_strengths_fall_from_one(network: HowNetwork) -> None:
+    _, strengths, _, _ = LocalExtractor(network, SCALES, 100)(noise(48, 48))
     assert strengths[0] == 1
     assert (strengths.diff() <= 0).all()
     assert strengths.min() > 0
@@ -111,13 +111,13 @@ def test_strengths_fall_from_one(network: Network) -> None:
 @pytest.mark.parametrize("scale", [2.0, 1.414, 1.0, 0.707, 0.5])
 @pytest.mark.parametrize(("x", "y"), [(60, 36), (96, 20), (13, 70)])
 @torch.no_grad()
-def test_a_bright_spot_is_found_where_it_is(network: Network, scale: float, x: int, y: int) -> None:
+def test_a_bright_spot_is_found_where_it_is(network: HowNetwork, scale: float, x: int, y: int) -> None:
     for module in network.backbone.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.constant_(module.weight, 0.1)
     image = torch.zeros(90, 120, 3, dtype=torch.uint8)
     image[y - 2 : y + 3, x - 2 : x + 3] = 255
-    extractor = Extractor(network, (scale,), 9)
+    extractor = LocalExtractor(network, (scale,), 9)
     _, strengths, positions, _ = extractor(image)
     centre = (positions[:, :2] * strengths[:, None]).sum(dim=0) / strengths.sum()
     assert (positions[0, :2] - torch.tensor([x, y])).abs().max() <= network.backbone.stride / scale / 2 + 1
@@ -125,7 +125,7 @@ def test_a_bright_spot_is_found_where_it_is(network: Network, scale: float, x: i
 
 
 @torch.no_grad()
-def test_a_black_photo_has_finite_descriptors(network: Network) -> None:
-    descriptors, strengths, _, _ = Extractor(network, SCALES, 50)(torch.zeros(64, 64, 3, dtype=torch.uint8))
+def test_a_black_photo_has_finite_descriptors(network: HowNetwork) -> None:
+    descriptors, strengths, _, _ = LocalExtractor(network, SCALES, 50)(torch.zeros(64, 64, 3, dtype=torch.uint8))
     assert descriptors.isfinite().all()
     assert strengths.isfinite().all()

@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from train.models.how import LocalFeatures, Network, NetworkConfig, global_descriptor
+from train.models.base import FeatureMap
+from train.models.how import HowConfig, HowNetwork, global_descriptor
 
 
 @pytest.fixture
@@ -17,16 +18,16 @@ def images() -> Tensor:
 @pytest.mark.parametrize("graph", [False, True])
 @pytest.mark.parametrize("smoothing", ["average", "learned", "none"])
 def test_descriptors_and_attention_are_maps_of_one_size(
-    tiny_config: NetworkConfig, images: Tensor, smoothing: str, graph: bool
+    tiny_config: HowConfig, images: Tensor, smoothing: str, graph: bool
 ) -> None:
-    network = Network(replace(tiny_config, smoothing=smoothing, graph=graph)).eval()
+    network = HowNetwork(replace(tiny_config, smoothing=smoothing, graph=graph)).eval()
     local = network(images)
     assert local.descriptors.shape == (2, 8, 9, 12)
     assert local.strengths.shape == (2, 9, 12)
 
 
-def test_attention_is_the_norm_of_raw_backbone_features(tiny_config: NetworkConfig, images: Tensor) -> None:
-    network = Network(replace(tiny_config, smoothing="learned")).eval()
+def test_attention_is_the_norm_of_raw_backbone_features(tiny_config: HowConfig, images: Tensor) -> None:
+    network = HowNetwork(replace(tiny_config, smoothing="learned")).eval()
     for module in network.new_modules():
         for parameter in module.parameters():
             nn.init.normal_(parameter)
@@ -34,8 +35,8 @@ def test_attention_is_the_norm_of_raw_backbone_features(tiny_config: NetworkConf
     torch.testing.assert_close(network(images).strengths, expected, rtol=1e-4, atol=1e-4)
 
 
-def test_the_pipeline_is_graph_then_smoothing_then_whitening(tiny_config: NetworkConfig, images: Tensor) -> None:
-    network = Network(replace(tiny_config, smoothing="learned", graph=True)).eval()
+def test_the_pipeline_is_graph_then_smoothing_then_whitening(tiny_config: HowConfig, images: Tensor) -> None:
+    network = HowNetwork(replace(tiny_config, smoothing="learned", graph=True)).eval()
     torch.manual_seed(1)
     for module in network.new_modules():
         for parameter in module.parameters():
@@ -47,15 +48,15 @@ def test_the_pipeline_is_graph_then_smoothing_then_whitening(tiny_config: Networ
     torch.testing.assert_close(network(images).strengths, strengths)
 
 
-def test_a_new_graph_leaves_the_network_as_it_is_without(tiny_config: NetworkConfig, images: Tensor) -> None:
-    plain = Network(tiny_config).eval()
-    refined = Network(replace(tiny_config, graph=True)).eval()
+def test_a_new_graph_leaves_the_network_as_it_is_without(tiny_config: HowConfig, images: Tensor) -> None:
+    plain = HowNetwork(tiny_config).eval()
+    refined = HowNetwork(replace(tiny_config, graph=True)).eval()
     refined.load_state_dict(plain.state_dict(), strict=False)
     torch.testing.assert_close(refined(images).descriptors, plain(images).descriptors)
 
 
-def test_new_modules_are_those_that_start_untrained(tiny_config: NetworkConfig) -> None:
-    network = Network(replace(tiny_config, smoothing="learned", graph=True))
+def test_new_modules_are_those_that_start_untrained(tiny_config: HowConfig) -> None:
+    network = HowNetwork(replace(tiny_config, smoothing="learned", graph=True))
     new = {id(p) for module in network.new_modules() for p in module.parameters()}
     backbone = {id(p) for p in network.backbone.parameters()}
     learned = {id(p) for p in network.parameters() if p.requires_grad}
@@ -66,7 +67,7 @@ def test_new_modules_are_those_that_start_untrained(tiny_config: NetworkConfig) 
 
 def test_the_global_descriptor_is_the_attention_weighted_sum() -> None:
     random = torch.Generator().manual_seed(2)
-    local = LocalFeatures(torch.randn(3, 4, 2, 5, generator=random), torch.rand(3, 2, 5, generator=random))
+    local = FeatureMap(torch.randn(3, 4, 2, 5, generator=random), torch.rand(3, 2, 5, generator=random))
     for image, vector in enumerate(global_descriptor(local)):
         total = torch.zeros(4)
         for y in range(2):

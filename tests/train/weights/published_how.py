@@ -18,7 +18,7 @@ from runtime.io.image import Image
 from train.backbones import BUILDERS
 from train.backbones.resnet import BasicBlock, Bottleneck, ResNet
 from train.data.synthetic import render_view
-from train.models.how import Network, NetworkConfig
+from train.models.how import HowConfig, HowNetwork
 from train.models.whitening import Moments
 
 MEAN, DEVIATION = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
@@ -40,7 +40,7 @@ def use_small_resnets(monkeypatch: pytest.MonkeyPatch) -> None:
 class Published(nn.Module):
     """The modules that give a state dict its names."""
 
-    def __init__(self, network: Network) -> None:
+    def __init__(self, network: HowNetwork) -> None:
         super().__init__()
         backbone = network.backbone
         stages = [backbone.get_submodule(name) for name in backbone.stages]
@@ -49,10 +49,10 @@ class Published(nn.Module):
 
 
 @torch.no_grad()
-def random_how(architecture: str, dimensions: int = DIMENSIONS) -> Network:
+def random_how(architecture: str, dimensions: int = DIMENSIONS) -> HowNetwork:
     """HOW's network on a random backbone, with the whitening that its features need: every part has an effect."""
     torch.manual_seed(0)
-    network = Network(NetworkConfig(backbone=architecture, dimensions=dimensions))
+    network = HowNetwork(HowConfig(backbone=architecture, dimensions=dimensions))
     for module in network.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.running_mean.normal_(0, 0.3)
@@ -68,7 +68,7 @@ def random_how(architecture: str, dimensions: int = DIMENSIONS) -> Network:
     return network
 
 
-def how_content(network: Network, *, older: bool = False) -> dict[str, Any]:
+def how_content(network: HowNetwork, *, older: bool = False) -> dict[str, Any]:
     """What a file of HOW's holds: as its training writes it, or in the older layout that it still reads."""
     architecture, dimensions = network.config.backbone, network.config.dimensions
     state = Published(network).state_dict()

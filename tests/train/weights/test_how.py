@@ -9,8 +9,9 @@ import torch
 
 from runtime.errors import HowlError
 from train.checkpoint import Checkpoint
-from train.models.extractor import HOW_SCALES, ExtractionConfig, Extractor
-from train.models.how import NetworkConfig
+from train.models.base import HOW_SCALES, ExtractionConfig
+from train.models.extractor import LocalExtractor
+from train.models.how import HowConfig
 
 from ..test_checkpoint import RunsCode
 from .published_how import (
@@ -42,11 +43,11 @@ def test_a_published_file_loads_whole(architecture: str, older: bool, tmp_path: 
     last = {"resnet18": "features.7.1.conv2.weight", "resnet50": "features.6.5.conv3.weight"}[architecture]
     assert {"features.0.weight", "features.1.running_mean", last} < content["state_dict"].keys()
     checkpoint = Checkpoint.load(write_how(tmp_path / "how.pth", content))
-    assert checkpoint.network == NetworkConfig(backbone=architecture, smoothing="average", kernel=3, dimensions=128)
+    assert checkpoint.network == HowConfig(backbone=architecture, smoothing="average", kernel=3, dimensions=128)
     wanted = network.state_dict()
     assert checkpoint.weights.keys() == wanted.keys()
     assert all(torch.equal(value, wanted[key]) for key, value in checkpoint.weights.items())
-    assert checkpoint.codebook.centroids.shape == (0, 128)
+    assert checkpoint.codebook is None
     assert checkpoint.extraction == (
         ExtractionConfig(1024, HOW_SCALES, 1000) if older else ExtractionConfig(IMAGE_SIZE, tuple(SCALES), FEATURES)
     )
@@ -64,7 +65,7 @@ def test_the_network_computes_what_how_does(
     image = photo_of(0, 0, 101, 77)
     wanted = how_inference(state, image, HOW_SCALES, 80)
     with torch.no_grad():
-        descriptors, strengths, positions, count = Extractor(checkpoint.build_network(), HOW_SCALES, 80)(
+        descriptors, strengths, positions, count = LocalExtractor(checkpoint.build_model(), HOW_SCALES, 80)(
             torch.from_numpy(image)
         )
     assert int(count) == 80

@@ -1,0 +1,229 @@
+"""What the rest of howl knows of a system: its network, how it is trained and whitened, and what searches with it.
+
+A system is a subclass of ``RetrievalModel`` in a file of its own, and a line in ``registry``. The trainer, the
+validation and the export use nothing but what is here.
+"""
+
+import copy
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, NamedTuple, Self
+
+from torch import Tensor, nn
+
+from runtime.asmk.codebook import Codebook
+from runtime.asmk.kernel import AsmkParameters
+from runtime.errors import UsageError
+from runtime.first_stage import FirstStage
+from train.backbones import BUILDERS, Backbone, build_backbone
+from train.models.whitening import Whitening
+
+HOW_SCALES = (2.0, 1.414, 1.0, 0.707, 0.5, 0.353, 0.25)
+MIN_IMAGE_SIZE, MAX_IMAGE_SIZE = 64, 8192  # pixels: what the pyramids can work on
+MIN_SCALE, MAX_SCALE = 0.1, 4.0
+
+
+class FeatureMap(NamedTuple):
+    """A map of local descriptors [B, D, h, w] and of their strengths [B, h, w]; a single photo's without B."""
+
+    descriptors: Tensor
+    strengths: Tensor
+
+
+@dataclass(frozen=True)
+class ExtractionConfig:
+    """How a photo is described.
+
+    Attributes:
+        image_size: longest side, in pixels, to which larger photos are shrunk.
+        scales: factors of the image pyramid.
+        features: K, local features of a photo; None for a global descriptor.
+
+    Raises:
+        UsageError: a value is out of range.
+    """
+
+    image_size: int = 1024
+    scales: tuple[float, ...] = HOW_SCALES
+    features: int | None = 1000
+
+    def __post_init__(self) -> None:
+        if not MIN_IMAGE_SIZE <= self.image_size <= MAX_IMAGE_SIZE:
+            raise UsageError(
+                f"--image-size {self.image_size}: must lie between {MIN_IMAGE_SIZE} and {MAX_IMAGE_SIZE} pixels"
+            )
+        if not self.scales or not all(MIN_SCALE <= scale <= MAX_SCALE for scale in self.scales):
+            scales = " ".join(map(str, self.scales))
+            raise UsageError(f"--scales {scales}: needs one or more, each between {MIN_SCALE} and {MAX_SCALE}")
+        if self.features is not None:
+            at_least(1, features=self.features)
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """What a network is made of: with its weights, all that is needed to build it again.
+
+    Attributes:
+        backbone: the convolutional network below.
+        dimensions: D, of a descriptor.
+
+    Raises:
+        UsageError: a value is out of range.
+    """
+
+    backbone: str
+    dimensions: int
+
+    def __post_init__(self) -> None:
+        if self.backbone not in BUILDERS:
+            raise UsageError(f"--backbone {self.backbone}: there is {', '.join(BUILDERS)}")
+        at_least(1, dimensions=self.dimensions)
+
+    @classmethod
+    def for_training(cls, backbone: str | None, image_size: int) -> Self:
+        """The defaults for a backbone, or for the system's own, and for photos of so many pixels at most."""
+        return cls() if backbone is None else cls(backbone=backbone)  # type: ignore[call-arg]
+
+    def fitted_to(self, extraction: ExtractionConfig, graph_nodes: int | None = None) -> Self:
+        """The configuration of the same network for larger images than it was trained on; the weights stay.
+
+        Args:
+            extraction: with which it is exported.
+            graph_nodes: of the graph, for a network that has one; None for as many as the images need.
+
+        Raises:
+            UsageError: there cannot be so many nodes.
+        """
+        return self
+
+
+class Extractor(nn.Module):
+    """What export traces: a photo → the outputs of an engine.
+
+    Attributes:
+        outputs: the name of each tensor that ``forward`` returns, in order, from ``runtime.engine.schema``.
+    """
+
+    outputs: tuple[str, ...]
+
+    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
+        """RGB uint8 [H, W, 3] → a tensor for each of ``outputs``."""
+        raise NotImplementedError
+
+
+class RetrievalModel(nn.Module, ABC):
+    """A network that describes photos, and all that differs between the systems.
+
+    Attributes:
+        system: its name in the registry.
+        Config: of the network; a subclass of ``ModelConfig``.
+        method: of the first stage that searches with its features: ``ASMK`` or ``VECTORS`` of ``runtime.first_stage``.
+        losses: the losses that it can be trained with, the default first.
+        margin: of the contrastive loss, unless the user says otherwise.
+        shrinkage: of the PCA whitening, in [0, 1].
+        parts: the network's modules by name, with the settings that must be equal before a network can start from
+            another one's weights of this module.
+        config: of this network.
+        backbone: its convolutional part.
+        whitening: learned before the first step (``train.calibration``) and then frozen.
+    """
+
+    system: ClassVar[str]
+    Config: ClassVar[type[ModelConfig]]
+    method: ClassVar[str]
+    losses: ClassVar[tuple[str, ...]]
+    margin: ClassVar[float]
+    shrinkage: ClassVar[float] = 1.0
+    parts: ClassVar[Mapping[str, tuple[str, ...]]]
+    config: ModelConfig
+    backbone: Backbone
+    whitening: Whitening
+
+    def __init__(self, config: ModelConfig) -> None:
+        """Builds the backbone, with random weights. Raises UsageError if it has fewer channels than dimensions."""
+        super().__init__()
+        self.config = config
+        self.backbone = build_backbone(config.backbone)
+        if config.dimensions > self.backbone.channels:
+            raise UsageError(
+                f"--dimensions {config.dimensions}: {config.backbone} has {self.backbone.channels} channels, no more"
+            )
+
+    @classmethod
+    def extraction_defaults(cls, extraction: ExtractionConfig) -> ExtractionConfig:
+        """How photos are described by default, from what fits their number and size (``train.config``)."""
+        return extraction
+
+    @abstractmethod
+    def describe(self, images: Tensor) -> Tensor:
+        """RGB images [B, 3, H, W], float in 0…255 → global descriptors [B, D], L2-normalised.
+
+        Mining ranks photos by them, and the contrastive loss compares them.
+        """
+
+    def feature_maps(self, images: Tensor) -> FeatureMap:
+        """RGB images [B, 3, H, W], float in 0…255 → their local features. Only a system with a match loss has them."""
+        raise NotImplementedError(f"{self.system} has no local features")
+
+    @abstractmethod
+    def whitening_samples(self, images: Tensor, most: int) -> Tensor:
+        """What whitening is learned from.
+
+        Args:
+            images: RGB [B, 3, H, W], float in 0…255.
+            most: samples of an image.
+
+        Returns:
+            float [n, C], with n ≤ B · ``most``.
+        """
+
+    @abstractmethod
+    def parameter_groups(self, new_module_factor: float) -> list[dict[str, Any]]:
+        """The groups of Adam, the backbone's first.
+
+        Args:
+            new_module_factor: how many times faster than the backbone new modules learn.
+
+        Returns:
+            for each group its ``params``, the ``factor`` of its learning rate, and other options of Adam.
+        """
+
+    @abstractmethod
+    def extractor(self, extraction: ExtractionConfig) -> Extractor:
+        """What describes whole photos with this network; it shares the weights."""
+
+    @abstractmethod
+    def first_stage(self, codebook: Codebook | None, asmk: AsmkParameters | None) -> FirstStage:
+        """What searches with the extractor's features.
+
+        Args:
+            codebook: of ASMK; None for another method.
+            asmk: parameters of ASMK; None for another method.
+        """
+
+    def folded(self, precision: str) -> Self:
+        """A copy for inference that computes the same, with constants in place of what is constant by then.
+
+        Args:
+            precision: of the backbone: ``fp32``, ``fp16``, or ``int8`` for one that is quantised later. The head stays
+                in float32, because whitening amplifies rounding errors.
+        """
+        folded = copy.deepcopy(self).eval()
+        if precision == "fp16":
+            folded.backbone.half()
+        return folded
+
+
+def at_least(minimum: int, **values: int) -> None:
+    """Raises UsageError, in the words of the command line, if a value is below the minimum."""
+    for name, value in values.items():
+        if value < minimum:
+            raise UsageError(f"--{name.replace('_', '-')} {value}: must be at least {minimum}")
+
+
+def above_zero(**values: float) -> None:
+    """Raises UsageError, in the words of the command line, if a value is not a finite number above 0."""
+    for name, value in values.items():
+        if not 0 < value < float("inf"):
+            raise UsageError(f"--{name.replace('_', '-')} {value}: must be above 0")
