@@ -31,7 +31,7 @@ def load_cupy() -> Any:
     except (ImportError, OSError) as error:  # OSError: installed, but its libraries do not load
         reason = " ".join(str(error).split())
         raise DependencyError(
-            f"matching on a GPU needs CuPy ({reason}): pip install 'howl[gpu-search]', or {ELSEWHERE}"
+            f"matching on a GPU needs CuPy ({reason}): in howl's folder, pip install '.[gpu-search]', or {ELSEWHERE}"
         ) from None
 
 
