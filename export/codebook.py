@@ -8,11 +8,11 @@ from pathlib import Path
 from runtime.asmk.codebook import Codebook
 from runtime.asmk_method.pickles import load_any_codebook
 from runtime.errors import HowlError
-from runtime.io.image import find_photos
+from runtime.io.image import describe_unreadable, find_photos
 from train.checkpoint import Checkpoint
-from train.data import PhotoSet
+from train.data import LabelledPhotos
 from train.data.folder import folder_photos
-from train.data.synthetic.scenes import synthetic_scenes
+from train.data.synthetic import synthetic_scenes
 from train.validation import codebook_of
 
 MAX_WORDS = 65_536  # HOW's number; fewer photos have fewer, 32 descriptors a word at least
@@ -59,8 +59,8 @@ def from_folder(checkpoint: Checkpoint, folder: Path, most_photos: int) -> Codeb
     more = "--codebook-photos takes more of them" if len(photos) > most_photos else "more photos give more words"
     hint = f"; {more}" if len(codebook) < MAX_WORDS else ""
     print(f"{len(codebook)} visual words, learned from {used} of {len(photos)} photos in {folder}{hint}", flush=True)
-    for reason in photos.unreadable.values():
-        print(f"  left out: {reason}")
+    if photos.unreadable:
+        print(describe_unreadable(photos.unreadable))
     return codebook
 
 
@@ -78,7 +78,7 @@ def from_synthetic_scenes(checkpoint: Checkpoint) -> Codebook:
     return codebook
 
 
-def learn_words(checkpoint: Checkpoint, photos: PhotoSet, most_photos: int) -> Codebook:
+def learn_words(checkpoint: Checkpoint, photos: LabelledPhotos, most_photos: int) -> Codebook:
     return codebook_of(
         checkpoint.build_model(), photos, checkpoint.extraction, count=most_photos, words=MAX_WORDS, seed=SEED
     )

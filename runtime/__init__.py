@@ -1,10 +1,40 @@
-"""What is deployed: engines, codebook, ASMK, the index, and the ``Retriever`` that puts them together.
+"""What is deployed: engines, first stages, re-ranking, the index, and the ``Retriever`` that puts them together.
 
 Imports nothing of ``train`` or ``export``, and no PyTorch.
 """
 
-from runtime.errors import HowlError, ImageError
+from runtime.errors import (
+    DamagedError,
+    DependencyError,
+    DeviceError,
+    DuplicateIdError,
+    HowlError,
+    IdError,
+    ImageError,
+    IncompatibleError,
+    MissingError,
+    UnknownIdError,
+    UsageError,
+    WriterBusyError,
+)
 from runtime.index import Hit, Index
 from runtime.retriever import AddReport, Retriever
 
-__all__ = ["AddReport", "Hit", "HowlError", "ImageError", "Index", "Retriever"]
+__all__ = [
+    "AddReport",
+    "DamagedError",
+    "DependencyError",
+    "DeviceError",
+    "DuplicateIdError",
+    "Hit",
+    "HowlError",
+    "IdError",
+    "ImageError",
+    "IncompatibleError",
+    "Index",
+    "MissingError",
+    "Retriever",
+    "UnknownIdError",
+    "UsageError",
+    "WriterBusyError",
+]

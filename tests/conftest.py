@@ -16,8 +16,9 @@ from onnx import numpy_helper
 
 from runtime.asmk.codebook import Codebook
 from runtime.asmk.kernel import AsmkParameters
-from runtime.bundle import Manifest, checksum, codebook_path, manifest_path
+from runtime.bundle import EngineFiles, Manifest, file_checksum
 from runtime.engine.onnxruntime import OnnxRuntimeEngine
+from runtime.first_stage import ASMK, VECTORS
 
 PHOTOS = 6
 IMAGE_SIZE = 128  # longest side that the engine is given
@@ -77,6 +78,23 @@ GRAPH = """
 }"""
 
 
+# The mean of every filter's response over the image, L2-normalised.
+GLOBAL_GRAPH = """
+<ir_version: 10, opset_import: ["" : 18]> howl (uint8[h, w, 3] image) => (float[16] global_descriptor)
+<float[16, 3, 8, 8] filters> {
+    first = Constant <value_ints = [0]> ()
+    pixels = Cast <to = 1> (image)
+    planes = Transpose <perm = [2, 0, 1]> (pixels)
+    full = Unsqueeze (planes, first)
+    signed = Conv <kernel_shape = [8, 8], strides = [4, 4]> (full, filters)
+    map = Relu (signed)
+    mean = GlobalAveragePool (map)
+    shape = Constant <value_ints = [16]> ()
+    vector = Reshape (mean, shape)
+    global_descriptor = LpNormalization <axis = 0, p = 2> (vector)
+}"""
+
+
 @pytest.fixture(scope="session")
 def filters() -> NDArray[np.float32]:
     """float32 [16, 3, 8, 8], the weights of the engine; each sums to 0, so that a flat cell has no strength."""
@@ -106,20 +124,50 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     return paths
 
 
-@pytest.fixture(scope="session")
-def exported(tmp_path_factory: pytest.TempPathFactory, filters: NDArray[np.float32]) -> Path:
-    """The folder of an engine as export leaves it: engine.onnx, engine.json and engine.codebook.npy."""
-    engine = tmp_path_factory.mktemp("exported") / "engine.onnx"
-    model = onnx.parser.parse_model(GRAPH)
+def write_graph(engine: Path, graph: str, filters: NDArray[np.float32]) -> None:
+    """Writes a graph with its filters as an engine's file."""
+    model = onnx.parser.parse_model(graph)
     del model.graph.initializer[:]
     model.graph.initializer.append(numpy_helper.from_array(filters, "filters"))
     onnx.checker.check_model(model, full_check=True)
     onnx.save(model, engine)
+
+
+@pytest.fixture
+def global_engine(tmp_path: Path, filters: NDArray[np.float32]) -> Path:
+    """An engine of global descriptors, in a folder of the test's own; it has no codebook."""
+    engine = tmp_path / "global" / "engine.onnx"
+    engine.parent.mkdir()
+    write_graph(engine, GLOBAL_GRAPH, filters)
+    Manifest(
+        fingerprint="the global engine of the tests",
+        system="gem",
+        method=VECTORS,
+        image_size=IMAGE_SIZE,
+        scales=(1.0,),
+        features=None,
+        dimensions=DIMENSIONS,
+        asmk=None,
+        network={},
+        precision="fp32",
+        checksums={engine.name: file_checksum(engine)},
+    ).save(EngineFiles.of(engine).manifest)
+    return engine
+
+
+@pytest.fixture(scope="session")
+def exported(tmp_path_factory: pytest.TempPathFactory, filters: NDArray[np.float32]) -> Path:
+    """The folder of an engine as export leaves it: engine.onnx, engine.json and engine.codebook.npy."""
+    engine = tmp_path_factory.mktemp("exported") / "engine.onnx"
+    write_graph(engine, GRAPH, filters)
     session = OnnxRuntimeEngine(engine, "cpu")
-    words = [session.extract(draw_photo(i)).descriptors[:20] for i in range(PHOTOS)]
-    Codebook(np.concatenate(words)).save(codebook_path(engine))
+    words = [session.extract(draw_photo(i)).need_local().descriptors[:20] for i in range(PHOTOS)]
+    files = EngineFiles.of(engine)
+    Codebook(np.concatenate(words)).save(files.codebook)
     Manifest(
         fingerprint="the engine of the tests",
+        system="how",
+        method=ASMK,
         image_size=IMAGE_SIZE,
         scales=(1.0,),
         features=FEATURES,
@@ -127,8 +175,8 @@ def exported(tmp_path_factory: pytest.TempPathFactory, filters: NDArray[np.float
         asmk=AsmkParameters(),
         network={},
         precision="fp32",
-        checksums={file.name: checksum(file) for file in (engine, codebook_path(engine))},
-    ).save(manifest_path(engine))
+        checksums={file.name: file_checksum(file) for file in (engine, files.codebook)},
+    ).save(files.manifest)
     return engine.parent
 
 

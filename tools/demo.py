@@ -18,7 +18,7 @@ from runtime.io.cli import run_command
 from runtime.retriever import Retriever
 from tools.running import run_script
 from tools.visualization.gallery import Answer, Row, draw_gallery
-from train.data.synthetic.scenes import write_scenes
+from train.data.synthetic import write_scenes
 
 SEED = 1000  # of a town that no training sees
 BUILDINGS, VIEWS, SIDE = 24, 6, 320

@@ -10,45 +10,27 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from runtime.bundle import is_engine
-from runtime.encoder import Encoder
-from runtime.errors import HowlError
 from runtime.io.cli import add_engine_arguments, run_command
-from tools.evaluation.datasets import LabelledSet
-from tools.evaluation.distractors import R1M, open_distractors
-from tools.evaluation.leave_one_out import folder_set, sfm120k_set
-from tools.evaluation.ranking import evaluate
-from tools.evaluation.report import for_machines, for_people
-from train.data.revisited import ARCHIVES, revisited_set
+from tools.evaluation import evaluate_engine
+from tools.evaluation.distractors import R1M
+from train.data.revisited import REVISITED
+from train.data.sfm120k import SFM120K
 
-SFM120K = "sfm120k"
-REVISITED = tuple(ARCHIVES)
 DEFAULT_ENGINE = "engine.onnx"  # what export/to_trt.py leaves in the current folder
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     options = parse(arguments)
-    engine, root = Path(options.engine), Path(options.data_root)
-    sets = [open_set(data, root) for data in options.data]
-    skipped: dict[str, str] = {}
-    labelled = {path for each in sets for path in (*each.photos, *(query.path for query in each.queries))}
-    with open_distractors(options.distractors, engine, options.device, root, labelled, skipped) as distractors:
-        encoder = Encoder(engine, device=options.device, threshold=options.threshold, alpha=options.alpha)
-        summaries = [evaluate(encoder, each, distractors, skipped) for each in sets]
-    if options.json:
-        print(json.dumps(for_machines(encoder, options.distractors, summaries, skipped), indent=2))
-    else:
-        print(for_people(encoder, summaries, skipped))
-
-
-def open_set(data: str, root: Path) -> LabelledSet:
-    """The published set of that name, or the folder of folders."""
-    if data in REVISITED:
-        return revisited_set(data, root)
-    if data == SFM120K:
-        return sfm120k_set(data, root)
-    if not Path(data).exists():
-        raise HowlError(f"{data}: no such folder, nor a published set ({', '.join((*REVISITED, SFM120K))})")
-    return folder_set(data)
+    evaluation = evaluate_engine(
+        Path(options.engine),
+        options.data,
+        distractors=options.distractors,
+        data_root=Path(options.data_root),
+        device=options.device,
+        threshold=options.threshold,
+        alpha=options.alpha,
+    )
+    print(json.dumps(evaluation.as_dict(), indent=2) if options.json else evaluation.as_text())
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:

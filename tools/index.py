@@ -12,10 +12,11 @@ from tqdm import tqdm
 from runtime.asmk_method.importing import import_asmk
 from runtime.bundle import EngineFiles, is_engine
 from runtime.errors import HowlError
+from runtime.first_stage import ASMK
 from runtime.index import Index
 from runtime.index.verification import verify
 from runtime.io.cli import run_command
-from runtime.io.image import find_photos
+from runtime.io.image import describe_unreadable, find_photos
 from runtime.retriever import Retriever
 from tools.environment import peak_memory
 
@@ -67,9 +68,7 @@ def add(retriever: Retriever, roots: list[str]) -> None:
     if known:
         print(f"{len(known)} were there already")
     if report.skipped:
-        print(f"skipped {len(report.skipped)} unreadable photos:")
-        for reason in report.skipped.values():
-            print(f"  {reason}")
+        print(describe_unreadable(report.skipped))
     if report.skipped and not report.added and not known:
         raise HowlError("none of the photos could be read")
 
@@ -99,10 +98,13 @@ def print_stats(path: Path) -> None:
     """Counts and sizes of an index."""
     with closing(Index(path)) as index:
         stats = index.stats()
-    per_image = stats.entries / max(1, stats.images + stats.removed)
     print(f"{path}")
     print(f"  images          {stats.images}  ({stats.removed} removed, still on disk)")
-    print(f"  entries         {stats.entries}  ({per_image:.0f} visual words an image)")
+    if stats.method == ASMK:
+        per_image = stats.entries / max(1, stats.images + stats.removed)
+        print(f"  entries         {stats.entries}  ({per_image:.0f} visual words an image)")
+    else:
+        print(f"  {stats.method:15} {stats.entries}")
     print(f"  segments        {stats.segments}")
     print(f"  bytes on disk   {stats.bytes}")
 

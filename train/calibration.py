@@ -9,7 +9,7 @@ from tqdm import tqdm
 from runtime.errors import HowlError
 from train.backbones import Backbone
 from train.config import TrainingConfig
-from train.data.labelled import PhotoSet
+from train.data.labelled import LabelledPhotos
 from train.descriptors import agree_on_unreadable, as_batch
 from train.distributed import ProcessGroup
 from train.models.base import RetrievalModel
@@ -19,7 +19,7 @@ CALIBRATION_PHOTOS = 64
 
 
 @torch.no_grad()
-def calibrate_batch_norm(backbone: Backbone, photos: PhotoSet, seed: int) -> None:
+def calibrate_batch_norm(backbone: Backbone, photos: LabelledPhotos, seed: int) -> None:
     """Gives a backbone of random weights the statistics that its frozen BatchNorm layers would never learn."""
     layers = [module for module in backbone.modules() if isinstance(module, nn.BatchNorm2d)]
     device = next(backbone.parameters()).device
@@ -35,7 +35,9 @@ def calibrate_batch_norm(backbone: Backbone, photos: PhotoSet, seed: int) -> Non
 
 
 @torch.no_grad()
-def learn_whitening(model: RetrievalModel, photos: PhotoSet, config: TrainingConfig, processes: ProcessGroup) -> None:
+def learn_whitening(
+    model: RetrievalModel, photos: LabelledPhotos, config: TrainingConfig, processes: ProcessGroup
+) -> None:
     """PCA whitening of what the model takes it from (``whitening_samples``), over training photos at scale 1.
 
     Raises:
@@ -58,6 +60,6 @@ def learn_whitening(model: RetrievalModel, photos: PhotoSet, config: TrainingCon
     model.whitening.learn(moments, model.shrinkage)
 
 
-def sample(photos: PhotoSet, count: int, seed: int) -> NDArray[np.int64]:
+def sample(photos: LabelledPhotos, count: int, seed: int) -> NDArray[np.int64]:
     """At most ``count`` usable photos, drawn at random, in order."""
     return np.sort(np.random.default_rng(seed).permutation(np.flatnonzero(photos.usable))[:count])

@@ -11,7 +11,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from runtime.io.image import Image
-from train.data.labelled import PhotoSet
+from train.data.labelled import LabelledPhotos
 from train.distributed import ProcessGroup
 from train.models.base import FeatureMap, RetrievalModel
 
@@ -59,7 +59,7 @@ def device_of(model: RetrievalModel) -> torch.device:
 
 @torch.no_grad()
 def describe_photos(
-    describe: Describe, photos: PhotoSet, indices: NDArray[np.int64], processes: ProcessGroup, label: str
+    describe: Describe, photos: LabelledPhotos, indices: NDArray[np.int64], processes: ProcessGroup, label: str
 ) -> dict[int, NDArray[np.float32]]:
     """The descriptor [D] of every readable photo among ``indices``; the processes share the work.
 
@@ -82,7 +82,7 @@ def describe_photos(
     return everyone
 
 
-def agree_on_unreadable(photos: PhotoSet, processes: ProcessGroup) -> None:
+def agree_on_unreadable(photos: LabelledPhotos, processes: ProcessGroup) -> None:
     """Drops in every process what any of them found unreadable, so that all draw the same tuples."""
     for unreadable in processes.gather(dict(photos.unreadable)):
         photos.leave_out(unreadable)

@@ -23,7 +23,7 @@ from runtime.io.image import MIN_SIDE, Image
 from train.backbones import BUILDERS, Backbone, build_backbone
 from train.config import DATA_ROOT
 from train.data import open_data
-from train.data.labelled import PhotoSet
+from train.data.labelled import LabelledPhotos
 from train.descriptors import as_batch
 from train.models.base import above_zero, at_least, in_pixels
 from train.weights.init import init_backbone
@@ -169,7 +169,9 @@ def read_progress(path: Path, settings: dict[str, Any]) -> dict[str, Any]:
 class Distillation:
     """A student that learns its teacher's features, standardised channel by channel."""
 
-    def __init__(self, teacher: Backbone, student: Backbone, photos: PhotoSet, config: DistillationConfig) -> None:
+    def __init__(
+        self, teacher: Backbone, student: Backbone, photos: LabelledPhotos, config: DistillationConfig
+    ) -> None:
         self.teacher = teacher.eval()
         self.student = student
         self.photos = photos
@@ -186,7 +188,7 @@ class Distillation:
 
     def run(
         self,
-        validation: PhotoSet,
+        validation: LabelledPhotos,
         save: Callable[[dict[str, Any]], None] = lambda progress: None,
         save_every: int = SAVE_EVERY,
     ) -> float:
@@ -262,7 +264,7 @@ class Distillation:
         std, mean = torch.std_mean(features, dim=(0, 2, 3))
         return mean[:, None, None], std.clamp(min=1e-4)[:, None, None]
 
-    def _crops(self, photos: PhotoSet) -> Iterator[list[Image]]:
+    def _crops(self, photos: LabelledPhotos) -> Iterator[list[Image]]:
         """Batches of crops, without end: all photos in random order, again and again."""
 
         def order() -> Iterator[int]:

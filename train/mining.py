@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from runtime.errors import HowlError
 from train.config import TrainingConfig
-from train.data.labelled import PhotoSet
+from train.data.labelled import LabelledPhotos
 from train.descriptors import Describe, agree_on_unreadable, describe_photos
 from train.distributed import ProcessGroup
 
@@ -21,7 +21,7 @@ class TrainingTuple(NamedTuple):
 
 
 def mine_tuples(
-    describe: Describe, photos: PhotoSet, config: TrainingConfig, epoch: int, processes: ProcessGroup
+    describe: Describe, photos: LabelledPhotos, config: TrainingConfig, epoch: int, processes: ProcessGroup
 ) -> list[TrainingTuple]:
     """The tuples of an epoch, under the network as it is now.
 

@@ -27,7 +27,7 @@ from train.calibration import calibrate_batch_norm, learn_whitening
 from train.checkpoint import Checkpoint
 from train.config import DATA_ROOT, TrainingConfig, TrainOptions
 from train.data import open_data
-from train.data.labelled import PhotoSet
+from train.data.labelled import LabelledPhotos
 from train.descriptors import describe_images
 from train.distributed import ProcessGroup, join_process_group
 from train.log import CURVE_SUFFIX, LOG_SUFFIX, EpochLog, write_log
@@ -139,8 +139,8 @@ class Training:
     """
 
     model: RetrievalModel
-    photos: PhotoSet
-    validation: PhotoSet
+    photos: LabelledPhotos
+    validation: LabelledPhotos
     config: TrainingConfig
     extraction: ExtractionConfig
     processes: ProcessGroup

@@ -14,7 +14,7 @@ from runtime.features import Features
 from runtime.first_stage import ASMK, FirstStage
 from train.calibration import sample
 from train.config import TrainingConfig
-from train.data.labelled import PhotoSet
+from train.data.labelled import LabelledPhotos
 from train.metrics import average_precision, positive_ranks
 from train.models.base import ExtractionConfig, Extractor, RetrievalModel
 from train.models.extractor import extract
@@ -35,8 +35,8 @@ class Validation:
 
 def validate(
     model: RetrievalModel,
-    training: PhotoSet,
-    validation: PhotoSet,
+    training: LabelledPhotos,
+    validation: LabelledPhotos,
     config: TrainingConfig,
     extraction: ExtractionConfig,
     asmk: AsmkParameters | None,
@@ -66,7 +66,7 @@ def validate(
 
 
 def codebook_of(
-    model: RetrievalModel, photos: PhotoSet, extraction: ExtractionConfig, *, count: int, words: int, seed: int
+    model: RetrievalModel, photos: LabelledPhotos, extraction: ExtractionConfig, *, count: int, words: int, seed: int
 ) -> Codebook:
     """At most ``words`` visual words for a network: k-means on the descriptors of ``count`` photos at scale 1.
 
@@ -82,7 +82,7 @@ def codebook_of(
 
 
 def extract_all(
-    extractor: Extractor, photos: PhotoSet, indices: NDArray[np.int64], label: str
+    extractor: Extractor, photos: LabelledPhotos, indices: NDArray[np.int64], label: str
 ) -> Iterator[tuple[int, Features]]:
     """Pairs of photo number and its features; unreadable photos are left out."""
     images: Iterable = photos.read_all(indices.tolist())
@@ -91,7 +91,7 @@ def extract_all(
             yield index, extract(extractor, image)
 
 
-def mean_average_precision(photos: PhotoSet, features: Mapping[int, Features], first_stage: FirstStage) -> float:
+def mean_average_precision(photos: LabelledPhotos, features: Mapping[int, Features], first_stage: FirstStage) -> float:
     """Every query against all other photos, by their features; itself left out."""
     indices = np.array(sorted(features), np.int64)
     database = first_stage.build([first_stage.encode_database(features[i]) for i in indices.tolist()])

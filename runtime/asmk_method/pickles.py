@@ -13,13 +13,13 @@ from numpy.typing import NDArray
 
 from runtime.asmk.codebook import Codebook
 from runtime.asmk.codes import CODE_BITS, AsmkCodes, code_length
-from runtime.errors import HowlError
+from runtime.errors import DamagedError, HowlError, IncompatibleError, MissingError, UsageError
 from runtime.first_stage import MAX_IMAGES
 from runtime.io.unpickle import load_plain_pickle
 
 ASMK_BITS = 32  # of asmk's code words; component 0 is the highest bit of the first
 NPY_BEGINS = b"\x93NUMPY"
-MULTIPLES = {"k": 1024, "M": 1024**2}  # that a size may be given in, as "64k"
+MULTIPLES = {"k": 1024, "M": 1024**2}  # suffixes of a size, as in "64k"
 MIRRORED = np.packbits(np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1), axis=1, bitorder="little")[:, 0]
 
 
@@ -46,7 +46,7 @@ class AsmkIvf:
         """All images, at most 65,536 at a time: numbers int64 [n], ascending from 0; then distractor j as number ~j.
 
         Raises:
-            HowlError: the entries of an image are not those that asmk counted, or cannot be.
+            HowlError: an image does not have as many entries as asmk counted, or has impossible ones.
         """
         for first, last in _ranges(self.distractors, self.distractors + self.images):
             yield np.arange(first, last) - self.distractors, self._read(first, last)
@@ -92,7 +92,7 @@ class AsmkIvf:
 
 @dataclass(frozen=True)
 class _Lists:
-    """asmk's lists, by visual word; only the first ``counts`` of a list are entries, the rest is room to grow.
+    """asmk's lists, by visual word. Only the first ``counts`` of a list are entries; the rest is room to grow.
 
     Attributes:
         counts: integer [C].
@@ -118,12 +118,12 @@ def load_any_codebook(path: Path) -> Codebook:
         with path.open("rb") as file:
             ours = file.read(len(NPY_BEGINS)) == NPY_BEGINS
     except OSError as error:
-        raise HowlError(f"{path}: {error.strerror or error}") from None
+        raise MissingError(f"{path}: {error.strerror or error}") from None
     return Codebook.load(path) if ours else load_asmk_codebook(path)
 
 
 def load_asmk_codebook(path: Path) -> Codebook:
-    """The codebook of a pickle that asmk saved. Raises HowlError where it is anything else."""
+    """The codebook of a pickle that asmk saved. Raises HowlError if it is anything else."""
     params, state = _content(path, "Codebook")
     centroids = state.get("centroids")
     if not isinstance(centroids, np.ndarray) or centroids.dtype != np.float32 or centroids.ndim != 2:
@@ -144,14 +144,16 @@ def load_asmk_ivf(path: Path, dimensions: int) -> AsmkIvf:
 
     Args:
         path: of the pickle.
-        dimensions: D of its codebook; the pickle does not say it.
+        dimensions: D of its codebook, which the pickle does not contain.
 
     Raises:
-        HowlError: it is no such pickle, it is damaged, or it was built without binary codes or with IDF weights.
+        HowlError: it is not such a pickle, it is damaged, or it was built without binary codes or with IDF weights.
     """
     params, state = _content(path, "IVF")
     if params.get("use_idf"):
-        raise HowlError(f"{path}: built with use_idf, which howl does not know; build it again with use_idf: False")
+        raise IncompatibleError(
+            f"{path}: built with use_idf, which howl does not know; build it again with use_idf: False"
+        )
     images, offset = _whole(path, state, "n_images"), _whole(path, {"imid_offset": 0, **state}, "imid_offset")
     if offset > images:
         _refuse(path, f"{offset} distractors among {images} images")
@@ -176,12 +178,12 @@ def split_images(words: NDArray[np.uint32], codes: NDArray[np.uint64], counts: N
 
 
 def words_of_size(size: object) -> int:
-    """The number of words that asmk's parameter ``size`` means: 65536, or "64k". Raises HowlError where none."""
+    """The number of words that asmk's parameter ``size`` means: 65536, or "64k". Raises HowlError if it is invalid."""
     if isinstance(size, str) and size[-1:] in MULTIPLES and size[:-1].isdecimal():
         size = int(size[:-1]) * MULTIPLES[size[-1]]
     if isinstance(size, int | np.integer) and size >= 1:
         return int(size)
-    raise HowlError(f"{size!r} is no codebook size; it is a whole number, or one such as 64k")
+    raise UsageError(f"{size!r} is no codebook size; it is a whole number, or one such as 64k")
 
 
 def _ranges(first: int, last: int) -> Iterator[tuple[int, int]]:
@@ -193,7 +195,7 @@ def _content(path: Path, kind: str) -> tuple[dict, dict]:
     """The parameters and the state of a pickled ``state_dict``."""
     content = load_plain_pickle(path)
     if not isinstance(content, dict) or content.get("type") != kind:
-        raise HowlError(f"{path}: not the pickle of an asmk {kind}")
+        raise IncompatibleError(f"{path}: not the pickle of an asmk {kind}")
     params, state = content.get("params"), content.get("state")
     if not isinstance(params, dict) or not isinstance(state, dict):
         _refuse(path, "it lacks params or state")
@@ -221,10 +223,10 @@ def _lists(path: Path, state: dict, images: int) -> _Lists:
 
 
 def _check_list(path: Path, lists: _Lists, word: int, images: int, dimensions: int) -> None:
-    """Refuses a list that is shorter than its count, or whose entries cannot be."""
+    """Refuses a list that is shorter than its count, or has impossible entries."""
     ids, vectors, count = lists.ids[word], lists.vectors[word], lists.counts[word]
     if _is_array(vectors, "f", 2):
-        raise HowlError(
+        raise IncompatibleError(
             f"{path}: built with binary: False, howl compares binary codes only; build it with binary: True"
         )
     if not (_is_array(ids, "iu", 1) and _is_array(vectors, "u", 2) and vectors.dtype == np.uint32):
@@ -242,4 +244,4 @@ def _is_array(value: Any, kinds: str, axes: int) -> bool:
 
 
 def _refuse(path: Path, why: str) -> NoReturn:
-    raise HowlError(f"{path}: not as asmk saves it: {why}; save it with asmk again")
+    raise DamagedError(f"{path}: not as asmk saves it: {why}; save it with asmk again")

@@ -1,6 +1,5 @@
 """The engines that run an exported graph, behind one interface."""
 
-from runtime.engine.interface import Engine
-from runtime.engine.opening import open_engine
+from runtime.engine.interface import Engine, open_engine
 
 __all__ = ["Engine", "open_engine"]

@@ -1,10 +1,12 @@
-"""The interface behind which ONNX Runtime and TensorRT stand."""
+"""The interface of the engines, ONNX Runtime and TensorRT, and the choice between them."""
 
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from runtime.errors import DeviceError, UsageError
 from runtime.features import Features
 
 
@@ -14,5 +16,29 @@ class Engine(Protocol):
     provider: str  # what really runs it, e.g. "CPUExecutionProvider"
 
     def extract(self, image: NDArray[np.uint8]) -> Features:
-        """The features of an RGB uint8 image [H, W, 3]. Raises HowlError where the engine refuses it."""
+        """The features of an RGB uint8 image [H, W, 3]. Raises HowlError if the engine cannot take it."""
         ...
+
+
+def open_engine(path: Path, device: str | None = None, threads: int | None = None) -> Engine:
+    """The engine for a file: TensorRT for ``.plan``, ONNX Runtime for ``.onnx``.
+
+    Args:
+        path: the exported graph.
+        device: ``cpu``, ``cuda``, or None for a GPU if the installed ONNX Runtime and the machine have one.
+        threads: CPU threads that share the work of an image; None for one per core.
+
+    Raises:
+        HowlError: the file cannot be run here, or a requested GPU cannot be used.
+    """
+    if path.suffix == ".plan":
+        if device == "cpu":
+            raise DeviceError(f"{path}: a plan runs on a GPU only; use {path.with_suffix('.onnx').name} on the CPU")
+        from runtime.engine.tensorrt.engine import TensorRTEngine
+
+        return TensorRTEngine(path)
+    if path.suffix == ".onnx":
+        from runtime.engine.onnxruntime import OnnxRuntimeEngine
+
+        return OnnxRuntimeEngine(path, device, threads)
+    raise UsageError(f"{path}: an engine is an .onnx or a .plan file")

@@ -1,8 +1,8 @@
-"""Photos: finding, decoding and shrinking them."""
+"""Photos: finding, decoding and shrinking them, and naming those that cannot be read."""
 
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TypeAlias
 
@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from runtime.errors import HowlError, ImageError
+from runtime.errors import ImageError, MissingError
 
 Image: TypeAlias = NDArray[np.uint8]  # H × W × 3
 PhotoInput: TypeAlias = str | os.PathLike[str] | bytes | Image
@@ -41,7 +41,7 @@ def load_rgb(photo: PhotoInput, longest_side: int | None = None) -> Image:
 def decode(photo: PhotoInput, *, upright: bool = True) -> Image:
     """The first half of ``load_rgb``: the whole photo, uint8 [H, W, 3] in BGR order. Raises ImageError.
 
-    A file is turned as its EXIF says, but where it should not come ``upright``: then its pixels are as it stores them.
+    With ``upright``, a file is rotated as its EXIF says; without, its pixels stay as they are stored.
     """
     bgr = _as_bgr(photo, upright)
     height, width = bgr.shape[:2]
@@ -66,7 +66,7 @@ def shrink(image: Image, longest_side: int | None) -> Image:
 
 
 def to_original_pixels(pixels: NDArray[np.float32], full: int, part: int) -> NDArray[np.float32]:
-    """Positions along a side of ``part`` pixels, on the ``full`` pixels that it had before it was shrunk.
+    """Positions along a side of ``part`` pixels, converted to the ``full`` pixels that it had before it was shrunk.
 
     A pixel's centre lies half a pixel from its edge, at both sizes; the centre of the first is 0.
     """
@@ -77,7 +77,7 @@ def find_photos(paths: Iterable[str | Path]) -> list[Path]:
     """The photos among files and, recursively, folders; sorted within each folder, each once.
 
     Raises:
-        HowlError: a path does not exist, or there is no photo in any of them.
+        MissingError: a path does not exist, or there is no photo in any of them.
     """
     roots = [Path(path) for path in paths]
     found: dict[Path, None] = {}
@@ -87,29 +87,29 @@ def find_photos(paths: Iterable[str | Path]) -> list[Path]:
         elif path.exists():
             found[path] = None
         else:
-            raise HowlError(f"{path}: no such file or folder")
+            raise MissingError(f"{path}: no such file or folder")
     if not found:
-        raise HowlError(f"{', '.join(map(str, roots))}: no photos ({' '.join(sorted(PHOTO_SUFFIXES))}) found here")
+        raise MissingError(f"{', '.join(map(str, roots))}: no photos ({' '.join(sorted(PHOTO_SUFFIXES))}) found here")
     return list(found)
 
 
 def scenes_below(root: Path) -> dict[str, list[Path]]:
-    """A folder of folders: the photos of every scene, by its name, which is that of the folder right below ``root``.
+    """The photos of every scene, by its name: each folder directly below ``root`` is a scene.
 
     Raises:
-        HowlError: the folder is missing, or none of its folders holds a photo.
+        MissingError: the folder is missing, or none of its folders holds a photo.
     """
     if not root.is_dir():
-        raise HowlError(f"{root}: no such folder; name one that holds a folder for each scene")
+        raise MissingError(f"{root}: no such folder; name one that holds a folder for each scene")
     folders = (entry for entry in sorted(root.iterdir()) if entry.is_dir() and not entry.name.startswith("."))
     scenes = {folder.name: photos for folder in folders if (photos := photos_below(folder))}
     if not scenes:
-        raise HowlError(f"{root}: no photos in its folders; put the photos of each scene into a folder of its own")
+        raise MissingError(f"{root}: no photos in its folders; put the photos of each scene into a folder of its own")
     return scenes
 
 
 def photos_below(folder: Path) -> list[Path]:
-    """The photos of a folder and its folders, sorted; hidden ones, such as .thumbnails, are passed over."""
+    """The photos of a folder and its subfolders, sorted; hidden ones, such as .thumbnails, are skipped."""
     return sorted(
         path
         for path in folder.rglob("*")
@@ -131,6 +131,19 @@ def describe(photo: PhotoInput) -> str:
     if isinstance(photo, np.ndarray):
         return f"image array {photo.shape} {photo.dtype}"
     return str(os.fspath(photo)) if isinstance(photo, os.PathLike) else str(photo)
+
+
+def describe_unreadable(unreadable: Mapping[str, str]) -> str:
+    """How every command names the photos that it left out.
+
+    Args:
+        unreadable: the reason, which names the file, by the photo's name or id; at least one.
+
+    Returns:
+        A line that counts them, and below it an indented line for each.
+    """
+    photos = "photo" if len(unreadable) == 1 else "photos"
+    return "\n".join([f"left out {len(unreadable)} unreadable {photos}:", *(f"  {why}" for why in unreadable.values())])
 
 
 def _as_bgr(photo: PhotoInput, upright: bool) -> Image:
@@ -167,7 +180,7 @@ def _read(path: Path) -> bytes:
 def _is_truncated(data: bytes) -> bool:
     """Whether a JPEG or PNG stops before its end marker. OpenCV would fill the rest with grey and say nothing.
 
-    What follows the end marker is no part of the image: phones append films to JPEGs.
+    What follows the end marker is not part of the image: phones append videos to JPEGs.
     """
     if data.startswith(b"\xff\xd8"):
         return not _jpeg_ends(data)

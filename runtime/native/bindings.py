@@ -1,46 +1,94 @@
-"""The compiled inner loops (C, beside this file): what is in here is arithmetic on arrays, without any decision.
+"""The compiled inner loops (C, beside this file): arithmetic on arrays, without any decisions.
 
-Every function checks the arrays that it hands over, and lets other Python threads run while it computes.
+Every function checks its arrays, and lets other Python threads run while it computes. An array of another data type or
+layout raises ``ctypes.ArgumentError``; one whose shape does not fit the others raises ``ValueError``.
 """
 
 import ctypes
+from collections.abc import Callable
+from ctypes import c_double, c_int, c_int64
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from numpy.typing import DTypeLike, NDArray
+from numpy.ctypeslib import ndpointer
+from numpy.typing import NDArray
 
 from runtime.errors import HowlError
 
 LIBRARY = Path(__file__).with_name("kernels.so")
 IMAGES = 65_536  # totals of an inverted file: as many as uint16 can number
 UNIT = 2.0**-40  # of totals: integers, so that their sum does not depend on its order
-MAX_NEAREST = 32  # words that `Assigner` finds for a descriptor
+MAX_NEAREST = 32  # words that `assign` finds for a descriptor
 TILE, PANEL, STEP = 6, 64, 4  # descriptors, words and dimensions that are multiplied together
 ROUNDED = 127  # the largest 8-bit value
-FAR = -(2**28)  # bias of words that only fill up a panel
+FAR = -(2**28)  # bias of the words that pad a panel
 
 HIT = np.dtype([("score", np.float64), ("image", np.int64)])
 
 
 def _load() -> ctypes.CDLL:
     try:
-        library = ctypes.CDLL(str(LIBRARY))
+        return ctypes.CDLL(str(LIBRARY))
     except OSError as error:
         raise HowlError(f"{LIBRARY}: cannot be loaded ({error}); build it with: pip install -e .") from None
-    for name in ("howl_aggregate", "howl_best", "howl_search_bytes"):
-        getattr(library, name).restype = ctypes.c_int64
-    return library
 
 
 _library = _load()
 
 
-def _array(array: NDArray, dtype: DTypeLike, *shape: int | None) -> ctypes.c_void_p:
-    """The address of a C-contiguous array of one type and shape (None: any length)."""
-    fits = len(shape) == array.ndim and all(n in (None, m) for n, m in zip(shape, array.shape, strict=True))
-    if array.dtype != dtype or not fits or not array.flags.c_contiguous:
-        raise ValueError(f"expected a contiguous {np.dtype(dtype)} {shape}, got {array.dtype} {array.shape}")
-    return ctypes.c_void_p(array.ctypes.data)
+class _Array:
+    """The type of an argument: a C-contiguous array of one data type and number of dimensions.
+
+    ``ndpointer`` checks it. Its own way to pass the address costs 1 µs more per array.
+    """
+
+    def __init__(self, dtype: type | np.dtype, ndim: int, written: bool) -> None:
+        self._check = ndpointer(dtype, ndim, flags=("C", "W") if written else "C").from_param
+
+    def from_param(self, array: NDArray) -> ctypes.c_void_p:
+        return ctypes.c_void_p(self._check(array).data)
+
+
+def _in(dtype: type | np.dtype, ndim: int = 1) -> _Array:
+    """An array that C reads."""
+    return _Array(dtype, ndim, written=False)
+
+
+def _out(dtype: type | np.dtype, ndim: int = 1) -> _Array:
+    """An array that C writes: a read-only one, such as a memory map, is refused."""
+    return _Array(dtype, ndim, written=True)
+
+
+def _declare(name: str, result: Any, *arguments: Any) -> Callable[..., Any]:
+    """A function of the library; ctypes checks the types of its arguments at every call.
+
+    Raises:
+        ctypes.ArgumentError: by the function, for an array of another type or layout.
+    """
+    function = getattr(_library, name)
+    function.restype, function.argtypes = result, arguments
+    return function
+
+
+def _check_shapes(**expected: tuple[NDArray, tuple[int, ...]]) -> None:
+    """Checks shapes, so that C never reads or writes beyond an array: by name, an array and the shape it must have.
+
+    Raises:
+        ValueError: an array has another shape.
+    """
+    for name, (array, shape) in expected.items():
+        if array.shape != shape:
+            raise ValueError(f"{name}: expected the shape {shape}, got {array.shape}")
+
+
+_aggregate = _declare(
+    "howl_aggregate",
+    c_int64,
+    *(_in(np.float32, 2), _in(np.int64, 2), c_int64, c_int64),  # descriptors, words [n, m]
+    *(_in(np.float32, 2), c_int64, c_int64),  # centroids [C, D]
+    *(_out(np.uint64), _out(np.uint64), _out(np.uint32), _out(np.uint64, 2)),  # two of keys, distinct, codes
+)
 
 
 def aggregate(
@@ -60,22 +108,23 @@ def aggregate(
     distinct = np.empty(words.size, np.uint32)
     codes = np.empty((words.size, -(-dimensions // 64)), np.uint64)
     keys = np.empty((2, words.size), np.uint64)
-    found = _library.howl_aggregate(
-        _array(descriptors, np.float32, n, dimensions),
-        _array(words, np.int64, n, assignments),
-        ctypes.c_int64(n),
-        ctypes.c_int64(assignments),
-        _array(centroids, np.float32, size, dimensions),
-        ctypes.c_int64(size),
-        ctypes.c_int64(dimensions),
-        _array(keys[0], np.uint64, None),
-        _array(keys[1], np.uint64, None),
-        _array(distinct, np.uint32, None),
-        _array(codes, np.uint64, None, None),
+    _check_shapes(descriptors=(descriptors, (n, dimensions)))
+    found = _aggregate(
+        *(descriptors, words, n, assignments, centroids, size, dimensions),
+        *(keys[0], keys[1], distinct, codes),
     )
     if found < 0:
         raise ValueError(f"a word is not among the {size} of the codebook")
     return distinct[:found].copy(), codes[:found].copy()
+
+
+_score = _declare(
+    "howl_score",
+    None,
+    *(_in(np.uint32), _in(np.int64), c_int64, _in(np.uint16), _in(np.uint64, 2), c_int64),  # the inverted file
+    *(_in(np.uint32), _in(np.uint64, 2), c_int64),  # the query
+    *(_in(np.int64), c_int64, _out(np.uint32), _out(np.int64)),  # weights, images, narrow, totals
+)
 
 
 def score(
@@ -85,38 +134,42 @@ def score(
     codes: NDArray[np.uint64],
     query_words: NDArray[np.uint32],
     query_codes: NDArray[np.uint64],
-    worth: NDArray[np.int64],
+    weights: NDArray[np.int64],
     n: int,
 ) -> NDArray[np.int64]:
-    """Totals int64 [n], by image: the sums of what the entries of the query's words are worth.
+    """Totals int64 [n], by image: the sums of the weights of the query's matches.
 
     Args:
-        words, offsets, images, codes: as of ``InvertedFile``; ``words`` ascending.
+        words, offsets, images, codes: as in ``InvertedFile``; ``words`` ascending.
         query_words: uint32 [q], ascending.
         query_codes: uint64 [q, L].
-        worth: int64 [64·L + 1], by Hamming distance.
+        weights: int64 [64·L + 1], of a match, by Hamming distance.
         n: images, 65,536 at most.
     """
     if n > IMAGES:
         raise ValueError(f"{n} images: at most {IMAGES} can be numbered")
     rows, entries, length = len(words), len(images), codes.shape[1]
     totals, narrow = np.empty(IMAGES, np.int64), np.empty(IMAGES, np.uint32)
-    _library.howl_score(
-        _array(words, np.uint32, rows),
-        _array(offsets, np.int64, rows + 1),
-        ctypes.c_int64(rows),
-        _array(images, np.uint16, entries),
-        _array(codes, np.uint64, entries, length),
-        ctypes.c_int64(length),
-        _array(query_words, np.uint32, None),
-        _array(query_codes, np.uint64, len(query_words), length),
-        ctypes.c_int64(len(query_words)),
-        _array(worth, np.int64, 64 * length + 1),
-        ctypes.c_int64(n),
-        _array(narrow, np.uint32, IMAGES),
-        _array(totals, np.int64, IMAGES),
+    _check_shapes(
+        offsets=(offsets, (rows + 1,)),
+        codes=(codes, (entries, length)),
+        query_codes=(query_codes, (len(query_words), length)),
+        weights=(weights, (64 * length + 1,)),
+    )
+    _score(
+        *(words, offsets, rows, images, codes, length),
+        *(query_words, query_codes, len(query_words)),
+        *(weights, n, narrow, totals),
     )
     return totals[:n]
+
+
+_best = _declare(
+    "howl_best",
+    c_int64,
+    *(_in(np.int64), _in(np.bool_), _in(np.uint32), _in(np.float64), c_int64),  # the images
+    *(c_double, c_int64, c_int64, _out(HIT)),  # unit, words of the query, top, hits
+)
 
 
 def best(
@@ -129,7 +182,7 @@ def best(
 ) -> NDArray[np.void]:
     """The at most ``top`` largest scores above 0, total · UNIT / √(query_words · word_counts), largest first.
 
-    Equal ones come in the order of the images. Returns a structured array with fields ``score`` and ``image``.
+    Equal scores are in the order of the images. Returns a structured array with fields ``score`` and ``image``.
 
     Args:
         totals: int64 [n].
@@ -141,32 +194,33 @@ def best(
     hits = np.empty(max(0, min(top, n)), HIT)
     if len(hits) == 0:
         return hits
-    found = _library.howl_best(
-        _array(totals, np.int64, n),
-        _array(live, np.bool_, n),
-        _array(word_counts, np.uint32, n),
-        _array(inverse_norms, np.float64, n),
-        ctypes.c_int64(n),
-        ctypes.c_double(UNIT),
-        ctypes.c_int64(query_words),
-        ctypes.c_int64(len(hits)),
-        _array(hits, HIT, None),
-    )
+    _check_shapes(totals=(totals, (n,)), word_counts=(word_counts, (n,)), inverse_norms=(inverse_norms, (n,)))
+    found = _best(totals, live, word_counts, inverse_norms, n, UNIT, query_words, len(hits), hits)
     return hits[:found]
+
+
+_products = _declare(
+    "howl_products",
+    None,
+    *(_in(np.float16, 2), c_int64, c_int64, _in(np.float32), _out(np.float32)),  # vectors, query, scores
+)
 
 
 def products(vectors: NDArray[np.float16], query: NDArray[np.float32]) -> NDArray[np.float32]:
     """float32 [n]: the inner products of vectors, float16 [n, G], with a query, float32 [G]."""
     n, dimensions = vectors.shape
     scores = np.empty(n, np.float32)
-    _library.howl_products(
-        _array(vectors, np.float16, n, dimensions),
-        ctypes.c_int64(n),
-        ctypes.c_int64(dimensions),
-        _array(query, np.float32, dimensions),
-        _array(scores, np.float32, n),
-    )
+    _check_shapes(query=(query, (dimensions,)))
+    _products(vectors, n, dimensions, query, scores)
     return scores
+
+
+_place = _declare(
+    "howl_place",
+    None,
+    *(_in(np.uint32), _in(np.uint64, 2), c_int64, _in(np.uint32), c_int64),  # words, codes, word counts
+    *(_out(np.int64), _out(np.uint16), _out(np.uint64, 2)),  # cursors, images, codes
+)
 
 
 def place(
@@ -177,41 +231,46 @@ def place(
     to_images: NDArray[np.uint16],
     to_codes: NDArray[np.uint64],
 ) -> None:
-    """Puts the entries of images, one image after the other, where the cursors of their words say.
+    """Copies the entries of images, one image after the other, to where the cursors of their words point.
 
     Args:
         words, codes: uint32 [e] and uint64 [e, L] of all images.
         word_counts: uint32 [n], of every image; e in sum.
-        cursors: int64 [above the largest word]; they move on.
+        cursors: int64 [above the largest word]; advanced.
         to_images, to_codes: uint16 [e] and uint64 [e, L], filled.
     """
     entries, length = codes.shape
     if int(word_counts.sum()) != entries or (entries and int(words.max()) >= len(cursors)):
         raise ValueError("the entries are not those of the images, or a word has no cursor")
-    _library.howl_place(
-        _array(words, np.uint32, entries),
-        _array(codes, np.uint64, entries, length),
-        ctypes.c_int64(length),
-        _array(word_counts, np.uint32, None),
-        ctypes.c_int64(len(word_counts)),
-        _array(cursors, np.int64, None),
-        _array(to_images, np.uint16, entries),
-        _array(to_codes, np.uint64, entries, length),
+    _check_shapes(
+        words=(words, (entries,)),
+        to_images=(to_images, (entries,)),
+        to_codes=(to_codes, (entries, length)),
     )
+    _place(words, codes, length, word_counts, len(word_counts), cursors, to_images, to_codes)
+
+
+_count_kept = _declare(
+    *("howl_count_kept", None),
+    *(_in(np.int64), c_int64, _in(np.uint16), _in(np.int32), _out(np.int64)),  # offsets, images, numbers, counts
+)
 
 
 def count_kept(offsets: NDArray[np.int64], images: NDArray[np.uint16], numbers: NDArray[np.int32]) -> NDArray[np.int64]:
     """int64 [rows]: the entries of every row whose image has a number of 0 or more; ``numbers`` is int32 [65536]."""
     rows = len(offsets) - 1
     counts = np.zeros(rows, np.int64)
-    _library.howl_count_kept(
-        _array(offsets, np.int64, rows + 1),
-        ctypes.c_int64(rows),
-        _array(images, np.uint16, None),
-        _array(numbers, np.int32, IMAGES),
-        _array(counts, np.int64, rows),
-    )
+    _check_shapes(numbers=(numbers, (IMAGES,)))
+    _count_kept(offsets, rows, images, numbers, counts)
     return counts
+
+
+_place_kept = _declare(
+    "howl_place_kept",
+    None,
+    *(_in(np.int64), c_int64, _in(np.uint16), _in(np.uint64, 2), c_int64, _in(np.int32)),  # offsets … numbers
+    *(_out(np.int64), _out(np.uint16), _out(np.uint64, 2)),  # cursors, images, codes
+)
 
 
 def place_kept(
@@ -223,22 +282,28 @@ def place_kept(
     to_images: NDArray[np.uint16],
     to_codes: NDArray[np.uint64],
 ) -> None:
-    """Puts those entries where the cursors of their rows, int64 [rows], say, under the new numbers."""
+    """Copies those entries, with the new numbers, to where the cursors of their rows, int64 [rows], point."""
     rows, (entries, length) = len(offsets) - 1, codes.shape
-    _library.howl_place_kept(
-        _array(offsets, np.int64, rows + 1),
-        ctypes.c_int64(rows),
-        _array(images, np.uint16, entries),
-        _array(codes, np.uint64, entries, length),
-        ctypes.c_int64(length),
-        _array(numbers, np.int32, IMAGES),
-        _array(cursors, np.int64, rows),
-        _array(to_images, np.uint16, None),
-        _array(to_codes, np.uint64, len(to_images), length),
+    _check_shapes(
+        images=(images, (entries,)),
+        numbers=(numbers, (IMAGES,)),
+        cursors=(cursors, (rows,)),
+        to_codes=(to_codes, (len(to_images), length)),
     )
+    _place_kept(offsets, rows, images, codes, length, numbers, cursors, to_images, to_codes)
 
 
-CAN_ASSIGN = bool(_library.howl_can_assign())  # whether the processor has AVX-512 with VNNI
+CAN_ASSIGN = bool(_declare("howl_can_assign", c_int)())  # whether the processor has AVX-512 with VNNI
+
+_assign = _declare(
+    "howl_assign",
+    None,
+    *(_in(np.uint8, 4), _in(np.int32), c_int64, c_int64),  # words, biases
+    *(_in(np.int8, 2), _in(np.float32), c_int64, c_int64),  # rounded, slacks; descriptors, those with padding
+    *(_in(np.float32, 2), _in(np.float32, 2), c_int64, c_int64),  # descriptors, centroids, dimensions, nearest
+    *(_out(np.uint8), _out(np.int64, 2)),  # scratch, assigned
+)
+_search_bytes = _declare("howl_search_bytes", c_int64)
 
 
 def assign(
@@ -251,13 +316,13 @@ def assign(
     nearest: int,
     scratch: NDArray[np.uint8],
 ) -> NDArray[np.int64]:
-    """The nearest words of descriptors, int64 [n, nearest]; −1 first where the rounding leaves too many open.
+    """The nearest words of descriptors, int64 [n, nearest]; −1 first if rounding leaves too many open.
 
     Args:
         words: uint8 [panels, steps, 64, 4], the rounded centroids + 128.
         biases: int32 [panels · 64], −½ of their squared norms, rounded down.
         rounded: int8 [n up to a multiple of 6, 4 · steps], the rounded descriptors.
-        slacks: float32 [the same], by how much a rounded distance may exceed that of the last of the nearest.
+        slacks: float32 [the same], by how much a rounded distance may exceed that of the last nearest word.
         descriptors: float32 [n, D].
         centroids: float32 [C, D].
         nearest: 1 … 32, at most C.
@@ -269,25 +334,21 @@ def assign(
     if len(rounded) % TILE or len(rounded) < n:
         raise ValueError(f"{len(rounded)} rounded descriptors for {n}")
     assigned = np.empty((n, nearest), np.int64)
-    _library.howl_assign(
-        _array(words, np.uint8, panels, steps, PANEL, STEP),
-        _array(biases, np.int32, panels * PANEL),
-        ctypes.c_int64(panels),
-        ctypes.c_int64(steps),
-        _array(rounded, np.int8, None, STEP * steps),
-        _array(slacks, np.float32, len(rounded)),
-        ctypes.c_int64(n),
-        ctypes.c_int64(len(rounded)),
-        _array(descriptors, np.float32, n, dimensions),
-        _array(centroids, np.float32, None, dimensions),
-        ctypes.c_int64(dimensions),
-        ctypes.c_int64(nearest),
-        _array(scratch, np.uint8, scratch_bytes(len(rounded))),
-        _array(assigned, np.int64, n, nearest),
+    _check_shapes(
+        words=(words, (panels, steps, PANEL, STEP)),
+        biases=(biases, (panels * PANEL,)),
+        rounded=(rounded, (len(rounded), STEP * steps)),
+        slacks=(slacks, (len(rounded),)),
+        centroids=(centroids, (len(centroids), dimensions)),
+        scratch=(scratch, (scratch_bytes(len(rounded)),)),
+    )
+    _assign(
+        *(words, biases, panels, steps, rounded, slacks, n, len(rounded)),
+        *(descriptors, centroids, dimensions, nearest, scratch, assigned),
     )
     return assigned
 
 
 def scratch_bytes(descriptors: int) -> int:
-    """Bytes that ``assign`` needs to work."""
-    return int(_library.howl_search_bytes()) * descriptors
+    """Bytes of working memory that ``assign`` needs."""
+    return int(_search_bytes()) * descriptors

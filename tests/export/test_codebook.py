@@ -14,7 +14,7 @@ from export.to_trt import parse
 from runtime.asmk.codebook import Codebook
 from runtime.errors import HowlError
 from train.checkpoint import Checkpoint
-from train.data.synthetic.scenes import write_scenes
+from train.data.synthetic import write_scenes
 
 DIMENSIONS = 16  # of the fixture's network
 
@@ -55,7 +55,7 @@ def test_words_of_a_folder_and_what_it_says(
     assert (
         f"{len(learned)} visual words, learned from 4 of 5 photos in {photos}; more photos give more words\n" in printed
     )
-    assert "left out: " in printed
+    assert "left out 1 unreadable photo:\n  " in printed
     assert "broken.jpg" in printed
     again = words_for(loaded, str(photos), None)
     np.testing.assert_array_equal(again.centroids, learned.centroids)

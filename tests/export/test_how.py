@@ -12,7 +12,7 @@ from runtime.engine import open_engine
 from runtime.io.image import find_photos, load_rgb
 from runtime.retriever import Retriever
 from train.checkpoint import Checkpoint
-from train.data.synthetic.scenes import write_scenes
+from train.data.synthetic import write_scenes
 
 from ..train.weights.published_how import (
     FEATURES,

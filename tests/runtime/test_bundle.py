@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 
 from runtime.asmk.codebook import Codebook
-from runtime.asmk.kernel import AsmkParameters
-from runtime.bundle import VERSION, Manifest, checksum, codebook_path, index_path, load_checked, manifest_path
-from runtime.errors import HowlError
+from runtime.asmk.kernel import AsmkKernel, AsmkParameters
+from runtime.bundle import VERSION, EngineFiles, Manifest, file_checksum, load_first_stage, load_manifest
+from runtime.errors import HowlError, UsageError
+from runtime.first_stage import VECTORS, Layout
 
 
 def refusal(action: Callable[[], object]) -> str:
@@ -29,6 +30,8 @@ def rewrite(path: Path, **changes: Any) -> None:
 def test_what_is_saved_is_loaded(tmp_path: Path) -> None:
     manifest = Manifest(
         fingerprint="abc",
+        system="how",
+        method="asmk",
         image_size=1024,
         scales=(1.414, 1.0, 0.707),
         features=1000,
@@ -47,15 +50,53 @@ def test_what_is_saved_is_loaded(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["engine.onnx", "engine.plan"])
 def test_all_files_of_an_engine_lie_side_by_side(tmp_path: Path, name: str) -> None:
     engine = tmp_path / name
-    assert manifest_path(engine) == tmp_path / "engine.json"
-    assert codebook_path(engine) == tmp_path / "engine.codebook.npy"
-    assert index_path(engine) == tmp_path / "engine.index"
+    files = EngineFiles.of(engine)
+    assert (files.onnx, files.plan) == (tmp_path / "engine.onnx", tmp_path / "engine.plan")
+    assert files.manifest == tmp_path / "engine.json"
+    assert files.codebook == tmp_path / "engine.codebook.npy"
+    assert files.index == tmp_path / "engine.index"
+    assert files.index_of("r1m") == tmp_path / "engine.r1m.index"
+
+
+def test_a_name_with_dots_stays_whole() -> None:
+    assert EngineFiles.of(Path("a.v2.onnx")).manifest == Path("a.v2.json")
+
+
+def load_checked(engine: Path) -> None:
+    """Loads all that belongs to an engine."""
+    load_first_stage(engine, load_manifest(engine))
+
+
+def manifest_path(engine: Path) -> Path:
+    return EngineFiles.of(engine).manifest
+
+
+def codebook_path(engine: Path) -> Path:
+    return EngineFiles.of(engine).codebook
 
 
 def test_an_engine_as_exported_is_accepted(engine: Path) -> None:
-    manifest, codebook = load_checked(engine)
+    manifest = load_manifest(engine)
     assert manifest == Manifest.load(manifest_path(engine))
-    assert codebook.dimensions == manifest.dimensions
+    first_stage = load_first_stage(engine, manifest, threshold=0.5, alpha=2)
+    assert isinstance(first_stage, AsmkKernel)
+    assert first_stage.codebook.dimensions == manifest.dimensions
+    assert first_stage.parameters == AsmkParameters(alpha=2, threshold=0.5)
+    assert str(first_stage) == "τ = 0.5, α = 2"
+
+
+def test_an_engine_of_global_descriptors_needs_no_codebook(engine: Path) -> None:
+    rewrite(manifest_path(engine), method="vectors", dimensions=7)
+    codebook_path(engine).unlink()
+    manifest = load_manifest(engine)
+    assert load_first_stage(engine, manifest).layout == Layout(VECTORS, 7)
+    with pytest.raises(UsageError, match="searches by vectors, which has no alpha; leave it out"):
+        load_first_stage(engine, manifest, alpha=2)
+
+
+def test_a_method_of_a_later_howl_is_named(engine: Path) -> None:
+    rewrite(manifest_path(engine), method="telepathy")
+    assert "searches by telepathy, which this howl does not know" in refusal(lambda: load_checked(engine))
 
 
 def flip_a_bit(file: Path) -> None:
@@ -108,8 +149,8 @@ def test_a_missing_file_is_named(engine: Path, which: Callable, mend: str) -> No
 
 @pytest.mark.parametrize(
     "content",
-    [b"", b"no JSON", b"[1, 2]", b"{}", b'{"format": "another", "version": 1}', b'{"format": "howl engine"}',
-     b'{"format": "howl engine", "version": "one"}', b'{"format": "howl engine", "version": 1}', b"\xff\xfe"],
+    [b"", b"no JSON", b"[1, 2]", b"{}", b'{"format": "another", "version": 2}', b'{"format": "howl engine"}',
+     b'{"format": "howl engine", "version": "one"}', b'{"format": "howl engine", "version": 2}', b"\xff\xfe"],
 )  # fmt: skip
 def test_a_file_that_is_no_manifest_is_named(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "engine.json"
@@ -119,7 +160,7 @@ def test_a_file_that_is_no_manifest_is_named(tmp_path: Path, content: bytes) -> 
 
 @pytest.mark.parametrize(
     "changes",
-    [{"fingerprint": None}, {"asmk": None}, {"asmk": [1]}, {"asmk": {"beta": 1}}, {"scales": 5}, {"surplus": 1}],
+    [{"fingerprint": None}, {"method": None}, {"asmk": [1]}, {"asmk": {"beta": 1}}, {"scales": 5}, {"surplus": 1}],
     ids=str,
 )
 def test_missing_and_unknown_entries_are_refused(engine: Path, changes: dict[str, Any]) -> None:
@@ -136,6 +177,12 @@ def test_a_newer_manifest_is_refused(engine: Path) -> None:
     assert refusal(lambda: Manifest.load(path)) == f"{path}: written by a newer howl; update howl"
 
 
-def test_the_digest_is_sha_256(tmp_path: Path) -> None:
+def test_an_earlier_manifest_is_refused(engine: Path) -> None:
+    path = manifest_path(engine)
+    rewrite(path, version=1)
+    assert refusal(lambda: Manifest.load(path)) == f"{path}: written by an earlier howl; export the checkpoint again"
+
+
+def test_the_checksum_is_sha_256(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"abc")
-    assert checksum(tmp_path / "file") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    assert file_checksum(tmp_path / "file") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"

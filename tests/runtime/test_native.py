@@ -1,5 +1,6 @@
 """The compiled loops against the same in NumPy, and their refusal of arrays that do not fit."""
 
+import ctypes
 import itertools
 
 import numpy as np
@@ -15,7 +16,7 @@ def random_codes(n: int, length: int, seed: int) -> NDArray[np.uint64]:
     return RANDOM(seed).integers(0, 2**64, (n, length), dtype=np.uint64)
 
 
-def scored(lists: list[int], length: int, worth: NDArray[np.int64]) -> tuple[NDArray, NDArray]:
+def scored(lists: list[int], length: int, weights: NDArray[np.int64]) -> tuple[NDArray, NDArray]:
     """Totals of an inverted file with lists of these lengths, compiled and slow; every other word is asked for."""
     random = RANDOM(1)
     offsets = np.cumsum([0, *lists])
@@ -29,24 +30,24 @@ def scored(lists: list[int], length: int, worth: NDArray[np.int64]) -> tuple[NDA
     for word, begin, end in zip(words, offsets, offsets[1:], strict=False):
         for i in np.flatnonzero(asked == word):
             for entry in range(begin, end):
-                expected[images[entry]] += worth[int(np.bitwise_count(codes[entry] ^ query[i]).sum())]
-    return native.score(words, offsets, images, codes, asked, query, worth, 65_536), expected
+                expected[images[entry]] += weights[int(np.bitwise_count(codes[entry] ^ query[i]).sum())]
+    return native.score(words, offsets, images, codes, asked, query, weights, 65_536), expected
 
 
 @pytest.mark.parametrize("length", [1, 2, 3])
 @pytest.mark.parametrize("last", [0.4, 0.5, 1.0])
 def test_scores_equal_a_slow_sum(length: int, last: float) -> None:
-    """Lists of every length around the sixteen entries of a step; codes beyond a distance are worth nothing."""
-    worth = RANDOM(4).integers(-(2**40), 2**40, 64 * length + 1)
-    worth[int(last * 64 * length) + 1 :] = 0
-    found, expected = scored([0, 1, 2, 3, 7, 8, 9, 15, 16, 17, 31, 32, 33, 100, 5, 48], length, worth)
+    """Lists of every length around the sixteen entries of a step; codes beyond a distance have no weight."""
+    weights = RANDOM(4).integers(-(2**40), 2**40, 64 * length + 1)
+    weights[int(last * 64 * length) + 1 :] = 0
+    found, expected = scored([0, 1, 2, 3, 7, 8, 9, 15, 16, 17, 31, 32, 33, 100, 5, 48], length, weights)
     np.testing.assert_array_equal(found, expected)
     assert found.any()
 
 
 def test_a_list_longer_than_the_buffer_is_scored_whole() -> None:
-    worth = np.arange(129)[::-1].copy()
-    found, expected = scored([5000, 1, 4100], 2, worth)
+    weights = np.arange(129)[::-1].copy()
+    found, expected = scored([5000, 1, 4100], 2, weights)
     np.testing.assert_array_equal(found, expected)
 
 
@@ -57,18 +58,18 @@ def test_more_lists_than_are_looked_up_at_a_time_are_scored_all() -> None:
 
 @pytest.mark.parametrize("length", [2, 3])
 @pytest.mark.parametrize(
-    "worth",
+    "weight",
     [(2**32 - 1) // 3, (2**32 - 1) // 3 + 1, 2**40, 2**60 // 3, -(2**33) - 1],
     ids=["fits 32 bits", "just does not", "fits in larger units", "far too large", "negative"],
 )
-def test_sums_do_not_overflow(length: int, worth: int) -> None:
-    """One image in three lists, its codes the query's: three times the worth of distance 0."""
+def test_sums_do_not_overflow(length: int, weight: int) -> None:
+    """One image in three lists, its codes the query's: three times the weight of distance 0."""
     words, offsets = np.arange(3, dtype=np.uint32), np.arange(4)
     codes, images = random_codes(3, length, 5), np.full(3, 7, np.uint16)
-    worths = np.zeros(64 * length + 1, np.int64)
-    worths[0] = worth
-    totals = native.score(words, offsets, images, codes, words, codes, worths, 9)
-    assert totals.tolist() == [0] * 7 + [3 * worth, 0]
+    table = np.zeros(64 * length + 1, np.int64)
+    table[0] = weight
+    totals = native.score(words, offsets, images, codes, words, codes, table, 9)
+    assert totals.tolist() == [0] * 7 + [3 * weight, 0]
 
 
 def test_more_images_than_can_be_numbered_are_refused() -> None:
@@ -114,18 +115,20 @@ def test_words_of_any_size_are_sorted() -> None:
 
 
 @pytest.mark.parametrize(
-    "change",
+    ("change", "reason"),
     [
-        {"words": np.zeros(3, np.uint32)},
-        {"offsets": np.zeros(3, np.int32)},
-        {"images": np.zeros(4, np.uint16)},
-        {"codes": np.zeros((5, 4), np.uint64)[:, ::2]},
-        {"query_codes": np.zeros((1, 3), np.uint64)},
-        {"worth": np.zeros(10, np.int64)},
+        ({"words": np.zeros(3, np.uint32)}, "offsets: expected the shape"),
+        ({"words": np.arange(2)}, "argument 1: .*data type uint32"),
+        ({"offsets": np.zeros(3, np.int32)}, "argument 2: .*data type int64"),
+        ({"images": np.zeros(4, np.uint16)}, "codes: expected the shape"),
+        ({"images": np.zeros((5, 1), np.uint16)}, "argument 4: .*1 dimension"),
+        ({"codes": np.zeros((5, 4), np.uint64)[:, ::2]}, "argument 5: .*flags"),
+        ({"query_codes": np.zeros((1, 3), np.uint64)}, "query_codes: expected the shape"),
+        ({"weights": np.zeros(10, np.int64)}, "weights: expected the shape"),
     ],
-    ids=lambda change: next(iter(change)),
+    ids=lambda case: next(iter(case)) if isinstance(case, dict) else "",
 )
-def test_arrays_that_do_not_fit_are_refused(change: dict[str, NDArray]) -> None:
+def test_arrays_that_do_not_fit_are_refused(change: dict[str, NDArray], reason: str) -> None:
     """C would read beyond their ends."""
     fitting = {
         "words": np.arange(2, dtype=np.uint32),
@@ -134,12 +137,20 @@ def test_arrays_that_do_not_fit_are_refused(change: dict[str, NDArray]) -> None:
         "codes": np.zeros((5, 2), np.uint64),
         "query_words": np.zeros(1, np.uint32),
         "query_codes": np.zeros((1, 2), np.uint64),
-        "worth": np.zeros(129, np.int64),
+        "weights": np.zeros(129, np.int64),
         "n": 1,
     }
     native.score(**fitting)
-    with pytest.raises(ValueError, match="expected a contiguous"):
+    with pytest.raises((ValueError, ctypes.ArgumentError), match=reason):
         native.score(**{**fitting, **change})
+
+
+def test_a_read_only_array_is_not_written() -> None:
+    words, codes, counts = np.zeros(1, np.uint32), np.zeros((1, 2), np.uint64), np.ones(1, np.uint32)
+    images = np.zeros(1, np.uint16)
+    images.setflags(write=False)
+    with pytest.raises(ctypes.ArgumentError, match="WRITEABLE"):
+        native.place(words, codes, counts, np.zeros(1, np.int64), images, codes.copy())
 
 
 def test_every_number_of_entries_is_placed_where_its_word_is() -> None:

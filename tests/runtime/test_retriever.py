@@ -12,7 +12,9 @@ from numpy.typing import NDArray
 
 import runtime.retriever
 from runtime import HowlError, ImageError, Retriever
-from runtime.bundle import Manifest, checksum, codebook_path, index_path, manifest_path
+from runtime.asmk.codebook import Codebook
+from runtime.asmk.kernel import AsmkKernel
+from runtime.bundle import EngineFiles, Manifest, file_checksum
 from runtime.encoder import Encoder
 from runtime.index import Hit, Index
 from runtime.io.image import load_rgb
@@ -105,7 +107,7 @@ def test_the_index_is_there_when_opened_again(exported: Path, index: Path, photo
 
 def test_without_a_name_the_index_lies_beside_the_engine(engine: Path, photos: list[str]) -> None:
     with Retriever(engine, device="cpu") as retriever:
-        assert not index_path(engine).exists()
+        assert not EngineFiles.of(engine).index.exists()
         retriever.add(photos)
     assert Index.exists(engine.parent / "engine.index")
     with Retriever(engine, device="cpu") as retriever:
@@ -240,7 +242,7 @@ def test_a_photo_is_not_added_twice(retriever: Retriever, photos: list[str]) -> 
 
 
 def change_manifest(engine: Path, **changes: object) -> None:
-    path = manifest_path(engine)
+    path = EngineFiles.of(engine).manifest
     replace(Manifest.load(path), **changes).save(path)
 
 
@@ -250,17 +252,17 @@ def test_an_index_of_another_engine_is_refused(engine: Path, index: Path, photos
     change_manifest(engine, fingerprint="trained anew")
     line = refusal(lambda: Retriever(engine, index, device="cpu"))
     assert str(index) in line
-    assert str(manifest_path(engine)) in line
+    assert str(EngineFiles.of(engine).manifest) in line
     assert "index the photos anew" in line
 
 
-@pytest.mark.parametrize("which", [lambda engine: engine, codebook_path], ids=["engine", "codebook"])
-def test_files_that_do_not_belong_together_are_named(engine: Path, which: Callable[[Path], Path]) -> None:
-    file = which(engine)
+@pytest.mark.parametrize("suffix", [".onnx", ".codebook.npy"])
+def test_files_that_do_not_belong_together_are_named(engine: Path, suffix: str) -> None:
+    file = engine.with_suffix(suffix)
     file.write_bytes(file.read_bytes() + b"\0")
     line = refusal(lambda: Retriever(engine, device="cpu"))
     assert str(file) in line
-    assert str(manifest_path(engine)) in line
+    assert str(EngineFiles.of(engine).manifest) in line
 
 
 def test_a_damaged_index_is_named(engine: Path, index: Path, photos: list[str]) -> None:
@@ -282,21 +284,29 @@ def test_a_damaged_index_is_named(engine: Path, index: Path, photos: list[str]) 
 def test_an_engine_that_cannot_be_opened_is_one_line(engine: Path, name: str, device: str, words: str) -> None:
     plan = engine.with_suffix(".plan")
     plan.write_bytes(b"a plan")
-    change_manifest(engine, checksums={**Manifest.load(manifest_path(engine)).checksums, plan.name: checksum(plan)})
+    change_manifest(
+        engine, checksums={**Manifest.load(EngineFiles.of(engine).manifest).checksums, plan.name: file_checksum(plan)}
+    )
     assert words in refusal(lambda: Retriever(engine.with_name(name), device=device))
 
 
 # ------------------------------------------------------------------------------------------- the encoder
 
 
+def kernel_of(engine: Path, **parameters: float) -> AsmkKernel:
+    first_stage = Encoder(engine, device="cpu", **parameters).first_stage  # type: ignore[arg-type]
+    assert isinstance(first_stage, AsmkKernel)
+    return first_stage
+
+
 def test_the_manifests_parameters_are_the_defaults_of_the_search(engine: Path) -> None:
-    path = manifest_path(engine)
+    path = EngineFiles.of(engine).manifest
     content = json.loads(path.read_text())
     content["asmk"] = {"alpha": 2.0, "threshold": 0.1, "multiple_assignment": 3}
     path.write_text(json.dumps(content))
-    parameters = Encoder(engine, device="cpu").asmk
+    parameters = kernel_of(engine).parameters
     assert (parameters.alpha, parameters.threshold, parameters.multiple_assignment) == (2.0, 0.1, 3)
-    parameters = Encoder(engine, device="cpu", threshold=0.0, alpha=4.0).asmk
+    parameters = kernel_of(engine, threshold=0.0, alpha=4.0).parameters
     assert (parameters.alpha, parameters.threshold, parameters.multiple_assignment) == (4.0, 0.0, 3)
     assert "threshold is 2" in refusal(lambda: Encoder(engine, device="cpu", threshold=2))
 
@@ -317,10 +327,11 @@ def test_a_query_has_several_words_a_descriptor_and_an_image_of_the_index_one(
     exported: Path, make_photo: MakePhoto
 ) -> None:
     encoder = Encoder(exported / "engine.onnx", device="cpu")
+    codebook = Codebook.load(exported / "engine.codebook.npy")
     features = encoder.extract(make_photo(0))
-    for aggregated, m in ((encoder.encode_database(features), 1), (encoder.encode_query(features), 5)):
-        words = encoder.codebook.assign(features.descriptors, m)
-        assert aggregated.words.tolist() == sorted(set(words.ravel().tolist()))
+    for encoded, m in ((encoder.encode_database(features), 1), (encoder.encode_query(features), 5)):
+        words = codebook.assign(features.need_local().descriptors, m)
+        assert encoded.words.tolist() == sorted(set(words.ravel().tolist()))
 
 
 def test_descriptors_and_search_see_the_same_pixels(exported: Path, make_photo: MakePhoto) -> None:
@@ -328,14 +339,16 @@ def test_descriptors_and_search_see_the_same_pixels(exported: Path, make_photo: 
     large = make_photo(3, 400, 304)
     assert encoder.load(large).shape == (128, 97, 3)
     np.testing.assert_array_equal(
-        encoder.extract(large).descriptors, encoder.engine.extract(encoder.load(large)).descriptors
+        encoder.extract(large).need_local().descriptors,
+        encoder.engine.extract(encoder.load(large)).need_local().descriptors,
     )
 
 
 def test_positions_of_a_photo_that_fits_are_the_engines_own(exported: Path, make_photo: MakePhoto) -> None:
     encoder = Encoder(exported / "engine.onnx", device="cpu")
     photo = make_photo(0)
-    np.testing.assert_array_equal(encoder.extract(photo).positions, encoder.engine.extract(load_rgb(photo)).positions)
+    found, own = encoder.extract(photo), encoder.engine.extract(load_rgb(photo))
+    np.testing.assert_array_equal(found.need_local().positions, own.need_local().positions)
 
 
 @pytest.mark.parametrize("size", [(512, 384), (400, 301), (100, 900)], ids=lambda size: f"{size[0]}×{size[1]}")
@@ -352,7 +365,7 @@ def test_positions_are_pixels_of_the_photo_before_it_was_shrunk(exported: Path, 
     photo[above:below, left:right] = cv2.resize(
         np.random.default_rng(0).integers(0, 256, (4, 4, 3), dtype=np.uint8), (right - left, below - above)
     )
-    x, y, scale = encoder.extract(photo).positions[0]
+    x, y, scale = encoder.extract(photo).need_local().positions[0]
     assert abs(x - (left + right - 1) / 2) <= 1
     assert abs(y - (above + below - 1) / 2) <= 1
     assert scale == 1

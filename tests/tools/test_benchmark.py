@@ -148,7 +148,7 @@ def test_the_whole_benchmark(
 
     printed = capsys.readouterr().out
     assert f"n = {2 * len(photos)} queries" in printed
-    assert f"skipped: {empty}: empty file" in printed
+    assert f"left out 1 unreadable photo:\n  {empty}: empty file" in printed
     rows = [line.split(" | ")[0] for line in printed.splitlines() if line.startswith("| ")]
     table = ["| stage", *(f"| {stage}" for stage in STAGES), "| whole query"]
     assert rows == [*table, *table, "| under load", *[f"| {engine}"] * 4]

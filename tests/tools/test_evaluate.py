@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import cv2
@@ -10,8 +11,7 @@ import pytest
 
 from runtime.errors import HowlError
 from tools import evaluate
-from tools.evaluation.metrics import Truth
-from tools.evaluation.ranking import with_positives
+from tools.evaluation import evaluate_engine
 
 
 @pytest.fixture
@@ -72,12 +72,30 @@ def test_distractors_that_are_labelled_too_are_refused(engine: Path, labelled: P
         evaluate.main([str(engine), str(labelled), "--distractors", str(labelled / "scene0")])
 
 
-def test_an_unreadable_photo_is_no_answer_right_or_wrong() -> None:
-    truths = {"all": Truth(np.array([1, 3]), np.array([0])), "none": Truth(np.array([3]), np.array([0]))}
-    found = with_positives(truths, readable=np.array([True, True, False, False, True]))
-    assert {setting: [sorted(kind.tolist()) for kind in truth] for setting, truth in found.items()} == {
-        "all": [[1], [0, 2, 3]]
-    }
+def test_an_unreadable_photo_is_left_out_by_its_path(
+    engine: Path, labelled: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    broken = labelled / "scene0" / "b.png"
+    broken.write_bytes(b"")
+    answer = run(capsys, engine, labelled)
+    assert answer["skipped"] == {str(broken): f"{broken}: empty file"}
+    assert (answer["sets"][0]["photos"], answer["sets"][0]["queries"]) == (4, 2)
+
+
+def test_the_function_gives_what_the_command_prints(
+    engine: Path, labelled: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    evaluation = evaluate_engine(engine, [str(labelled)], threshold=0.1, alpha=2)
+    assert evaluation.as_dict() == run(capsys, engine, labelled, "--threshold", 0.1, "--alpha", 2)
+    evaluate.main([str(engine), str(labelled), "--threshold", "0.1", "--alpha", "2"])
+    assert capsys.readouterr().out == evaluation.as_text() + "\n"
+
+
+def test_evaluation_needs_no_torch(engine: Path, labelled: Path, run_python: Callable) -> None:
+    code = "import sys; sys.modules['torch'] = None; from tools import evaluate; evaluate.main(sys.argv[1:])"
+    done = run_python(code, engine, labelled)
+    assert done.returncode == 0, done.stderr
+    assert "mAP 1.0000" in done.stdout
 
 
 def test_wrong_labels_lower_the_mean_to_what_a_plain_count_gives(

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from runtime.io.image import Image
 from train.backbones import BUILDERS, Backbone
-from train.data import PhotoSet
+from train.data import LabelledPhotos
 from train.distributed import ProcessGroup
 from train.models.how import HowConfig
 
@@ -77,16 +77,16 @@ def photo_of_fixture() -> Callable[..., Image]:
 
 
 @pytest.fixture
-def made_photos() -> Callable[..., PhotoSet]:
+def made_photos() -> Callable[..., LabelledPhotos]:
     """``made_photos(scenes, views)``: a set of small photos in memory; every third one is upright."""
 
-    def make(scenes: int, views: int, first: int = 0) -> PhotoSet:
+    def make(scenes: int, views: int, first: int = 0) -> LabelledPhotos:
         def read(index: int) -> Image:
             scene, view = first + index // views, index % views
             return photo_of(scene, view, *((48, 64) if view % 3 == 2 else (64, 48)))
 
         names = [f"{first + scene}/{view}" for scene in range(scenes) for view in range(views)]
-        return PhotoSet(names, np.repeat(np.arange(scenes), views), read)
+        return LabelledPhotos(names, np.repeat(np.arange(scenes), views), read)
 
     return make
 

@@ -11,28 +11,30 @@ import pytest
 
 from runtime.errors import HowlError, ImageError
 from runtime.io.image import Image
-from train.data import PhotoSet, open_data
-from train.data.synthetic.scenes import synthetic_scenes, write_scenes
+from train.data import LabelledPhotos, Truth, open_data
+from train.data.labelled import ALL
+from train.data.synthetic import synthetic_scenes, write_scenes
 
 
-def open_folder(folder: Path, image_size: int = 64) -> tuple[PhotoSet, PhotoSet]:
+def open_folder(folder: Path, image_size: int = 64) -> tuple[LabelledPhotos, LabelledPhotos]:
     return open_data(str(folder), image_size=image_size, seed=0, root=Path("data"))
 
 
-def read_by_scene(photos: PhotoSet) -> list[Image | None]:
+def read_by_scene(photos: LabelledPhotos) -> list[Image | None]:
     return [image for _, image in photos.read_all(range(len(photos)))]
 
 
 # ------------------------------------------------------------------------------------------------ photo sets
 
 
-def numbered_photos(scenes: list[int], unreadable: set[int], positives: Any = None) -> PhotoSet:
+def numbered_photos(scenes: list[int], unreadable: set[int], positives: Any = None) -> LabelledPhotos:
     def read(index: int) -> Image:
         if index in unreadable:
             raise ImageError(f"{index}: empty file")
         return np.full((2, 2, 3), index, np.uint8)
 
-    return PhotoSet([f"photo {i}" for i in range(len(scenes))], scenes, read, positives)
+    truths = positives and {ALL: {query: Truth(matches) for query, matches in positives.items()}}
+    return LabelledPhotos([f"photo {i}" for i in range(len(scenes))], scenes, read, truths)
 
 
 @pytest.mark.parametrize("unreadable", [set(), {1}, {0, 2}, {4, 5}, set(range(8))])
@@ -57,6 +59,27 @@ def test_given_pairs_decide_what_matches() -> None:
     read_by_scene(photos)
     assert photos.queries().tolist() == [0]
     assert [photos.positives(q).tolist() for q in range(6)] == [[2, 3], [], [], [], [], []]
+
+
+def test_an_unreadable_photo_is_no_answer_right_or_wrong() -> None:
+    truths = {"some": {0: Truth(np.array([1, 3]))}, "none": {0: Truth(np.array([3]))}}
+    photos = LabelledPhotos(list("abcde"), None, lambda i: np.zeros((2, 2, 3), np.uint8), truths)
+    for number in (2, 3):
+        photos.drop(number, "empty file")
+    assert photos.queries().tolist() == [0]
+    found = {setting: [sorted(kind.tolist()) for kind in truth] for setting, truth in photos.truths(0).items()}
+    assert found == {"some": [[1], [0, 2, 3]]}
+
+
+def test_photos_that_are_not_searched_are_no_answers() -> None:
+    truths = {"easy": {4: Truth(np.array([1]))}, "hard": {3: Truth(np.array([0]), np.array([2]))}}
+    photos = LabelledPhotos(list("abcde"), None, lambda i: np.zeros((2, 2, 3), np.uint8), truths, database_size=3)
+    photos.drop(4, "empty file")
+    photos.drop(1, "empty file")
+    assert photos.queries().tolist() == [3]
+    assert {setting: [kind.tolist() for kind in truth] for setting, truth in photos.truths(3).items()} == {
+        "hard": [[0], [2, 1]]
+    }
 
 
 def test_photos_are_read_in_the_order_asked_for() -> None:
@@ -222,11 +245,11 @@ def sfm120k(tmp_path: Path, photo_of: Callable[..., Image]) -> Path:
     return tmp_path
 
 
-def open_sfm120k(root: Path) -> tuple[PhotoSet, PhotoSet]:
+def open_sfm120k(root: Path) -> tuple[LabelledPhotos, LabelledPhotos]:
     return open_data("sfm120k", image_size=64, seed=0, root=root)
 
 
-def positives_of(photos: PhotoSet) -> dict[int, list[int]]:
+def positives_of(photos: LabelledPhotos) -> dict[int, list[int]]:
     return {query: photos.positives(query).tolist() for query in photos.queries().tolist()}
 
 

@@ -10,7 +10,7 @@ from torch import nn
 
 from runtime.io.cli import run_command
 from train.backbones import build_backbone
-from train.data import PhotoSet
+from train.data import LabelledPhotos
 from train.distil import main
 from train.distillation import Distillation, DistillationConfig, DistilOptions
 from train.distillation import distil as distil_backbone
@@ -39,7 +39,7 @@ def distil(photos: Path, teacher: Path, *arguments: object) -> int:
 
 
 def test_a_student_comes_to_see_what_its_teacher_sees(tiny_backbone: str, teacher: Path, made_photos: Callable) -> None:
-    photos: PhotoSet = made_photos(scenes=6, views=2)
+    photos: LabelledPhotos = made_photos(scenes=6, views=2)
 
     def explained(steps: int) -> float:
         torch.manual_seed(0)

@@ -12,7 +12,7 @@ from torch import Tensor
 from runtime.errors import HowlError, ImageError
 from runtime.io.image import Image
 from train.config import TrainingConfig
-from train.data import PhotoSet
+from train.data import LabelledPhotos
 from train.descriptors import describe_images, describe_photos
 from train.distributed import ProcessGroup
 from train.mining import TrainingTuple, mine_tuples
@@ -21,7 +21,7 @@ from train.models.how import HowConfig, HowNetwork, global_descriptor
 SCENES = np.repeat(np.arange(9), [3, 1, 4, 2, 2, 1, 5, 3, 2])
 
 
-def one_pixel_photos(scenes: np.ndarray = SCENES, unreadable: frozenset[int] = frozenset()) -> PhotoSet:
+def one_pixel_photos(scenes: np.ndarray = SCENES, unreadable: frozenset[int] = frozenset()) -> LabelledPhotos:
     pixels = np.random.default_rng(0).integers(0, 256, (len(scenes), 1, 1, 3), np.uint8)
 
     def read(index: int) -> Image:
@@ -29,7 +29,7 @@ def one_pixel_photos(scenes: np.ndarray = SCENES, unreadable: frozenset[int] = f
             raise ImageError(f"photo {index}: empty file")
         return pixels[index]
 
-    return PhotoSet([f"photo {i}" for i in range(len(scenes))], scenes, read)
+    return LabelledPhotos([f"photo {i}" for i in range(len(scenes))], scenes, read)
 
 
 def colour(images: list[Image]) -> Tensor:
@@ -38,7 +38,7 @@ def colour(images: list[Image]) -> Tensor:
     return torch.nn.functional.normalize(vectors, dim=1)
 
 
-def descriptors_of(photos: PhotoSet) -> list[np.ndarray]:
+def descriptors_of(photos: LabelledPhotos) -> list[np.ndarray]:
     return [colour([photos.read(i)])[0].numpy() for i in range(len(photos))]
 
 
@@ -50,7 +50,7 @@ def config(**changed: int) -> TrainingConfig:
 def mine(alone: ProcessGroup) -> Callable[..., list[TrainingTuple]]:
     """``mine(photos, epoch=0, **config)``: the epoch's tuples."""
 
-    def run(photos: PhotoSet, epoch: int = 0, **changed: int) -> list[TrainingTuple]:
+    def run(photos: LabelledPhotos, epoch: int = 0, **changed: int) -> list[TrainingTuple]:
         return mine_tuples(colour, photos, config(**changed), epoch, alone)  # type: ignore[arg-type]
 
     return run
@@ -130,7 +130,7 @@ def test_photos_that_make_no_tuple_are_one_clear_error(mine: Callable, scenes: l
 
 
 def test_descriptors_do_not_depend_on_what_else_is_described(
-    tiny_config: HowConfig, made_photos: Callable[..., PhotoSet], alone: ProcessGroup
+    tiny_config: HowConfig, made_photos: Callable[..., LabelledPhotos], alone: ProcessGroup
 ) -> None:
     network = HowNetwork(tiny_config).eval()
     photos = made_photos(7, 3)  # more than a batch, of two sizes

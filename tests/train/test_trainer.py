@@ -24,7 +24,8 @@ from runtime.io.image import Image
 from train import trainer as training_module
 from train.checkpoint import Checkpoint
 from train.config import TrainingConfig
-from train.data import PhotoSet
+from train.data import LabelledPhotos, Truth
+from train.data.labelled import ALL
 from train.descriptors import describe_images
 from train.distributed import ProcessGroup
 from train.models.base import ExtractionConfig
@@ -51,10 +52,14 @@ def config() -> TrainingConfig:
 
 
 @pytest.fixture
-def begin(tiny_config: HowConfig, made_photos: Callable[..., PhotoSet], alone: ProcessGroup) -> Callable[..., Training]:
+def begin(
+    tiny_config: HowConfig, made_photos: Callable[..., LabelledPhotos], alone: ProcessGroup
+) -> Callable[..., Training]:
     """``begin(config)``: a prepared run with learned smoothing and a graph, the same each time."""
 
-    def build(config: TrainingConfig, prepare: bool = True, photos: PhotoSet | None = None, **network: Any) -> Training:
+    def build(
+        config: TrainingConfig, prepare: bool = True, photos: LabelledPhotos | None = None, **network: Any
+    ) -> Training:
         torch.manual_seed(0)
         network_config = replace(tiny_config, **{"smoothing": "learned", "graph": True, **network})
         photos, validation = photos or made_photos(6, 3), made_photos(4, 2, first=50)
@@ -119,7 +124,7 @@ def test_random_backbones_are_given_statistics_and_others_keep_theirs(begin: Cal
 def test_a_random_backbone_stands_photos_of_a_single_position(
     backbone: str, begin: Callable, config: TrainingConfig, photo_of: Callable[..., Image]
 ) -> None:
-    photos = PhotoSet(["small", "large"], [0, 0], lambda i: photo_of(i, 0, *((32, 32), (64, 48))[i]))
+    photos = LabelledPhotos(["small", "large"], [0, 0], lambda i: photo_of(i, 0, *((32, 32), (64, 48))[i]))
     training = begin(config, photos=photos, backbone=backbone, graph=False)
     assert all(value.isfinite().all() for value in training.model.state_dict().values())
 
@@ -258,15 +263,15 @@ def test_no_epochs_learn_whitening_and_codebook_alone(begin: Callable, config: T
 
 
 def test_broken_photos_are_left_out_and_stay_out(begin: Callable, config: TrainingConfig, tmp_path: Path) -> None:
-    def break_some(photos: PhotoSet) -> None:
-        whole = photos._read
+    def break_some(photos: LabelledPhotos) -> None:
+        whole = photos.load
 
         def read(index: int) -> Image:
             if index in (1, 3):
                 raise ImageError(f"{photos.names[index]}: empty file")
             return whole(index)
 
-        photos._read = read  # type: ignore[method-assign]
+        photos.load = read
 
     training = begin(config, prepare=False)
     for photos in (training.photos, training.validation):
@@ -287,7 +292,7 @@ def test_photos_that_can_all_not_be_read_are_one_clear_error(begin: Callable, co
         raise ImageError(f"{index}: empty file")
 
     with pytest.raises(HowlError, match="no readable training photo"):
-        begin(config, photos=PhotoSet(["a", "b", "c"], [0, 0, 1], read))
+        begin(config, photos=LabelledPhotos(["a", "b", "c"], [0, 0, 1], read))
 
 
 def test_more_processes_than_tuples_of_a_step_are_refused(begin: Callable, config: TrainingConfig) -> None:
@@ -306,7 +311,7 @@ def local_features(descriptors: np.ndarray) -> Features:
 def test_validation_finds_a_photo_by_the_others_of_its_scene() -> None:
     """Every scene has its own words: all positives come first, and none is the query itself."""
     scenes = np.array([0, 0, 0, 1, 1, 2, 2])
-    photos = PhotoSet([str(i) for i in range(7)], scenes, lambda i: np.zeros((2, 2, 3), np.uint8))
+    photos = LabelledPhotos([str(i) for i in range(7)], scenes, lambda i: np.zeros((2, 2, 3), np.uint8))
     centroids = 10 * np.eye(3, 8, dtype=np.float32)
     random = np.random.default_rng(0)
     shift = random.normal(size=(3, 8))
@@ -320,8 +325,8 @@ def test_validation_finds_a_photo_by_the_others_of_its_scene() -> None:
 
 def test_what_a_data_set_calls_junk_counts_for_nothing_in_validation() -> None:
     def found(junk: list[int]) -> float:
-        truth = {0: np.array([1])}, {0: np.array(junk, np.int64)}
-        photos = PhotoSet(list("abcdef"), range(6), lambda i: np.zeros((2, 2, 3), np.uint8), *truth)
+        truths = {ALL: {0: Truth(np.array([1]), np.array(junk, np.int64))}}
+        photos = LabelledPhotos(list("abcdef"), range(6), lambda i: np.zeros((2, 2, 3), np.uint8), truths)
         return mean_average_precision(photos, features, kernel)
 
     kernel = AsmkKernel(Codebook(np.eye(1, 8, dtype=np.float32)), AsmkParameters(multiple_assignment=1))

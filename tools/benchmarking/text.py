@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from runtime.io.image import describe_unreadable
 from tools.benchmarking.measuring import CONFIDENCE, RESAMPLES, Ratio
 from tools.benchmarking.report import PERCENTILES, Measured, Report, percentiles
 
@@ -34,7 +35,8 @@ def _circumstances(report: Report) -> Iterator[str]:
     )
     if queries < FEW:
         yield f"With fewer than {FEW} queries, p99 is nearly the slowest of them."
-    yield from (f"skipped: {reason}" for reason in report.skipped.values())
+    if report.skipped:
+        yield describe_unreadable(report.skipped)
 
 
 def _about(measured: Measured) -> str:

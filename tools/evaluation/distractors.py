@@ -9,7 +9,7 @@ from runtime.errors import HowlError
 from runtime.index import Index
 from runtime.io.image import find_photos
 from runtime.retriever import Retriever
-from tools.evaluation.datasets import refuse_missing
+from train.data.labelled import refuse_missing
 from train.data.revisited import million
 
 R1M = "r1m"

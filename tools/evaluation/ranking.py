@@ -1,4 +1,4 @@
-"""From a labelled set to its figures: encode the photos, search them for every query, judge the rankings."""
+"""From labelled photos to their figures: encode the photos, search them for every query, judge the rankings."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,14 +13,13 @@ from runtime.encoder import Encoder
 from runtime.errors import HowlError, ImageError
 from runtime.features import Features
 from runtime.first_stage import FirstStage, Store
-from runtime.io.image import Image
-from tools.evaluation.datasets import ALL, LabelledSet, Query
-from tools.evaluation.metrics import QueryResult, Truth, judge
-from tools.evaluation.photos import read_photo
+from train.data.labelled import ALL, LabelledPhotos, Truth
+from train.metrics import average_precision, positive_ranks, precision_at
 
 Result = TypeVar("Result")
 
 BUILD_BATCH = 16_384  # photos whose codes lie in memory twice, while they go into a store
+PRECISION_DEPTHS = (1, 5, 10)
 
 
 class Searchable(Protocol):
@@ -33,11 +32,11 @@ class Searchable(Protocol):
 
 @dataclass(frozen=True)
 class Encoded:
-    """A labelled set as the engine's first stage sees it.
+    """Labelled photos as the engine's first stage sees them.
 
     Attributes:
         pieces: the readable photos that are searched, in order.
-        readable: bool [n], which photos of the set can be read.
+        readable: bool [n], which of the searched photos can be read.
         queries: those that can be read, by number.
     """
 
@@ -46,15 +45,30 @@ class Encoded:
     queries: Mapping[int, Any]
 
     def scores(self, query: Any) -> NDArray[np.float64]:
-        """The score of every photo of the set, float64 [n]; 0 for one that cannot be read."""
+        """The score of every searched photo, float64 [n]; 0 for one that cannot be read, which is junk."""
         scores = np.zeros(len(self.readable))
         scores[self.readable] = np.concatenate([piece.scores(query) for piece in self.pieces] or [np.empty(0)])
         return scores
 
 
 @dataclass(frozen=True)
+class QueryResult:
+    """How one query fared.
+
+    Attributes:
+        query: path of the photo.
+        average_precision: in [0, 1].
+        precisions: mP@k for the k of PRECISION_DEPTHS.
+    """
+
+    query: str
+    average_precision: float
+    precisions: tuple[float, ...]
+
+
+@dataclass(frozen=True)
 class Summary:
-    """What a set gave.
+    """What one set of labelled photos gave.
 
     Attributes:
         labelled: the set.
@@ -63,7 +77,7 @@ class Summary:
         results: of every query that has a positive, by setting.
     """
 
-    labelled: LabelledSet
+    labelled: LabelledPhotos
     photos: int
     queries: int
     results: Mapping[str, Sequence[QueryResult]]
@@ -71,111 +85,110 @@ class Summary:
     @property
     def against(self) -> int:
         """Photos that may be an answer to a query."""
-        return self.photos - 1 if self.labelled.queries[0].number is not None else self.photos
+        queries_are_searched = self.labelled.database_size == len(self.labelled)
+        return self.photos - 1 if queries_are_searched else self.photos
 
 
-def evaluate(
-    encoder: Encoder, labelled: LabelledSet, distractors: Sequence[Searchable], skipped: dict[str, str]
+def evaluate_set(
+    encoder: Encoder,
+    labelled: LabelledPhotos,
+    distractors: Sequence[Searchable] = (),
+    *,
+    build_batch: int = BUILD_BATCH,
 ) -> Summary:
-    """Searches the photos and the distractors for every query.
+    """Searches the photos and the distractors for every query; photos that cannot be read are left out of the set.
 
     Args:
+        encoder: of the engine that is measured.
+        labelled: photos in files, read at the engine's image size.
         distractors: photos that are wrong answers to all queries.
-        skipped: takes the reason, by path, of photos that cannot be read and are left out.
+        build_batch: photos of one store at most.
 
     Raises:
         HowlError: a photo of a published set cannot be read, or no query has a right answer.
     """
-    encoded = encode(encoder, labelled, skipped)
+    encoded = encode(encoder, labelled, build_batch)
     searched: Sequence[Encoded | Searchable] = (encoded, *distractors)
     results: dict[str, list[QueryResult]] = {setting: [] for setting in labelled.settings}
-    queries = 0
-    for number, query in enumerate(tqdm(labelled.queries, desc="searching", unit="query", disable=None)):
-        truths = with_positives(labelled.truths(number), encoded.readable)
-        if not truths or number not in encoded.queries:
-            continue
-        queries += 1
-        scores = np.concatenate([part.scores(encoded.queries[number]) for part in searched])
+    queries = labelled.queries().tolist()
+    for query in tqdm(queries, desc="searching", unit="query", disable=None):
+        scores = np.concatenate([part.scores(encoded.queries[query]) for part in searched])
         ranking = np.argsort(-scores, kind="stable")
-        for setting, truth in truths.items():
-            results[setting].append(judge(str(query.path), ranking, truth))
+        for setting, truth in labelled.truths(query).items():
+            results[setting].append(judge(str(labelled.paths[query]), ranking, truth))
     for setting, of_setting in results.items():
         if not of_setting:
             which = "" if setting == ALL else f"{setting} "
-            raise HowlError(f"{labelled.data}: nothing to search for: no photo has a readable {which}match")
-    photos = int(encoded.readable.sum()) + sum(map(len, distractors))
-    return Summary(labelled, photos, queries, results)
+            raise HowlError(f"{labelled.source}: nothing to search for: no photo has a readable {which}match")
+    photos = int(labelled.usable[: labelled.database_size].sum()) + sum(map(len, distractors))
+    return Summary(labelled, photos, len(queries), results)
 
 
-def with_positives(truths: Mapping[str, Truth], readable: NDArray[np.bool_]) -> dict[str, Truth]:
-    """The truths that have a readable positive; unreadable photos are no positives, and junk."""
-    unreadable = np.flatnonzero(~readable)
+def judge(query: str, ranking: NDArray[np.int64], truth: Truth) -> QueryResult:
+    """The figures of a query that has a positive, from the numbers of all searched photos, best first."""
+    ranks = positive_ranks(ranking, truth.positives, truth.junk)
+    precisions = tuple(precision_at(ranks, k) for k in PRECISION_DEPTHS)
+    return QueryResult(query, average_precision(ranks, len(truth.positives)), precisions)
+
+
+def means(results: Sequence[QueryResult]) -> dict[str, float]:
+    """mAP and mP@k of at least one query."""
+    precisions = np.mean([result.precisions for result in results], axis=0)
     return {
-        setting: Truth(positives, np.concatenate([truth.junk, unreadable]))
-        for setting, truth in truths.items()
-        if len(positives := truth.positives[readable[truth.positives]])
+        "mAP": float(np.mean([result.average_precision for result in results])),
+        **{f"mP@{k}": float(value) for k, value in zip(PRECISION_DEPTHS, precisions, strict=True)},
     }
 
 
-def encode(encoder: Encoder, labelled: LabelledSet, skipped: dict[str, str]) -> Encoded:
+def encode(encoder: Encoder, labelled: LabelledPhotos, build_batch: int) -> Encoded:
     """Encodes all photos and queries; a query that is searched too is read once, for both."""
-    queries = encode_queries(encoder, labelled, skipped)
-    searched = {query.number: number for number, query in enumerate(labelled.queries) if query.number is not None}
-    readable = np.ones(len(labelled.photos), bool)
+    asked = labelled.queries().tolist()
+    alone = [query for query in asked if query >= labelled.database_size]
+    searched = set(asked) - set(alone)
+    queries: dict[int, Any] = {}
+    for query, encoded in encode_all(encoder, labelled, alone, encoder.encode_query, "queries"):
+        if encoded is not None:
+            queries[query] = encoded
 
     def both_sides(features: Features) -> tuple[Any, Any]:
         return encoder.encode_database(features), encoder.encode_query(features) if searched else None
 
     def database() -> Iterator[Any]:
-        photos = [Query(path) for path in labelled.photos]
-        for number, sides in enumerate(encode_all(encoder, labelled, photos, both_sides, labelled.data, skipped)):
+        photos = range(labelled.database_size)
+        for photo, sides in encode_all(encoder, labelled, photos, both_sides, labelled.source):
             if sides is None:
-                readable[number] = False
                 continue
             of_photo, of_query = sides
-            if of_query is not None and number in searched:
-                queries[searched[number]] = of_query
+            if of_query is not None and photo in searched:
+                queries[photo] = of_query
             yield of_photo
 
-    return Encoded(in_pieces(encoder.first_stage, database()), readable, queries)
-
-
-def encode_queries(encoder: Encoder, labelled: LabelledSet, skipped: dict[str, str]) -> dict[int, Any]:
-    """The readable queries that are not among the searched photos, by number."""
-    alone = {number: query for number, query in enumerate(labelled.queries) if query.number is None}
-    if not alone:
-        return {}
-    encoded = encode_all(encoder, labelled, list(alone.values()), encoder.encode_query, "queries", skipped)
-    return {number: query for number, query in zip(alone, encoded, strict=True) if query is not None}
+    pieces = in_pieces(encoder.first_stage, database(), build_batch)
+    return Encoded(pieces, labelled.usable[: labelled.database_size].copy(), queries)
 
 
 def encode_all(
     encoder: Encoder,
-    labelled: LabelledSet,
-    photos: Sequence[Query],
+    labelled: LabelledPhotos,
+    photos: Sequence[int],
     encode: Callable[[Features], Result],
     label: str,
-    skipped: dict[str, str],
-) -> Iterator[Result | None]:
-    """What ``encode`` makes of every photo, in order; None for one that cannot be read and may be left out."""
-
-    def load(photo: Query) -> Image:
-        return read_photo(photo.path, encoder.manifest.image_size, upright=labelled.upright, box=photo.box)
-
-    encoded = encoder.encode_loaded(photos, load, encode)
+) -> Iterator[tuple[int, Result | None]]:
+    """Every photo, in order, with what ``encode`` makes of it; None for one that cannot be read and is left out."""
+    encoded = encoder.encode_loaded(photos, labelled.load, encode)
     for photo, result in tqdm(encoded, total=len(photos), desc=label, unit="photo", disable=None):
         if not isinstance(result, ImageError):
-            yield result
+            yield photo, result
         elif labelled.hint is None:
-            skipped[str(photo.path)] = str(result)
-            yield None
+            labelled.drop(photo, str(result))
+            yield photo, None
         else:
             raise HowlError(f"{result}; {labelled.hint}")
 
 
-def in_pieces(first_stage: FirstStage, images: Iterator[Any]) -> list[Store]:
-    """Stores of the images, in order; no more than ``BUILD_BATCH`` of them wait for theirs at a time."""
+def in_pieces(first_stage: FirstStage, images: Iterator[Any], build_batch: int) -> list[Store]:
+    """Stores of the images, in order; no more than ``build_batch`` of them wait for theirs at a time."""
     pieces = []
-    while piece := list(islice(images, BUILD_BATCH)):
+    while piece := list(islice(images, build_batch)):
         pieces.append(first_stage.build(piece))
     return pieces

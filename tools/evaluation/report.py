@@ -1,56 +1,104 @@
-"""What ``tools/evaluate.py`` prints: figures, and the worst queries by name."""
+"""The figures of an engine on labelled photos: ``evaluate_engine`` measures them, ``Evaluation`` reports them."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+from runtime.bundle import load_manifest
 from runtime.encoder import Encoder
-from tools.evaluation.datasets import ALL
-from tools.evaluation.metrics import QueryResult, means
-from tools.evaluation.ranking import Summary
+from runtime.first_stage import FirstStage
+from runtime.io.image import describe_unreadable
+from tools.evaluation.distractors import open_distractors
+from tools.evaluation.ranking import QueryResult, Summary, evaluate_set, means
+from train.data.labelled import ALL
+from train.data.sources import open_set
 
 WORST_SHOWN = 5
 
 
-def for_people(encoder: Encoder, summaries: Sequence[Summary], skipped: Mapping[str, str]) -> str:
-    """The means of every set, its worst queries by name, and what was left out."""
-    lines = [f"{encoder.path}, {encoder.engine.provider}, {encoder.first_stage}"]
-    for summary in summaries:
-        lines += _lines(summary)
-    if skipped:
-        lines.append(f"skipped {len(skipped)} unreadable photos:")
-        lines += [f"  {reason}" for reason in skipped.values()]
-    return "\n".join(lines)
+@dataclass(frozen=True)
+class Evaluation:
+    """What an engine reached.
+
+    Attributes:
+        engine: path of the engine.
+        provider: what ran it.
+        first_stage: what searched with its features.
+        distractors: as they were named.
+        skipped: the reason, by path, of photos that could not be read and were left out.
+        sets: what each set of labelled photos gave, in the order in which they were named.
+    """
+
+    engine: str
+    provider: str
+    first_stage: FirstStage
+    distractors: str | None
+    skipped: Mapping[str, str]
+    sets: Sequence[Summary]
+
+    def as_dict(self) -> dict[str, Any]:
+        """All of it as JSON takes it, with every query's average precision."""
+        return {
+            "engine": self.engine,
+            "provider": self.provider,
+            "search": self.first_stage.settings,
+            "distractors": self.distractors,
+            "skipped": dict(self.skipped),
+            "sets": [_as_dict(summary) for summary in self.sets],
+        }
+
+    def as_text(self) -> str:
+        """The means of every set, its worst queries by name, and what was left out."""
+        lines = [f"{self.engine}, {self.provider}, {self.first_stage}"]
+        for summary in self.sets:
+            lines += _lines(summary)
+        if self.skipped:
+            lines.append(describe_unreadable(self.skipped))
+        return "\n".join(lines)
 
 
-def _lines(summary: Summary) -> list[str]:
-    """The worst are those of the last setting, which is the hardest."""
-    labels = f" ({summary.labelled.labels})" if summary.labelled.labels else ""
-    lines = [f"{summary.labelled.data}{labels}: {summary.queries} queries, each against {summary.against} photos"]
-    for setting, results in summary.results.items():
-        figures = "  ".join(f"{name} {value:.4f}" for name, value in means(results).items())
-        lines.append(f"  {figures}" if setting == ALL else f"  {setting:8}{figures}  ({len(results)} queries)")
-    setting, results = list(summary.results.items())[-1]
-    lines.append("  worst queries:" if setting == ALL else f"  worst queries, {setting}:")
-    worst = sorted(results, key=lambda result: result.average_precision)[:WORST_SHOWN]
-    return lines + [f"    {result.average_precision:.4f}  {result.query}" for result in worst]
+def evaluate_engine(
+    engine: Path,
+    data: Sequence[str],
+    *,
+    distractors: str | None = None,
+    data_root: Path = Path("data"),
+    device: str | None = None,
+    threshold: float | None = None,
+    alpha: float | None = None,
+) -> Evaluation:
+    """Searches labelled photos, and distractors if there are any, for every query, and judges the rankings.
 
+    Args:
+        engine: ``engine.onnx`` or ``engine.plan``.
+        data: ``roxford5k``, ``rparis6k``, ``sfm120k``, or folders with one folder a scene.
+        distractors: a folder of photos of none of the scenes, or ``r1m`` for the published million, which stay in an
+            index beside the engine.
+        data_root: folder that holds published data sets.
+        device: ``cpu``, ``cuda``, or None for a GPU where there is one.
+        threshold: τ of the search; None for the engine's.
+        alpha: α of the search; None for the engine's.
 
-def for_machines(
-    encoder: Encoder, distractors: str | None, summaries: Sequence[Summary], skipped: Mapping[str, str]
-) -> dict[str, Any]:
-    """All of it as JSON takes it, with every query's average precision."""
-    return {
-        "engine": str(encoder.path),
-        "provider": encoder.engine.provider,
-        "search": str(encoder.first_stage),
-        "distractors": distractors,
-        "skipped": dict(skipped),
-        "sets": [_as_dict(summary) for summary in summaries],
-    }
+    Raises:
+        HowlError: engine, data or distractors are missing, damaged or not as they were published, or no query has a
+            right answer.
+    """
+    manifest = load_manifest(engine)
+    sets = [open_set(name, image_size=manifest.image_size, root=data_root) for name in data]
+    paths = {path for labelled in sets for path in labelled.paths}
+    skipped: dict[str, str] = {}
+    with open_distractors(distractors, engine, device, data_root, paths, skipped) as indexes:
+        encoder = Encoder(engine, device=device, threshold=threshold, alpha=alpha)
+        summaries = [evaluate_set(encoder, labelled, indexes) for labelled in sets]
+    for labelled in sets:
+        unreadable = zip(labelled.paths, labelled.names, strict=True)
+        skipped |= {str(path): labelled.unreadable[name] for path, name in unreadable if name in labelled.unreadable}
+    return Evaluation(str(engine), encoder.engine.provider, encoder.first_stage, distractors, skipped, summaries)
 
 
 def _as_dict(summary: Summary) -> dict[str, Any]:
-    about = {"data": summary.labelled.data, "photos": summary.photos, "queries": summary.queries}
+    about = {"data": summary.labelled.source, "photos": summary.photos, "queries": summary.queries}
     if summary.labelled.labels:
         about["labels"] = str(summary.labelled.labels)
     figures = {setting: _figures(results) for setting, results in summary.results.items()}
@@ -63,3 +111,16 @@ def _figures(results: Sequence[QueryResult]) -> dict[str, Any]:
         **means(results),
         "average_precisions": {result.query: result.average_precision for result in results},
     }
+
+
+def _lines(summary: Summary) -> list[str]:
+    """The worst are those of the last setting, which is the hardest."""
+    labels = f" ({summary.labelled.labels})" if summary.labelled.labels else ""
+    lines = [f"{summary.labelled.source}{labels}: {summary.queries} queries, each against {summary.against} photos"]
+    for setting, results in summary.results.items():
+        figures = "  ".join(f"{name} {value:.4f}" for name, value in means(results).items())
+        lines.append(f"  {figures}" if setting == ALL else f"  {setting:8}{figures}  ({len(results)} queries)")
+    setting, results = list(summary.results.items())[-1]
+    lines.append("  worst queries:" if setting == ALL else f"  worst queries, {setting}:")
+    worst = sorted(results, key=lambda result: result.average_precision)[:WORST_SHOWN]
+    return lines + [f"    {result.average_precision:.4f}  {result.query}" for result in worst]

@@ -21,7 +21,6 @@ from runtime.io.atomic import atomic_write
 from runtime.io.cli import positive_int, run_command, whole_number
 from runtime.io.image import find_photos
 from tools.environment import describe_machine
-from tools.evaluate import open_set
 from tools.evaluation.distractors import R1M
 from tools.experiments.ablation.figures import evaluated
 from tools.experiments.ablation.job_pool import Crew
@@ -32,6 +31,7 @@ from tools.experiments.ablation.stages import STAGES, finish
 from tools.experiments.ablation.tables import report
 from tools.plotting import load_pyplot
 from train.backbones import BUILDERS
+from train.data import open_set
 from train.models.how import HowConfig
 
 PACKAGES = ("numpy", "torch", "onnxruntime")
@@ -73,7 +73,7 @@ def settings_of(options: argparse.Namespace) -> Settings:
 def check_data(settings: Settings) -> None:
     """Raises HowlError where photos to measure on are missing: training comes first, and takes long."""
     for data in settings.test:
-        open_set(data, Path(settings.data_root))
+        open_set(data, root=Path(settings.data_root))
     if settings.distractors and settings.distractors != R1M:
         find_photos([settings.distractors])
 

@@ -8,18 +8,20 @@ ROOT/test/revisitop1m/revisitop1m.txt     the names of a million distractors, wh
 ``ROOT/datasets`` does as well as ``ROOT/test``: HOW's code has the one, the authors' the other.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from runtime.errors import HowlError
+from runtime.errors import HowlError, ImageError
+from runtime.io.image import MIN_SIDE, Image, decode, shrink_to_rgb
 from runtime.io.unpickle import load_plain_pickle
-from tools.evaluation.datasets import Box, LabelledSet, Query, refuse_missing
-from tools.evaluation.metrics import Truth
+from train.data.labelled import LabelledPhotos, Truth
+
+Box: TypeAlias = tuple[float, float, float, float]  # left, top, right, bottom, in pixels
 
 FOLDERS = ("test", "datasets")
 LABELS_URL = "http://cmp.felk.cvut.cz/revisitop/data/datasets"
@@ -29,13 +31,21 @@ ARCHIVES = {
     "roxford5k": (f"{OXFORD_URL}/oxbuild_images-v1.tgz",),
     "rparis6k": (f"{PARIS_URL}/paris_1-v1.tgz", f"{PARIS_URL}/paris_2-v1.tgz"),
 }
+REVISITED = tuple(ARCHIVES)
 MILLION_URL = "http://ptak.felk.cvut.cz/revisitop/revisitop1m"
 SETTINGS = ("easy", "medium", "hard")
 
 
 @dataclass(frozen=True)
 class Labels:
-    """What is known of one query: int64 numbers of photos, and the box that it is cropped to."""
+    """What is known of one query.
+
+    Attributes:
+        box: that the query's photo is cropped to.
+        easy: int64 [e], numbers of photos.
+        hard: int64 [h], likewise.
+        junk: int64 [j], likewise.
+    """
 
     box: Box
     easy: NDArray[np.int64]
@@ -51,8 +61,13 @@ class Labels:
         }
 
 
-def revisited_set(name: str, root: Path) -> LabelledSet:
-    """``roxford5k`` or ``rparis6k``.
+def open_revisited(name: str, root: Path, image_size: int | None) -> LabelledPhotos:
+    """``roxford5k`` or ``rparis6k``: the photos that are searched, and after them the queries, cut out of theirs.
+
+    Args:
+        name: of the set.
+        root: folder that holds published data sets.
+        image_size: longest side, in pixels, that photos are shrunk to; None leaves them as they are.
 
     Raises:
         HowlError: labels or photos are missing or not as they were published; the line says what to put where.
@@ -66,14 +81,56 @@ def revisited_set(name: str, root: Path) -> LabelledSet:
             f"the folder that holds {FOLDERS[0]}/ with --root"
         )
     photo_names, query_names, labels = read_labels(path)
-    photos = [jpg / f"{photo}.jpg" for photo in photo_names]
-    queries = [Query(jpg / f"{query}.jpg", box=of.box) for query, of in zip(query_names, labels, strict=True)]
-    refuse_missing([*photos, *(query.path for query in queries)], hint)
+    names = [*photo_names, *query_names]
+    paths = [jpg / f"{photo}.jpg" for photo in names]
+    queries = dict(enumerate(labels, start=len(photo_names)))
 
-    def truths(query: int) -> Mapping[str, Truth]:
-        return labels[query].truths()
+    def read(number: int) -> Image:
+        box = queries[number].box if number in queries else None
+        return read_photo(paths[number], image_size, upright=False, box=box)
 
-    return LabelledSet(name, photos, queries, truths, SETTINGS, labels=path, hint=hint, upright=False)
+    truths = {setting: {query: of.truths()[setting] for query, of in queries.items()} for setting in SETTINGS}
+    return LabelledPhotos(
+        names,
+        None,
+        read,
+        truths,
+        database_size=len(photo_names),
+        paths=paths,
+        source=name,
+        labels=path,
+        hint=hint,
+    )
+
+
+def read_photo(path: Path, image_size: int | None, *, upright: bool = True, box: Box | None = None) -> Image:
+    """A photo or what lies in a box of it, as the published code shrinks it; nothing is enlarged.
+
+    A box is cut out before the photo is shrunk, and then has the size that it would have after: its longest side is
+    image_size · max(box) / max(photo), rounded down.
+
+    Args:
+        path: of the photo.
+        image_size: longest side of the whole photo, in pixels; None leaves it as it is.
+        upright: whether the photo is turned as its EXIF says. Published boxes count pixels as files store them.
+        box: what is cut out, its sides at the nearest pixels' edges; None for the whole photo.
+
+    Returns:
+        uint8 [H, W, 3], RGB.
+
+    Raises:
+        ImageError: the photo cannot be read, or too little of it lies in the box.
+    """
+    bgr = decode(path, upright=upright)
+    if box is None:
+        return shrink_to_rgb(bgr, image_size)
+    left, top, right, bottom = np.maximum(np.rint(box), 0).astype(int)
+    part = bgr[top:bottom, left:right]
+    height, width = part.shape[:2]
+    if min(height, width) < MIN_SIDE:
+        raise ImageError(f"{path}: {width}×{height} pixels in its box are too few: a side needs {MIN_SIDE}")
+    longest_side = None if image_size is None else int(image_size * max(height, width) / max(bgr.shape[:2]))
+    return shrink_to_rgb(part, longest_side)
 
 
 def million(root: Path) -> tuple[dict[str, Path], str]:

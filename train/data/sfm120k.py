@@ -5,9 +5,8 @@ ROOT/train/retrieval-SfM-120k/retrieval-SfM-120k-val-eccv2020.pkl    HOW's valid
 ROOT/train/retrieval-SfM-120k/ims/ef/cd/ab/…abcdef                   the photos, by the end of their cid
 """
 
-from collections.abc import Sized
+from collections.abc import Mapping, Sequence, Sized
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,8 +14,9 @@ from numpy.typing import NDArray
 from runtime.errors import HowlError
 from runtime.io.image import Image, load_rgb
 from runtime.io.unpickle import load_plain_pickle
-from train.data.labelled import PhotoSet
+from train.data.labelled import ALL, LabelledPhotos, Truth
 
+SFM120K = "sfm120k"
 FOLDER = Path("train/retrieval-SfM-120k")
 LISTS = "retrieval-SfM-120k.pkl"
 VALIDATION_LIST = "retrieval-SfM-120k-val-eccv2020.pkl"
@@ -25,36 +25,46 @@ LISTS_URL = "http://cmp.felk.cvut.cz/cnnimageretrieval/data/train/dbs/retrieval-
 VALIDATION_URL = f"http://ptak.felk.cvut.cz/personal/toliageo/share/how/dataset/{VALIDATION_LIST}"
 
 
-def sfm120k(root: Path, split: str, image_size: int) -> PhotoSet:
-    """The split ``train`` or ``val``: the published query–positive pairs, with 3D models as scenes."""
-    folder = _dataset(root)
-    lists = load_plain_pickle(folder / LISTS)
+def open_sfm120k(root: Path, split: str, image_size: int | None) -> LabelledPhotos:
+    """The split ``train`` or ``val``: the published query–positive pairs, with 3D models as scenes.
+
+    Args:
+        root: folder that holds published data sets.
+        split: ``train`` or ``val``.
+        image_size: longest side, in pixels, that photos are shrunk to; None leaves them as they are.
+
+    Raises:
+        HowlError: the lists are missing or not as they were published; the line says what to put where.
+    """
+    path = _dataset(root) / LISTS
+    lists = load_plain_pickle(path)
     try:
         part = lists[split]
         cids, clusters = list(part["cids"]), np.asarray(part["cluster"], np.int64)
         pairs = np.stack([np.asarray(part["qidxs"], np.int64), np.asarray(part["pidxs"], np.int64)], axis=1)
         _check(cids, clusters, pairs)
     except (KeyError, TypeError, ValueError) as error:
-        raise HowlError(f"{folder / 'retrieval-SfM-120k.pkl'}: not in the published layout: {error}") from None
-    return _photo_set(folder, cids, clusters, _positives_by_query(pairs), image_size)
+        raise HowlError(f"{path}: not in the published layout: {error}") from None
+    truths = {query: Truth(positives) for query, positives in _positives_by_query(pairs).items()}
+    return _labelled(path, cids, clusters, truths, image_size)
 
 
-def sfm120k_validation(root: Path, image_size: int) -> PhotoSet:
-    """HOW's validation set (val_eccv20) where its list is present, else the split ``val``."""
-    folder = _dataset(root)
-    path = folder / VALIDATION_LIST
+def open_sfm120k_validation(root: Path, image_size: int | None) -> LabelledPhotos:
+    """HOW's validation set (val_eccv20) where its list is present, else the split ``val``; as ``open_sfm120k``."""
+    path = _dataset(root) / VALIDATION_LIST
     if not path.exists():
-        return sfm120k(root, "val", image_size)
+        return open_sfm120k(root, "val", image_size)
     lists = load_plain_pickle(path)
     try:
         cids = list(lists["cids"])
-        truths = {int(query): truth for query, truth in zip(lists["qidx"], lists["gnd"], strict=True)}
-        positives = {query: np.asarray(truth["ok"], np.int64) for query, truth in truths.items()}
-        junk = {query: np.asarray(truth["junk"], np.int64) for query, truth in truths.items() if "junk" in truth}
-        _check(cids, cids, np.concatenate([list(truths), *positives.values(), *junk.values()]))
+        truths = {
+            int(query): Truth(np.asarray(known["ok"], np.int64), np.asarray(known.get("junk", ()), np.int64))
+            for query, known in zip(lists["qidx"], lists["gnd"], strict=True)
+        }
+        _check(cids, cids, np.concatenate([list(truths), *(numbers for truth in truths.values() for numbers in truth)]))
     except (KeyError, TypeError, ValueError) as error:
         raise HowlError(f"{path}: not in the published layout: {error}") from None
-    return _photo_set(folder, cids, np.arange(len(cids)), positives, image_size, junk)
+    return _labelled(path, cids, None, truths, image_size)
 
 
 def _check(cids: list[str], scenes: Sized, pairs: NDArray[np.int64]) -> None:
@@ -73,13 +83,21 @@ def _positives_by_query(pairs: NDArray[np.int64]) -> dict[int, NDArray[np.int64]
     return dict(zip(queries.tolist(), np.split(pairs[:, 1], starts[1:]), strict=True))
 
 
-def _photo_set(
-    folder: Path, cids: list[str], scenes: Any, positives: Any, image_size: int, junk: Any = None
-) -> PhotoSet:
-    def read(index: int) -> Image:
-        return load_rgb(photo_path(folder, cids[index]), image_size)
+def _labelled(
+    labels: Path,
+    cids: Sequence[str],
+    scenes: NDArray[np.int64] | None,
+    truths: Mapping[int, Truth],
+    image_size: int | None,
+) -> LabelledPhotos:
+    folder = labels.parent
+    paths = [photo_path(folder, cid) for cid in cids]
 
-    return PhotoSet(cids, scenes, read, positives, junk)
+    def read(number: int) -> Image:
+        return load_rgb(paths[number], image_size)
+
+    hint = f"unpack {PHOTOS_URL} into {folder / 'ims'}"
+    return LabelledPhotos(cids, scenes, read, {ALL: truths}, paths=paths, source=SFM120K, labels=labels, hint=hint)
 
 
 def photo_path(folder: Path, cid: str) -> Path:

@@ -17,12 +17,14 @@ import pytest
 from numpy.typing import NDArray
 
 from runtime import native
+from runtime.asmk.codes import AsmkCodes, AsmkQuery, code_length, pack_signs
 from runtime.asmk.gpu import GpuScorer, device, matcher
 from runtime.asmk.gpu.device import BINS, Device, load_cupy
 from runtime.asmk.gpu.matcher import DeviceFile, Matcher
 from runtime.asmk.inverted_file import InvertedFile
-from runtime.asmk.kernel import AsmkCodes, AsmkParameters, code_length, pack_signs, selectivity
+from runtime.asmk.kernel import AsmkParameters, selectivity
 from runtime.errors import HowlError
+from runtime.first_stage import ASMK, Layout
 from runtime.gpu import Gpu, find_gpus
 from runtime.index import Index
 
@@ -88,7 +90,7 @@ def draw_queries(dimensions: int, images: Sequence[AsmkCodes]) -> list[AsmkCodes
 
 def make_index(path: Path, dimensions: int, sizes: Sequence[int] = SEGMENTS) -> tuple[Index, list[AsmkCodes]]:
     """An index of several segments, some of whose images are removed, and all its images."""
-    index = Index.create(path, fingerprint="an engine", dimensions=dimensions)
+    index = Index.create(path, fingerprint="an engine", layout=Layout(ASMK, dimensions))
     images = draw_images(sum(sizes), dimensions, seed=1)
     ids = [f"image{i}" for i in range(len(images))]
     for start, end in pairwise(np.cumsum([0, *sizes]).tolist()):
@@ -102,8 +104,13 @@ def make_files(dimensions: int) -> tuple[list[InvertedFile], list[NDArray[np.boo
     """Inverted files, one of them empty, and the images that compete."""
     images = draw_images(sum(SEGMENTS), dimensions, seed=1)
     parts = [images[start:end] for start, end in pairwise(np.cumsum([0, *SEGMENTS]).tolist())]
-    files = [InvertedFile.build(part, code_length(dimensions)) for part in [*parts[:1], [], *parts[1:]]]
+    files = [InvertedFile.build(part, dimensions) for part in [*parts[:1], [], *parts[1:]]]
     return files, [np.random.default_rng(2).random(len(file)) < 0.8 for file in files]
+
+
+def asked(images: Sequence[AsmkCodes], table: NDArray[np.float64]) -> list[AsmkQuery]:
+    """The images as queries of a kernel with this similarity table."""
+    return [AsmkQuery(*image, table) for image in images]
 
 
 def make_matcher(cupy: Any, files: Sequence[InvertedFile], live: Sequence[NDArray[np.bool_]]) -> Matcher:
@@ -115,13 +122,13 @@ def best_on_cpu(
     files: Sequence[InvertedFile],
     live: Sequence[NDArray[np.bool_]],
     query: AsmkCodes,
-    worth: NDArray[np.float64],
+    table: NDArray[np.float64],
     top: int,
 ) -> list[tuple[float, int]]:
     """Scores and numbers of the best images of several files."""
     hits, first = [], 0
     for file, alive in zip(files, live, strict=True):
-        images, scores = file.best(query, worth, alive, top)
+        images, scores = file.best(AsmkQuery(*query, table), alive, top)
         hits += zip(scores.tolist(), (images + first).tolist(), strict=True)
         first += len(file)
     return sorted(hits, key=lambda hit: (-hit[0], hit[1]))[:top]
@@ -132,13 +139,13 @@ def best_on_cpu(
 def test_hits_are_those_of_the_index(cupy: Any, tmp_path: Path, dimensions: int, asmk: AsmkParameters) -> None:
     index, images = make_index(tmp_path / "index", dimensions)
     assert len(index.parts()) == len(SEGMENTS)
-    worth = selectivity(dimensions, asmk)
-    scorer = GpuScorer(index, Device(index.code_length, cupy))
+    table = selectivity(dimensions, asmk)
+    scorer = GpuScorer(index, Device(code_length(index.layout.dimensions), cupy))
     queries = draw_queries(dimensions, images)
     for top in (1, 3, 10, 1000):
-        expected = [index.search(query, worth, top) for query in queries]
-        assert scorer.search_many(queries, worth, top) == expected
-        assert [scorer.search(query, worth, top) for query in queries] == expected
+        expected = [index.search(AsmkQuery(*query, table), top) for query in queries]
+        assert scorer.search_many(asked(queries, table), top) == expected
+        assert [scorer.search(AsmkQuery(*query, table), top) for query in queries] == expected
     assert expected[0][0].score == pytest.approx(1)
     scores = [hit.score for hit in expected[1]]
     assert asmk.threshold == 1 or len(set(scores)) < len(scores), "there are ties"
@@ -147,11 +154,11 @@ def test_hits_are_those_of_the_index(cupy: Any, tmp_path: Path, dimensions: int,
 def test_totals_are_those_of_the_cpu(cupy: Any) -> None:
     """Negative ones too, which are no hits."""
     files, live = make_files(128)
-    worth = selectivity(128, AsmkParameters(threshold=-1))
+    table = selectivity(128, AsmkParameters(threshold=-1))
     queries = draw_queries(128, draw_images(1, 128, seed=1))
     searching = make_matcher(cupy, files, live)
-    found = searching.totals(searching.load(queries, worth)).get()
-    expected = [np.concatenate([file._totals(query, worth) for file in files]) for query in queries]
+    found = searching.totals(searching.load(asked(queries, table))).get()
+    expected = [np.concatenate([file._totals(AsmkQuery(*query, table)) for file in files]) for query in queries]
     assert found.dtype == np.int64
     np.testing.assert_array_equal(found, expected)
     assert found.min() < 0 < found.max()
@@ -160,14 +167,14 @@ def test_totals_are_those_of_the_cpu(cupy: Any) -> None:
 @pytest.mark.parametrize("seed", range(8))
 def test_the_order_of_the_threads_does_not_matter(gpu: Any, seed: int) -> None:
     files, live = make_files(128)
-    worth = selectivity(128, AsmkParameters(threshold=-0.1))
+    table = selectivity(128, AsmkParameters(threshold=-0.1))
     queries = draw_queries(128, draw_images(1, 128, seed=1))
     searching = make_matcher(gpu, files, live)
-    in_order = searching.search(queries, worth, 10)
+    in_order = searching.search(asked(queries, table), 10)
     gpu.shuffle = seed
-    shuffled = searching.search(queries, worth, 10)
+    shuffled = searching.search(asked(queries, table), 10)
     assert [hits.tobytes() for hits in shuffled] == [hits.tobytes() for hits in in_order]
-    assert [hits.tolist() for hits in shuffled] == [best_on_cpu(files, live, q, worth, 10) for q in queries]
+    assert [hits.tolist() for hits in shuffled] == [best_on_cpu(files, live, q, table, 10) for q in queries]
 
 
 def test_long_lists_are_scored_whole(gpu: Any) -> None:
@@ -177,10 +184,10 @@ def test_long_lists_are_scored_whole(gpu: Any) -> None:
     words = [np.array([w for w, n in enumerate(lengths) if i < n], np.uint32) for i in range(max(lengths))]
     random = np.random.default_rng(0)
     images = [AsmkCodes(own, random.integers(0, 2**64, (len(own), 2), np.uint64)) for own in words]
-    file, live = InvertedFile.build(images, 2), np.ones(len(images), bool)
-    worth = selectivity(128, AsmkParameters())
-    hits = make_matcher(gpu, [file], [live]).search(images[:3], worth, 2000)
-    assert [own.tolist() for own in hits] == [best_on_cpu([file], [live], query, worth, 2000) for query in images[:3]]
+    file, live = InvertedFile.build(images, 128), np.ones(len(images), bool)
+    table = selectivity(128, AsmkParameters())
+    hits = make_matcher(gpu, [file], [live]).search(asked(images[:3], table), 2000)
+    assert [own.tolist() for own in hits] == [best_on_cpu([file], [live], query, table, 2000) for query in images[:3]]
 
 
 @pytest.mark.parametrize("spare", [0, 40])
@@ -190,33 +197,33 @@ def test_more_ties_than_are_collected_are_ranked_on_the_host(
     monkeypatch.setattr(matcher, "SPARE_HITS", spare)
     same, other = draw_images(2, 128, seed=3)
     images = [other, *[same] * 50, other, *[same] * 50]
-    files, live = [InvertedFile.build(images, 2)], [np.arange(len(images)) != 5]
-    worth = selectivity(128, AsmkParameters())
+    files, live = [InvertedFile.build(images, 128)], [np.arange(len(images)) != 5]
+    table = selectivity(128, AsmkParameters())
     for top in (1, 2, 30, 60, 200):
-        hits = make_matcher(gpu, files, live).search([same, other], worth, top)
-        assert [own.tolist() for own in hits] == [best_on_cpu(files, live, q, worth, top) for q in (same, other)]
+        hits = make_matcher(gpu, files, live).search(asked([same, other], table), top)
+        assert [own.tolist() for own in hits] == [best_on_cpu(files, live, q, table, top) for q in (same, other)]
 
 
 def test_the_smallest_and_the_largest_scores_have_bins(gpu: Any) -> None:
-    """Scores below the lowest octave share a bin; those that worths above 1 give are no reason to fail."""
+    """Scores below the lowest octave share a bin; those that weights above 1 give are no reason to fail."""
     random = np.random.default_rng(0)
     images = [AsmkCodes(np.array([i % 3], np.uint32), random.integers(0, 2**64, (1, 1), np.uint64)) for i in range(60)]
-    files, live = [InvertedFile.build(images, 1)], [np.ones(60, bool)]
+    files, live = [InvertedFile.build(images, 64)], [np.ones(60, bool)]
     for exponent in (-40, -36, -31, -20, 0, 5):
-        worth = 2.0**exponent * np.arange(1, 66)
+        table = 2.0**exponent * np.arange(1, 66)
         for top in (1, 7, 100):
-            hits = make_matcher(gpu, files, live).search(images[:3], worth, top)
-            assert [own.tolist() for own in hits] == [best_on_cpu(files, live, q, worth, top) for q in images[:3]]
+            hits = make_matcher(gpu, files, live).search(asked(images[:3], table), top)
+            assert [own.tolist() for own in hits] == [best_on_cpu(files, live, q, table, top) for q in images[:3]]
 
 
 def test_few_images_are_collected_beyond_those_asked_for(gpu: Any) -> None:
     """A bin is less than a hundredth wide."""
     files, live = make_files(128)
-    query, worth = draw_images(1, 128, seed=1)[0], selectivity(128, AsmkParameters())
+    query, table = draw_images(1, 128, seed=1)[0], selectivity(128, AsmkParameters())
     searching = make_matcher(gpu, files, live)
-    batch = searching.load([query], worth)
+    batch = searching.load(asked([query], table))
     found = searching.collect(batch, searching.totals(batch), 10).found.get().item()
-    scores = [score for score, _ in best_on_cpu(files, live, query, worth, 1000)]
+    scores = [score for score, _ in best_on_cpu(files, live, query, table, 1000)]
     assert 10 <= found <= sum(score > 0.99 * scores[9] for score in scores) < len(scores)
 
 
@@ -224,47 +231,47 @@ def test_a_batch_is_one_launch(gpu: Any) -> None:
     files, live = make_files(40)
     searching = make_matcher(gpu, files, live)
     queries = draw_images(matcher.MAX_QUERIES + 1, 40, seed=4)
-    searching.search(queries[: matcher.MAX_QUERIES], selectivity(40, AsmkParameters()), 3)
-    assert gpu.launches == ["add_worths", "count_hits", "find_lowest", "collect_hits"]
-    searching.search(queries, selectivity(40, AsmkParameters()), 3)
-    assert gpu.launches.count("add_worths") == 3
+    searching.search(asked(queries[: matcher.MAX_QUERIES], selectivity(40, AsmkParameters())), 3)
+    assert gpu.launches == ["add_weights", "count_hits", "find_lowest", "collect_hits"]
+    searching.search(asked(queries, selectivity(40, AsmkParameters())), 3)
+    assert gpu.launches.count("add_weights") == 3
 
 
 def test_batches_are_as_large_as_the_memory_allows(compiled: Path) -> None:
     files, live = make_files(40)
-    worth, queries = selectivity(40, AsmkParameters()), draw_images(20, 40, seed=4)
+    table, queries = selectivity(40, AsmkParameters()), draw_images(20, 40, seed=4)
     taken = make_matcher(large := StandIn(compiled), files, live)._device.cupy.taken
     small = StandIn(compiled, memory=taken + 12 * matcher.search_bytes(sum(SEGMENTS), top=3) + 20_000)
-    hits = make_matcher(small, files, live).search(queries, worth, 3)
-    assert small.launches.count("add_worths") == 4
-    expected = make_matcher(large, files, live).search(queries, worth, 3)
+    hits = make_matcher(small, files, live).search(asked(queries, table), 3)
+    assert small.launches.count("add_weights") == 4
+    expected = make_matcher(large, files, live).search(asked(queries, table), 3)
     assert [own.tolist() for own in hits] == [own.tolist() for own in expected]
 
 
 def test_an_index_without_images_has_no_hits(gpu: Any, tmp_path: Path) -> None:
     index, _ = make_index(tmp_path / "index", 40, sizes=())
     scorer = GpuScorer(index, Device(1, gpu))
-    worth = selectivity(40, AsmkParameters())
-    assert scorer.search_many(draw_images(3, 40, seed=0), worth, 10) == [[], [], []]
-    assert scorer.search_many([], worth, 10) == []
+    table = selectivity(40, AsmkParameters())
+    assert scorer.search_many(asked(draw_images(3, 40, seed=0), table), 10) == [[], [], []]
+    assert scorer.search_many([], 10) == []
     index.add(["a"], [AsmkCodes(np.empty(0, np.uint32), np.empty((0, 1), np.uint64))])
     scorer.refresh()
-    assert scorer.search_many(draw_images(3, 40, seed=0), worth, 10) == [[], [], []]
+    assert scorer.search_many(asked(draw_images(3, 40, seed=0), table), 10) == [[], [], []]
 
 
 def test_nothing_is_asked_for_nothing_is_found(gpu: Any) -> None:
     files, live = make_files(40)
     searching = make_matcher(gpu, files, live)
     queries = draw_images(2, 40, seed=1)
-    assert [len(hits) for hits in searching.search(queries, selectivity(40, AsmkParameters()), 0)] == [0, 0]
-    assert [len(hits) for hits in searching.search(queries, np.zeros(41), 5)] == [0, 0]
-    assert searching.search([], selectivity(40, AsmkParameters()), 5) == []
+    assert [len(hits) for hits in searching.search(asked(queries, selectivity(40, AsmkParameters())), 0)] == [0, 0]
+    assert [len(hits) for hits in searching.search(asked(queries, np.zeros(41)), 5)] == [0, 0]
+    assert searching.search(asked([], selectivity(40, AsmkParameters())), 5) == []
 
 
 def test_codes_of_another_length_are_refused(gpu: Any) -> None:
     files, live = make_files(40)
     with pytest.raises(ValueError, match="expected codes of 1 uint64 words"):
-        make_matcher(gpu, files, live).search(draw_images(2, 128, seed=1), selectivity(128, AsmkParameters()), 5)
+        make_matcher(gpu, files, live).search(asked(draw_images(2, 128, seed=1), selectivity(128, AsmkParameters())), 5)
 
 
 def test_large_arrays_go_to_the_gpu_in_pieces(gpu: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -278,12 +285,12 @@ def test_large_arrays_go_to_the_gpu_in_pieces(gpu: Any, monkeypatch: pytest.Monk
 
 def test_refreshing_uploads_only_what_is_new(gpu: Any, tmp_path: Path) -> None:
     index, images = make_index(tmp_path / "index", 40)
-    worth, queries = selectivity(40, AsmkParameters()), draw_queries(40, images)
+    table, queries = selectivity(40, AsmkParameters()), draw_queries(40, images)
     scorer = GpuScorer(index, Device(1, gpu))
     first = [id(file) for file in scorer._files]
 
     def found() -> list[list[tuple[str, float]]]:
-        return [[(hit.id, hit.score) for hit in hits] for hits in scorer.search_many(queries, worth, 50)]
+        return [[(hit.id, hit.score) for hit in hits] for hits in scorer.search_many(asked(queries, table), 50)]
 
     before = found()
     with_another = Index(index.path)
@@ -292,16 +299,18 @@ def test_refreshing_uploads_only_what_is_new(gpu: Any, tmp_path: Path) -> None:
     assert found() == before, "the commit that was uploaded"
     scorer.refresh()
     assert [id(file) for file in scorer._files[:3]] == first
-    assert [hit.id for hit in scorer.search(images[0], worth, 1)] == ["new"]
+    assert [hit.id for hit in scorer.search(AsmkQuery(*images[0], table), 1)] == ["new"]
     index.compact()
     scorer.refresh()
-    assert scorer.search_many(queries, worth, 50) == [index.search(query, worth, 50) for query in queries]
+    assert scorer.search_many(asked(queries, table), 50) == [
+        index.search(AsmkQuery(*query, table), 50) for query in queries
+    ]
     assert gpu.taken == taken_by_a_new_scorer(gpu, index), "what was compacted away is freed"
 
 
 def taken_by_a_new_scorer(gpu: Any, index: Index) -> int:
     before = gpu.taken
-    scorer = GpuScorer(index, Device(index.code_length, gpu))
+    scorer = GpuScorer(index, Device(code_length(index.layout.dimensions), gpu))
     taken = gpu.taken - before
     del scorer
     return taken
@@ -317,19 +326,19 @@ def test_an_index_that_does_not_fit_is_refused_with_both_sizes(compiled: Path, t
 
 def test_searches_go_on_where_a_commit_does_not_fit(compiled: Path, tmp_path: Path) -> None:
     index, images = make_index(tmp_path / "index", 40, sizes=(20,))
-    worth = selectivity(40, AsmkParameters())
+    table = selectivity(40, AsmkParameters())
     scorer = GpuScorer(index, Device(1, StandIn(compiled, memory=60_000)))
-    before = scorer.search(images[0], worth, 10)
+    before = scorer.search(AsmkQuery(*images[0], table), 10)
     index.add([f"new{i}" for i in range(500)], draw_images(500, 40, seed=5))
     with pytest.raises(HowlError, match="are free: end what else uses the GPU, or search on the CPU"):
         scorer.refresh()
-    assert scorer.search(images[0], worth, 10) == before
+    assert scorer.search(AsmkQuery(*images[0], table), 10) == before
 
 
 def test_memory_that_others_took_meanwhile_is_said_to_be_full(gpu: Any, tmp_path: Path) -> None:
     """After a failed upload there are no answers, rather than wrong ones."""
     index, images = make_index(tmp_path / "index", 40, sizes=(20,))
-    worth = selectivity(40, AsmkParameters())
+    table = selectivity(40, AsmkParameters())
     scorer = GpuScorer(index, Device(1, gpu))
     index.add(["new"], images[:1])
     size, gpu._size = gpu._size, gpu.taken + 100
@@ -337,10 +346,10 @@ def test_memory_that_others_took_meanwhile_is_said_to_be_full(gpu: Any, tmp_path
     with pytest.raises(HowlError, match=r"the GPU's memory is full \(out of memory allocating"):
         scorer.refresh()
     with pytest.raises(HowlError, match="index: its last upload to the GPU failed; refresh it, or search on the CPU"):
-        scorer.search(images[0], worth, 3)
+        scorer.search(AsmkQuery(*images[0], table), 3)
     gpu._size = size
     scorer.refresh()
-    assert scorer.search(images[0], worth, 3) == index.search(images[0], worth, 3)
+    assert scorer.search(AsmkQuery(*images[0], table), 3) == index.search(AsmkQuery(*images[0], table), 3)
 
 
 def test_damaged_entries_are_refused(gpu: Any, tmp_path: Path) -> None:

@@ -3,11 +3,13 @@
 import numpy as np
 import pytest
 
-from runtime.asmk.inverted_file import MAX_IMAGES, InvertedFile
-from runtime.asmk.kernel import AsmkCodes, AsmkParameters, pack_signs, selectivity
+from runtime.asmk.codes import AsmkCodes, AsmkQuery, pack_signs
+from runtime.asmk.inverted_file import InvertedFile
+from runtime.asmk.kernel import AsmkParameters, selectivity
+from runtime.first_stage import MAX_IMAGES
 
 D = 40
-WORTH = selectivity(D, AsmkParameters())
+TABLE = selectivity(D, AsmkParameters())
 
 
 def image(*words: int, seed: int = 0) -> AsmkCodes:
@@ -18,7 +20,7 @@ def image(*words: int, seed: int = 0) -> AsmkCodes:
 
 def test_entries_are_sorted_by_word_and_by_image_within_a_word() -> None:
     images = [image(3, 9, seed=1), image(seed=2), image(1, 3, 200, seed=3)]
-    built = InvertedFile.build(images, 1)
+    built = InvertedFile.build(images, D)
     assert len(built) == 3
     assert built.words.tolist() == [1, 3, 9, 200]
     assert built.offsets.tolist() == [0, 1, 3, 4, 5]
@@ -32,44 +34,44 @@ def test_entries_are_sorted_by_word_and_by_image_within_a_word() -> None:
 
 def test_an_image_matches_itself_fully_whatever_stands_around_it() -> None:
     images = [image(*range(i, i + 5), seed=i) for i in range(20)]
-    built = InvertedFile.build(images, 1)
+    built = InvertedFile.build(images, D)
     for number, query in enumerate(images):
-        scores = built.scores(query, WORTH)
+        scores = built.scores(AsmkQuery(*query, TABLE))
         assert scores[number] == pytest.approx(1)
         assert scores.argmax() == number
 
 
 @pytest.mark.parametrize("words", [(), (0,), (5, 6), (5_000_000,)], ids=["none", "below", "between", "beyond"])
 def test_a_query_sharing_no_word_scores_zero(words: tuple[int, ...]) -> None:
-    built = InvertedFile.build([image(3, 9), image(), image(10)], 1)
-    scores = built.scores(image(*words), WORTH)
+    built = InvertedFile.build([image(3, 9), image(), image(10)], D)
+    scores = built.scores(AsmkQuery(*image(*words), TABLE))
     assert scores.dtype == np.float64
     assert scores.tolist() == [0, 0, 0]
 
 
 @pytest.mark.parametrize("images", [[], [image()], [image(), image()]], ids=["no image", "one empty", "two empty"])
 def test_a_file_without_entries_scores_zero(images: list[AsmkCodes]) -> None:
-    built = InvertedFile.build(images, 1)
+    built = InvertedFile.build(images, D)
     assert built.codes.shape == (0, 1)
-    assert built.scores(image(1, 2), WORTH).tolist() == [0] * len(images)
+    assert built.scores(AsmkQuery(*image(1, 2), TABLE)).tolist() == [0] * len(images)
 
 
 def test_the_last_image_of_a_full_file_keeps_its_number() -> None:
     first, last = image(1, seed=1), image(2, seed=2)
-    built = InvertedFile.build([first] * (MAX_IMAGES - 1) + [last], 1)
-    assert np.flatnonzero(built.scores(last, WORTH)).tolist() == [MAX_IMAGES - 1]
+    built = InvertedFile.build([first] * (MAX_IMAGES - 1) + [last], D)
+    assert np.flatnonzero(built.scores(AsmkQuery(*last, TABLE))).tolist() == [MAX_IMAGES - 1]
 
 
 def test_more_images_than_fit_are_refused() -> None:
     with pytest.raises(ValueError, match="65537 images: an inverted file holds 65536 at most"):
-        InvertedFile.build([image()] * (MAX_IMAGES + 1), 1)
+        InvertedFile.build([image()] * (MAX_IMAGES + 1), D)
 
 
 def test_merged_files_are_the_file_of_the_images_that_are_kept() -> None:
     images = [image(*range(i % 3, 20, 1 + i % 4), seed=i) for i in range(9)] + [image()]
-    parts = [InvertedFile.build(images[:4], 1), InvertedFile.build([], 1), InvertedFile.build(images[4:], 1)]
+    parts = [InvertedFile.build(images[:4], D), InvertedFile.build([], D), InvertedFile.build(images[4:], D)]
     kept = [np.array([True, False, True, True]), np.empty(0, bool), np.array([False, True, True, True, False, True])]
-    expected = InvertedFile.build([images[i] for i in (0, 2, 3, 5, 6, 7, 9)], 1)
+    expected = InvertedFile.build([images[i] for i in (0, 2, 3, 5, 6, 7, 9)], D)
     merged = InvertedFile.merge(parts, kept)
     for name in ("words", "offsets", "images", "codes", "word_counts"):
         np.testing.assert_array_equal(getattr(merged, name), getattr(expected, name))

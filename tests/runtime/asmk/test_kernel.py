@@ -7,8 +7,9 @@ import pytest
 from numpy.typing import NDArray
 
 from runtime.asmk.codebook import Codebook
+from runtime.asmk.codes import AsmkQuery, code_length, pack_signs
 from runtime.asmk.inverted_file import InvertedFile
-from runtime.asmk.kernel import AsmkParameters, aggregate, code_length, pack_signs, selectivity
+from runtime.asmk.kernel import AsmkParameters, aggregate, selectivity
 from runtime.errors import HowlError
 
 NEAR, FAR = 24, 8  # visual words around the database's descriptors, and far from all of them
@@ -73,8 +74,8 @@ def test_scores_equal_the_formula(dimensions: int, assignments: int, threshold: 
     made = Collection(dimensions)
     codebook = Codebook(made.centroids)
     database = [aggregate(x, codebook.assign(x, 1), codebook.centroids) for x in made.database]
-    inverted_file = InvertedFile.build(database, code_length(dimensions))
-    worth = selectivity(dimensions, AsmkParameters(alpha=3, threshold=threshold))
+    inverted_file = InvertedFile.build(database, dimensions)
+    table = selectivity(dimensions, AsmkParameters(alpha=3, threshold=threshold))
     slow_database = [slow_aggregate(x, made.centroids, 1) for x in made.database]
 
     largest = {}
@@ -83,7 +84,7 @@ def test_scores_equal_the_formula(dimensions: int, assignments: int, threshold: 
             query = aggregate(descriptors, codebook.assign(descriptors, assignments), codebook.centroids)
             slow_query = slow_aggregate(descriptors, made.centroids, assignments)
             expected = [slow_score(slow_query, image, 3, threshold) for image in slow_database]
-            np.testing.assert_allclose(inverted_file.scores(query, worth), expected, rtol=0, atol=1e-6)
+            np.testing.assert_allclose(inverted_file.scores(AsmkQuery(*query, table)), expected, rtol=0, atol=1e-6)
             largest[kind] = max(expected)
     assert largest["views"] > 0.005  # there was something to compare
     assert largest["nothing in common"] == largest["no descriptors"] == 0
@@ -94,8 +95,8 @@ def test_an_image_with_a_single_word_scores_one_against_itself(dimensions: int) 
     centroids = np.zeros((1, dimensions), np.float32)
     descriptors = np.random.default_rng(1).normal(size=(4, dimensions)).astype(np.float32)
     image = aggregate(descriptors, np.zeros((4, 1), int), centroids)
-    scores = InvertedFile.build([image], code_length(dimensions)).scores(
-        image, selectivity(dimensions, AsmkParameters())
+    scores = InvertedFile.build([image], dimensions).scores(
+        AsmkQuery(*image, selectivity(dimensions, AsmkParameters()))
     )
     assert scores == [1.0]
 
@@ -115,7 +116,7 @@ def test_a_score_worked_out_by_hand() -> None:
             for name, i in (("query", query), ("other", other))}  # fmt: skip
     a = aggregate(rows["query"], np.array([[0], [1], [2]]), centroids)
     b = aggregate(rows["other"], np.array([[0], [1]]), centroids)
-    scores = InvertedFile.build([b], 1).scores(a, selectivity(4, AsmkParameters()))
+    scores = InvertedFile.build([b], 4).scores(AsmkQuery(*a, selectivity(4, AsmkParameters())))
     np.testing.assert_allclose(scores, [by_hand], atol=1e-12)
 
 
@@ -156,16 +157,16 @@ def test_opposite_codes_differ_in_every_dimension_and_in_no_padding(dimensions: 
 
 @pytest.mark.parametrize(("dimensions", "last_that_counts"), [(128, 48), (40, 15)])
 def test_similarity_at_the_threshold_counts_and_below_it_does_not(dimensions: int, last_that_counts: int) -> None:
-    worth = selectivity(dimensions, AsmkParameters(alpha=3, threshold=0.25))
-    assert worth.shape == (dimensions + 1,)
-    assert worth[0] == 1
-    assert worth[last_that_counts] == 0.25**3
-    assert not worth[last_that_counts + 1 :].any()
+    table = selectivity(dimensions, AsmkParameters(alpha=3, threshold=0.25))
+    assert table.shape == (dimensions + 1,)
+    assert table[0] == 1
+    assert table[last_that_counts] == 0.25**3
+    assert not table[last_that_counts + 1 :].any()
 
 
 def test_with_a_negative_threshold_unlike_codes_count_against() -> None:
-    worth = selectivity(8, AsmkParameters(alpha=2, threshold=-0.5))
-    np.testing.assert_allclose(worth, [1, 0.5625, 0.25, 0.0625, 0, -0.0625, -0.25, 0, 0])
+    table = selectivity(8, AsmkParameters(alpha=2, threshold=-0.5))
+    np.testing.assert_allclose(table, [1, 0.5625, 0.25, 0.0625, 0, -0.0625, -0.25, 0, 0])
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ from runtime.asmk_method.importing import fingerprint_of
 from runtime.asmk_method.ivf import NUMBERS
 from runtime.asmk_method.method import ASMKMethod
 from runtime.errors import HowlError
+from runtime.first_stage import ASMK, Layout
 from runtime.index import Index
 
 D, WORDS = 40, 24  # asmk compares 40 dimensions over 64 bits
@@ -454,7 +455,9 @@ def test_a_cache_of_another_codebook_or_of_none_is_refused(tmp_path: Path, train
     assert one_line(lambda: ASMKMethod.initialize_untrained(PARAMS).train_codebook(cache_path=tmp_path)).startswith(
         f"{tmp_path}: "
     )
-    with closing(Index.create(tmp_path / "named", fingerprint=fingerprint_of(trained.codebook), dimensions=D)) as named:
+    with closing(
+        Index.create(tmp_path / "named", fingerprint=fingerprint_of(trained.codebook), layout=Layout(ASMK, D))
+    ) as named:
         named.add(["photo.jpg"], [aggregate(CENTROIDS[:1], np.zeros((1, 1), int), CENTROIDS)])
     assert "have names instead of numbers" in one_line(lambda: trained.build_ivf(cache_path=tmp_path / "named"))
 

@@ -12,15 +12,17 @@ from numpy.typing import NDArray
 
 import runtime.asmk_method.pickles
 from runtime.asmk.codebook import Codebook
-from runtime.asmk.kernel import AsmkCodes, AsmkParameters, pack_signs, selectivity
+from runtime.asmk.codes import AsmkCodes, AsmkQuery, pack_signs
+from runtime.asmk.kernel import AsmkParameters, selectivity
 from runtime.asmk_method.importing import fingerprint_of, import_asmk
 from runtime.asmk_method.method import ASMKMethod
 from runtime.asmk_method.pickles import from_asmk_codes, load_asmk_codebook, load_asmk_ivf, words_of_size
 from runtime.errors import HowlError
+from runtime.first_stage import ASMK, Layout
 from runtime.index import Index
 
 D, WORDS = 40, 30
-WORTH = selectivity(D, AsmkParameters())
+TABLE = selectivity(D, AsmkParameters())
 CENTROIDS = np.random.default_rng(0).normal(size=(WORDS, D)).astype(np.float32)
 
 Entries = tuple[list[int], NDArray[np.float64]]  # of an image: its words, ascending, and the sums behind their codes
@@ -143,14 +145,16 @@ def test_an_import_is_the_index_of_the_same_images(tmp_path: Path, codebook_pick
     assert (report.images, report.distractors, report.entries, report.words) == (5, 0, 25, WORDS)
     assert (report.index, report.codebook) == (path, tmp_path / "landmarks.codebook.npy")
     np.testing.assert_array_equal(Codebook.load(report.codebook).centroids, CENTROIDS)
-    expected = Index.create(tmp_path / "expected", fingerprint="", dimensions=D)
+    expected = Index.create(tmp_path / "expected", fingerprint="", layout=Layout(ASMK, D))
     expected.add([str(i) for i in range(5)], [aggregated(entries) for entries in IMAGES])
     imported = Index(path)
-    assert (imported.ids(), imported.dimensions) == (expected.ids(), D)
+    assert (imported.ids(), imported.layout.dimensions) == (expected.ids(), D)
     assert imported.fingerprint == fingerprint_of(Codebook(CENTROIDS)) != fingerprint_of(Codebook(CENTROIDS * 2))
     for seed in range(1, 9):
         query = aggregated(image(seed, words=20))
-        np.testing.assert_array_equal(imported.scores(query, WORTH), expected.scores(query, WORTH))
+        np.testing.assert_array_equal(
+            imported.scores(AsmkQuery(*query, TABLE)), expected.scores(AsmkQuery(*query, TABLE))
+        )
 
 
 def test_distractors_are_imported_under_names_of_their_own(tmp_path: Path, codebook_pickle: Path) -> None:
@@ -158,7 +162,7 @@ def test_distractors_are_imported_under_names_of_their_own(tmp_path: Path, codeb
     assert (report.images, report.distractors) == (3, 2)
     index = Index(tmp_path / "index")
     assert index.ids() == ["0", "1", "2", "distractor 0", "distractor 1"]
-    best = [index.search(aggregated(entries), WORTH, 1)[0].id for entries in (IMAGES[0], IMAGES[3])]
+    best = [index.search(AsmkQuery(*aggregated(entries), TABLE), 1)[0].id for entries in (IMAGES[0], IMAGES[3])]
     assert best == ["distractor 0", "1"]
 
 
@@ -360,10 +364,10 @@ def test_asmks_pickles_are_caches_that_are_left_alone(tmp_path: Path, codebook_p
     assert path.read_bytes() == before
     query = descriptors(1)
     words = method.codebook.assign(query, 5)
-    codebook, index = Codebook(CENTROIDS), Index.create(tmp_path / "expected", fingerprint="", dimensions=D)
+    codebook, index = Codebook(CENTROIDS), Index.create(tmp_path / "expected", fingerprint="", layout=Layout(ASMK, D))
     index.add([str(i) for i in range(5)], [aggregated(entries) for entries in IMAGES])
     _, images, ranks, scores = method.query_ivf(query, np.zeros(20, int))
-    expected = index.scores(runtime.asmk.kernel.aggregate(query, words, codebook.centroids), WORTH)
+    expected = index.scores(AsmkQuery(*runtime.asmk.kernel.aggregate(query, words, codebook.centroids), TABLE))
     assert images.tolist() == [0]
     np.testing.assert_array_equal(scores[0], expected[ranks[0]])
     assert ranks[0].tolist() == sorted(range(5), key=lambda i: (-expected[i], i))

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from runtime.engine import onnxruntime as onnxruntime_engine
 from runtime.engine import open_engine
 from runtime.engine.onnxruntime import CPU, CUDA, OnnxRuntimeEngine, choose_provider, import_onnxruntime
+from runtime.engine.schema import IMAGE, LOCAL_OUTPUTS
 from runtime.errors import HowlError
 from runtime.gpu import Gpu
 
@@ -45,7 +46,7 @@ def test_features_are_those_that_numpy_works_out(
     norms = np.linalg.norm(descriptors, axis=1)
     best = np.argsort(-norms)[:K]
 
-    features = OnnxRuntimeEngine(exported / "engine.onnx", "cpu").extract(image)
+    features = OnnxRuntimeEngine(exported / "engine.onnx", "cpu").extract(image).need_local()
     assert len(features) == min(K, rows * columns)  # the padding of small images is cut off
     np.testing.assert_allclose(features.descriptors, descriptors[best], atol=1e-3)
     np.testing.assert_allclose(features.strengths, norms[best] / norms.max(), atol=1e-5)
@@ -120,7 +121,7 @@ def test_the_provider_follows_from_device_package_and_machine(
 @pytest.mark.parametrize(
     ("device", "available", "gpus", "words"),
     [
-        ("cuda", [CPU], 1, "has no CUDA: put onnxruntime-gpu"),
+        ("cuda", [CPU], 1, "has no CUDA: install onnxruntime-gpu"),
         ("cuda", [CUDA, CPU], 0, "no NVIDIA GPU was found"),
         ("gpu", [CUDA, CPU], 1, "device 'gpu': needs to be cpu or cuda"),
         ("", [CPU], 0, "needs to be cpu or cuda"),
@@ -157,7 +158,10 @@ class FakeRuntime:
 
     def InferenceSession(self, path: str, options: Any, providers: list[str]) -> SimpleNamespace:  # noqa: N802
         self.asked = providers
-        return SimpleNamespace(get_providers=lambda: self.granted)
+        tensors = [SimpleNamespace(name=name) for name in (IMAGE, *LOCAL_OUTPUTS)]
+        return SimpleNamespace(
+            get_providers=lambda: self.granted, get_inputs=lambda: tensors[:1], get_outputs=lambda: tensors[1:]
+        )
 
 
 @pytest.mark.parametrize("device", ["cuda", None])

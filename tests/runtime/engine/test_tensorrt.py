@@ -19,15 +19,16 @@ import numpy as np
 import onnx
 import pytest
 from numpy.typing import NDArray
-from runtime.engine.features import Features
 
 from runtime.asmk.kernel import AsmkParameters
 from runtime.bundle import Manifest, PlanRecord
+from runtime.engine.schema import features_of
 from runtime.engine.tensorrt import cuda as cuda_module
 from runtime.engine.tensorrt import engine as tensorrt_engine
 from runtime.engine.tensorrt.api import TENSORRT, TENSORRT_RTX, Messages, TensorRT, load_tensorrt
 from runtime.engine.tensorrt.engine import GRAPHS, TensorRTEngine
 from runtime.errors import HowlError
+from runtime.features import Features
 from runtime.gpu import Gpu, find_gpus
 
 from .host_cuda import HostContext, HostCuda, HostEngine, brightest_pixels
@@ -40,16 +41,16 @@ def random_image(height: int, width: int, seed: int = 0) -> NDArray[np.uint8]:
 
 
 def assert_brightest(features: Features, image: NDArray[np.uint8]) -> None:
-    expected = brightest_pixels(image)
+    local, expected = features.need_local(), brightest_pixels(image)
     n = int(expected["count"])
-    assert len(features) == n
-    for array in (features.descriptors, features.strengths, features.positions):
+    assert len(local) == n
+    for array in (local.descriptors, local.strengths, local.positions):
         assert array.dtype == np.float32
-    np.testing.assert_allclose(features.strengths, expected["strengths"][:n], rtol=1e-5)
-    columns, rows = features.positions[:, 0].astype(int), features.positions[:, 1].astype(int)
-    np.testing.assert_array_equal(features.descriptors, image[rows, columns].astype(np.float32))
+    np.testing.assert_allclose(local.strengths, expected["strengths"][:n], rtol=1e-5)
+    columns, rows = local.positions[:, 0].astype(int), local.positions[:, 1].astype(int)
+    np.testing.assert_array_equal(local.descriptors, image[rows, columns].astype(np.float32))
     assert len(set(zip(rows, columns, strict=True))) == n
-    assert (features.positions[:, 2] == 1).all()
+    assert (local.positions[:, 2] == 1).all()
 
 
 def extract_often(engine: TensorRTEngine, image: NDArray[np.uint8], times: int = 3) -> None:
@@ -315,7 +316,7 @@ def test_a_failed_run_gives_the_reason_that_tensorrt_gave(
 
 
 def test_a_plan_of_another_graph_is_refused(make_engine: Callable[..., TensorRTEngine]) -> None:
-    with pytest.raises(HowlError, match="has no 'strengths': it is not an engine that howl exported"):
+    with pytest.raises(HowlError, match="has no output 'strengths': it is not an engine that howl exported"):
         make_engine(names=("image", "descriptors", "logits"))
 
 
@@ -426,6 +427,8 @@ RECORD: PlanRecord = {
 def write_manifest(folder: Path, **changes: Any) -> None:
     Manifest(
         fingerprint="",
+        system="how",
+        method="asmk",
         image_size=50,
         scales=(1.0,),
         features=40,
@@ -546,6 +549,4 @@ def test_the_graph_given_to_the_gpu_is_the_one_of_numpy() -> None:
     for size in [(48, 64), (5, 4)]:
         image = random_image(*size)
         outputs = dict(zip(brightest_pixels(image), session.run(None, {"image": image}), strict=True))
-        n = int(outputs.pop("count"))
-        features = Features(**{name: array[:n] for name, array in outputs.items()})
-        assert_brightest(features, image)
+        assert_brightest(features_of(outputs), image)

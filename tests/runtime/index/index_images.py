@@ -7,14 +7,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from runtime.asmk.codes import AsmkCodes, AsmkQuery, pack_signs
 from runtime.asmk.inverted_file import InvertedFile
-from runtime.asmk.kernel import AsmkCodes, AsmkParameters, pack_signs, selectivity
+from runtime.asmk.kernel import AsmkParameters, selectivity
 from runtime.errors import HowlError
+from runtime.first_stage import ASMK, Layout
 from runtime.index import Hit, Index
 
 D = 40  # not a multiple of 64: codes have padding
 WORDS = 60
-WORTH = selectivity(D, AsmkParameters())
+LAYOUT = Layout(ASMK, D)
+TABLE = selectivity(D, AsmkParameters())
 
 # The beginning of a program for a new process: it knows the images, and its first argument is the index.
 IN_A_NEW_PROCESS = f"""
@@ -34,33 +37,43 @@ def make_image(seed: int) -> AsmkCodes:
     return AsmkCodes(words, pack_signs(random.normal(size=(10, D))))
 
 
+def as_query(image: AsmkCodes) -> AsmkQuery:
+    """The image as one searches with it."""
+    return AsmkQuery(*image, TABLE)
+
+
+def make_query(seed: int) -> AsmkQuery:
+    """The image of a seed as one searches with it."""
+    return as_query(make_image(seed))
+
+
 def make_images(*seeds: int) -> tuple[list[str], list[AsmkCodes]]:
     """Ids and images."""
     return [f"image{seed}" for seed in seeds], [make_image(seed) for seed in seeds]
 
 
 def new_index(path: Path) -> Index:
-    return Index.create(path, fingerprint="an engine", dimensions=D)
+    return Index.create(path, fingerprint="an engine", layout=LAYOUT)
 
 
 def found(index: Index, seed: int, top: int = 100) -> list[str]:
-    return [hit.id for hit in index.search(make_image(seed), WORTH, top)]
+    return [hit.id for hit in index.search(make_query(seed), top)]
 
 
 def everything(index: Index) -> list[list[Hit]]:
     """All that an index can be heard to say: the answers to eight queries, six of them images of the index."""
-    return [index.search(make_image(seed), WORTH, 100) for seed in range(8)]
+    return [index.search(make_query(seed), 100) for seed in range(8)]
 
 
 def assert_holds(index: Index, seeds: Iterable[int]) -> None:
     """The index holds these images in this order, and answers like one made of them anew, whichever is the query."""
     ids, images = make_images(*seeds)
     assert index.ids() == ids
-    fresh = InvertedFile.build(images, 1)
+    fresh = InvertedFile.build(images, D)
     for query in images:
-        ordinals, scores = fresh.best(query, WORTH, np.ones(len(ids), bool), 1000)
+        ordinals, scores = fresh.best(as_query(query), np.ones(len(ids), bool), 1000)
         expected = [Hit(ids[number], score) for number, score in zip(ordinals, scores.tolist(), strict=True)]
-        assert index.search(query, WORTH, 1000) == expected
+        assert index.search(as_query(query), 1000) == expected
     assert index.verify() == []
 
 

@@ -13,23 +13,25 @@ import pytest
 from numpy.typing import NDArray
 
 import runtime.index
+from runtime.asmk.codes import AsmkCodes, pack_signs
 from runtime.asmk.inverted_file import InvertedFile
-from runtime.asmk.kernel import AsmkCodes, pack_signs
 from runtime.index import Hit, Index
 from runtime.index.catalogue import VERSION, Catalogue
-from runtime.index.segment import ENTRY_FILES, FILES, SMALL_FILES
+from runtime.index.segment import IMAGE_FILES, segment_files
 from runtime.index.verification import CATALOGUE, verify
 
 from .index_images import (
     IN_A_NEW_PROCESS,
+    LAYOUT,
     WORDS,
-    WORTH,
     D,
+    as_query,
     everything,
     folders,
     found,
     make_image,
     make_images,
+    make_query,
     refusal,
 )
 
@@ -43,7 +45,7 @@ def path(tmp_path: Path) -> Path:
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An index of six images in two segments, for copying."""
     path = tmp_path_factory.mktemp("made") / "landmarks.index"
-    index = Index.create(path, fingerprint="an engine", dimensions=D)
+    index = Index.create(path, fingerprint="an engine", layout=LAYOUT)
     index.add(*make_images(0, 1, 2))
     index.add(*make_images(3, 4, 5))
     index.close()
@@ -63,7 +65,7 @@ def index(made: Path, path: Path) -> Iterator[Index]:
 
 def test_every_image_finds_itself_first_with_score_one(index: Index) -> None:
     for seed in range(6):
-        best = index.search(make_image(seed), WORTH, 3)[0]
+        best = index.search(make_query(seed), 3)[0]
         assert (best.id, best.score) == (f"image{seed}", pytest.approx(1))
 
 
@@ -72,27 +74,27 @@ def test_segments_change_nothing_in_the_answers(path: Path, monkeypatch: pytest.
     """More images than a segment holds are split; the scores are those of one inverted file over all."""
     monkeypatch.setattr(runtime.index.directory, "MAX_IMAGES", largest)
     ids, images = make_images(*range(7))
-    index = Index.create(path, fingerprint="an engine", dimensions=D)
+    index = Index.create(path, fingerprint="an engine", layout=LAYOUT)
     index.add(ids, images)
     assert index.stats().segments == len(folders(path)) == -(-7 // largest)
     assert index.ids() == ids
 
-    one_file = InvertedFile.build(images, 1)
+    one_file = InvertedFile.build(images, D)
     for seed in range(9):
-        scores = one_file.scores(make_image(seed), WORTH)
+        scores = one_file.scores(make_query(seed))
         order = [i for i in np.argsort(-scores, kind="stable") if scores[i] > 0]
-        assert index.search(make_image(seed), WORTH, 100) == [Hit(ids[i], scores[i]) for i in order]
+        assert index.search(make_query(seed), 100) == [Hit(ids[i], scores[i]) for i in order]
 
 
 @pytest.mark.parametrize("top", [0, 1, 2, 3, 5, 6, 7, 1000])
 def test_top_cuts_the_ranking_and_may_exceed_the_index(index: Index, top: int) -> None:
-    whole = index.search(make_image(0), WORTH, 6)
+    whole = index.search(make_query(0), 6)
     assert len(whole) > 3
-    assert index.search(make_image(0), WORTH, top) == whole[:top]
+    assert index.search(make_query(0), top) == whole[:top]
 
 
 def test_ties_come_in_the_order_of_addition(path: Path) -> None:
-    index = Index.create(path, fingerprint="an engine", dimensions=D)
+    index = Index.create(path, fingerprint="an engine", layout=LAYOUT)
     for ids in (["z", "b"], ["a"], ["y", "c"]):
         index.add(ids, [make_image(7)] * len(ids))
     order = ["z", "b", "a", "y", "c"]
@@ -106,15 +108,15 @@ def test_ties_come_in_the_order_of_addition(path: Path) -> None:
 def test_images_that_share_nothing_are_no_hits(index: Index) -> None:
     stranger = AsmkCodes(np.array([WORDS + 1], np.uint32), pack_signs(np.ones((1, D), np.float32)))
     nothing = AsmkCodes(np.empty(0, np.uint32), np.empty((0, 1), np.uint64))
-    assert index.search(stranger, WORTH, 10) == index.search(nothing, WORTH, 10) == []
+    assert index.search(as_query(stranger), 10) == index.search(as_query(nothing), 10) == []
     index.add(["stranger", "nothing"], [stranger, nothing])
-    assert index.search(stranger, WORTH, 10) == [Hit("stranger", 1.0)]
+    assert index.search(as_query(stranger), 10) == [Hit("stranger", 1.0)]
     assert "nothing" not in found(index, 0)
     assert len(index) == 8
 
 
 def test_an_empty_index_finds_nothing(path: Path) -> None:
-    index = Index.create(path, fingerprint="an engine", dimensions=D)
+    index = Index.create(path, fingerprint="an engine", layout=LAYOUT)
     index.add([], [])
     assert (len(index), index.ids(), found(index, 0), folders(path)) == (0, [], [], set())
     assert len(Index(path)) == 0
@@ -134,7 +136,7 @@ UNUSUAL = [
 
 @pytest.mark.parametrize("ids", [UNUSUAL, [""]], ids=["all", "only the empty"])
 def test_any_text_can_be_an_id(path: Path, ids: list[str]) -> None:
-    with_index = Index.create(path, fingerprint="an engine", dimensions=D)
+    with_index = Index.create(path, fingerprint="an engine", layout=LAYOUT)
     with_index.add(ids, [make_image(seed) for seed in range(len(ids))])
     for index in (with_index, Index(path)):
         assert index.ids() == index.existing(ids) == ids
@@ -192,7 +194,7 @@ def test_a_removed_id_can_be_added_and_removed_again(index: Index, path: Path) -
     index.add(["image1"], [make_image(100)])
     for opened in (index, Index(path)):
         assert found(opened, 100, top=1) == ["image1"]
-        assert "image1" not in [hit.id for hit in opened.search(make_image(1), WORTH, 100) if hit.score > 0.99]
+        assert "image1" not in [hit.id for hit in opened.search(make_query(1), 100) if hit.score > 0.99]
         assert len(opened) == 6
     index.remove(["image1"])
     for opened in (index, Index(path)):
@@ -241,8 +243,8 @@ def test_a_new_process_gives_identical_answers(index: Index, path: Path, run_pyt
         IN_A_NEW_PROCESS
         + """
 index = Index(path)
-answers = [[[hit.id, hit.score] for hit in index.search(make_image(seed), WORTH, 100)] for seed in range(8)]
-print(json.dumps([index.fingerprint, index.dimensions, index.ids(), answers]))
+answers = [[[hit.id, hit.score] for hit in index.search(make_query(seed), 100)] for seed in range(8)]
+print(json.dumps([index.fingerprint, index.layout.dimensions, index.ids(), answers]))
 """,
         path,
     )
@@ -341,7 +343,7 @@ def flip_last_bit(file: Path) -> None:
     file.write_bytes(content)
 
 
-@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("name", segment_files(LAYOUT))
 @pytest.mark.parametrize(
     ("damage", "words"),
     [(truncate, "bytes instead of"), (flip_last_bit, "its content changed"), (Path.unlink, "missing")],
@@ -353,9 +355,9 @@ def test_damage_to_a_segment_is_found_and_its_file_named(
     """By opening, but for bits of the entries, which opening leaves unread: those `verify` finds."""
     index.close()
     file = path / sorted(folders(path))[0] / name
-    assert {entry.name for entry in file.parent.iterdir()} == set(FILES)
+    assert {entry.name for entry in file.parent.iterdir()} == set(segment_files(LAYOUT))
     damage(file)
-    if name in ENTRY_FILES and damage is flip_last_bit:
+    if name in InvertedFile.LARGE_FILES and damage is flip_last_bit:
         (line,) = Index(path).verify()
     else:
         line = refusal(lambda: Index(path))
@@ -364,7 +366,7 @@ def test_damage_to_a_segment_is_found_and_its_file_named(
     assert words in line.removeprefix(f"{file}: ")
 
 
-@pytest.mark.parametrize("name", SMALL_FILES)
+@pytest.mark.parametrize("name", [*InvertedFile.SMALL_FILES, *IMAGE_FILES])
 def test_any_flipped_bit_of_a_small_file_is_found(index: Index, path: Path, name: str) -> None:
     index.close()
     file = path / sorted(folders(path))[0] / name
@@ -376,7 +378,7 @@ def test_any_flipped_bit_of_a_small_file_is_found(index: Index, path: Path, name
     assert len(Index(path)) == 6
 
 
-@pytest.mark.parametrize("name", ENTRY_FILES)
+@pytest.mark.parametrize("name", InvertedFile.LARGE_FILES)
 def test_any_flipped_bit_of_an_entry_leaves_searches_sound(index: Index, path: Path, name: str) -> None:
     """Headers included: scores may change, but a search ends, and names images that are there."""
     index.close()
@@ -453,13 +455,13 @@ def test_no_index_is_made_among_or_over_other_files(path: Path, kind: str) -> No
         path.mkdir()
         file = path / "holiday.jpg"
     file.write_bytes(b"a photo")
-    assert refusal(lambda: Index.create(path, fingerprint="an engine", dimensions=D)).startswith(f"{path}: ")
+    assert refusal(lambda: Index.create(path, fingerprint="an engine", layout=LAYOUT)).startswith(f"{path}: ")
     assert file.read_bytes() == b"a photo"
 
 
 def test_an_index_is_not_made_over_another(index: Index, path: Path) -> None:
     before = everything(index)
-    assert "not empty" in refusal(lambda: Index.create(path, fingerprint="another engine", dimensions=D))
+    assert "not empty" in refusal(lambda: Index.create(path, fingerprint="another engine", layout=LAYOUT))
     assert everything(Index(path)) == before
 
 
@@ -468,7 +470,7 @@ def codes_of(images: Sequence[AsmkCodes]) -> NDArray[np.uint64]:
 
 
 def test_the_arrays_are_memory_maps_of_the_files(index: Index) -> None:
-    inverted_file = Index(index.path).parts()[0].segment.inverted_file
+    inverted_file = Index(index.path).parts()[0].segment.store
     assert isinstance(inverted_file.codes, np.memmap)
     assert inverted_file.codes.mode == "r"
     _, images = make_images(0, 1, 2)

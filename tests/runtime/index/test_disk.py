@@ -10,9 +10,9 @@ import pytest
 
 from runtime.errors import HowlError
 from runtime.index import Index
-from runtime.index.segment import FILES
+from runtime.index.segment import segment_files
 
-from .index_images import assert_holds, folders, make_images, new_index
+from .index_images import LAYOUT, assert_holds, folders, make_images, new_index
 
 
 @pytest.fixture
@@ -57,7 +57,7 @@ def test_what_a_commit_names_is_synced_before(path: Path, syncs: list[Path], ope
     (made,) = folders(path) - before
     folder = path / made
     synced = next(paths for paths in at_commit if paths)  # a transaction that only reads comes before
-    assert sorted(synced[:-2]) == sorted(folder / name for name in FILES)
+    assert sorted(synced[:-2]) == sorted(folder / name for name in segment_files(LAYOUT))
     assert synced[-2:] == [folder, path]
 
 

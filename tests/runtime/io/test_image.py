@@ -12,7 +12,15 @@ import pytest
 from numpy.typing import NDArray
 
 from runtime.errors import HowlError, ImageError
-from runtime.io.image import MIN_SIDE, PHOTO_SUFFIXES, decode, find_photos, load_rgb, shrink
+from runtime.io.image import (
+    MIN_SIDE,
+    PHOTO_SUFFIXES,
+    decode,
+    describe_unreadable,
+    find_photos,
+    load_rgb,
+    shrink,
+)
 
 
 @pytest.fixture
@@ -290,3 +298,15 @@ def test_a_folder_without_photos_is_an_error_that_says_what_was_looked_for(tree:
         find_photos([tree / "album.jpg"])
     assert str(tree / "album.jpg") in str(caught.value)
     assert all(suffix in str(caught.value) for suffix in PHOTO_SUFFIXES)
+
+
+# ------------------------------------------------------------------------------------------- naming what is broken
+
+
+def test_unreadable_photos_are_counted_and_each_has_a_line() -> None:
+    assert describe_unreadable({"a": "a.jpg: empty file"}) == "left out 1 unreadable photo:\n  a.jpg: empty file"
+    two = {"a": "a.jpg: empty file", "b": "b.jpg: No such file or directory"}
+    assert describe_unreadable(two).splitlines() == [
+        "left out 2 unreadable photos:",
+        *(f"  {two[id_]}" for id_ in "ab"),
+    ]

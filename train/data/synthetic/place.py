@@ -1,18 +1,68 @@
-"""The ground, and who and what stands on it: standing cutouts of trees, poles, people and cars."""
+"""A place: the main building and its neighbours, the ground they stand on, and who and what stands in the street."""
+
+from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.random import Generator
 
-from train.data.synthetic.geometry import OUT, Points, arc
-from train.data.synthetic.palette import GLASS, HAIRS, LEAVES, PAINTS, SKINS, VIVID, WALLS, WHITE, pick, toned
-from train.data.synthetic.panel import Panel, hang, stand
-from train.data.synthetic.place.masonry import PLASTER, SLABS, surface
-from train.data.synthetic.sheet import Sheet
+from train.data.synthetic.building import Building, erect
+from train.data.synthetic.drawing import (
+    GLASS,
+    HAIRS,
+    LEAVES,
+    OUT,
+    PAINTS,
+    PLASTER,
+    SKINS,
+    SLABS,
+    VIVID,
+    WALLS,
+    WHITE,
+    Panel,
+    Points,
+    Sheet,
+    arc,
+    hang,
+    pick,
+    stand,
+    surface,
+    toned,
+)
+from train.data.synthetic.plan import draw_plan
 
+KEPT_PLACES = 64  # of about 8 MB each: as many as training draws from at random
 GROUND_DENSITY = 10.0  # pixels per metre: it is seen at a slant
 BEYOND = 30.0  # metres that the street goes on for at either end, and that its paving reaches behind the fronts
 KERB = BEYOND + 4  # metres from the back of the paving
 ROAD = 36.0  # metres from the kerb to the end of the world
+
+
+@dataclass(frozen=True, eq=False)
+class Place:
+    """What is built: the main front spans 0 ≤ x ≤ width, 0 ≤ y ≤ height at z = 0."""
+
+    width: float
+    height: float
+    ground: Panel
+    buildings: tuple[Building, ...]
+    furniture: tuple[Panel, ...]
+
+
+@lru_cache(maxsize=KEPT_PLACES)
+def place_of(seed: int, scene: int) -> Place:
+    """Place number ``scene`` of the world ``seed``. Raises ValueError where one of them is negative."""
+    rng = np.random.default_rng([0, seed, scene])
+    plan = draw_plan(rng)
+    buildings = [erect(rng, plan, 0.0, 0.0)]
+    for side in (-1, 1):
+        if rng.random() < 0.8:
+            beside = draw_plan(rng)
+            gap, recess = rng.choice([0.0, 0.0, 2.5]), rng.choice([0.0, -1.5, 0.8])
+            left = plan.width + gap if side == 1 else -gap - beside.width
+            buildings.append(erect(rng, beside, left, recess))
+    ground, furniture = lay_ground(rng, plan.width), furnish(rng, plan.width)
+    return Place(plan.width, plan.height + plan.front_rise, ground, tuple(buildings), furniture)
 
 
 def lay_ground(rng: Generator, front_width: float) -> Panel:

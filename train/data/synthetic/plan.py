@@ -5,8 +5,19 @@ from typing import Literal
 
 from numpy.random import Generator
 
-from train.data.synthetic.palette import PAINTS, ROOFS, TRIMS, WALLS, Colour, pick
-from train.data.synthetic.place.masonry import BOARDS, BRICK, PLASTER, STONE, Masonry
+from train.data.synthetic.drawing import (
+    BOARDS,
+    BRICK,
+    PAINTS,
+    PLASTER,
+    ROOFS,
+    STONE,
+    TRIMS,
+    WALLS,
+    Colour,
+    Masonry,
+    pick,
+)
 
 Gable = Literal["flat", "eaves", "triangle", "steps"]
 Head = Literal["flat", "arch", "point"]

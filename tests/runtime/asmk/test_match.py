@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from runtime.asmk.matching import Matching, match
 
 from runtime.asmk.codebook import Codebook
+from runtime.asmk.codes import AsmkQuery
 from runtime.asmk.inverted_file import InvertedFile
-from runtime.asmk.kernel import AsmkParameters, aggregate, code_length, selectivity
+from runtime.asmk.kernel import AsmkKernel, AsmkParameters, Matching, aggregate, selectivity
 from runtime.errors import HowlError
 from runtime.retriever import Retriever
 
@@ -43,40 +43,40 @@ every_search = pytest.mark.parametrize(
 
 @every_search
 @pytest.mark.parametrize("seed", range(3))
-def test_the_worths_sum_up_to_the_score_of_the_search(parameters: AsmkParameters, seed: int) -> None:
+def test_the_weights_sum_up_to_the_score_of_the_search(parameters: AsmkParameters, seed: int) -> None:
     query, image = views(seed=seed)
     sides = [
         aggregate(x, codebook().assign(x, m), codebook().centroids)
         for x, m in ((query, parameters.multiple_assignment), (image, 1))
     ]
-    database = InvertedFile.build([sides[1]], code_length(D))
-    expected = database.scores(sides[0], selectivity(D, parameters))[0]
-    shared = match(query, image, codebook(), parameters).shared
+    database = InvertedFile.build([sides[1]], D)
+    expected = database.scores(AsmkQuery(*sides[0], selectivity(D, parameters)))[0]
+    shared = AsmkKernel(codebook(), parameters).match(query, image).shared
     assert expected != 0
     assert shared.score == pytest.approx(expected, abs=1e-9)
-    assert shared.score == pytest.approx(shared.worths.sum() / np.sqrt(len(sides[0].words) * len(sides[1].words)))
+    assert shared.score == pytest.approx(shared.weights.sum() / np.sqrt(len(sides[0].words) * len(sides[1].words)))
     assert shared.words.tolist() == sorted(set(sides[0].words.tolist()) & set(sides[1].words.tolist()))
 
 
 @every_search
 def test_pairs_are_the_descriptors_of_one_word(parameters: AsmkParameters) -> None:
     query, image = views()
-    matching = match(query, image, codebook(), parameters)
+    matching = AsmkKernel(codebook(), parameters).match(query, image)
     assigned = codebook().assign(query, parameters.multiple_assignment), codebook().assign(image, 1)
     expected = [
-        (q, i, dict(zip(matching.shared.words.tolist(), matching.shared.worths.tolist(), strict=True))[word])
+        (q, i, dict(zip(matching.shared.words.tolist(), matching.shared.weights.tolist(), strict=True))[word])
         for (q, words), (i, (own,)) in product(enumerate(assigned[0].tolist()), enumerate(assigned[1].tolist()))
         for word in words
         if word == own
     ]
-    found = [(*pair, worth) for pair, worth in zip(matching.pairs.tolist(), matching.worths.tolist(), strict=True)]
+    found = [(*pair, weight) for pair, weight in zip(matching.pairs.tolist(), matching.weights.tolist(), strict=True)]
     assert sorted(found) == sorted(expected)
 
 
-def test_the_worthiest_word_comes_first_and_in_it_the_nearest_descriptors() -> None:
+def test_the_word_of_the_largest_weight_comes_first_and_in_it_the_nearest_descriptors() -> None:
     query, image = views()
-    matching = match(query, image, codebook(), AsmkParameters())
-    assert (np.diff(matching.worths) <= 0).all()
+    matching = AsmkKernel(codebook(), AsmkParameters()).match(query, image)
+    assert (np.diff(matching.weights) <= 0).all()
     distances = np.linalg.norm(query[matching.pairs[:, 0]] - image[matching.pairs[:, 1]], axis=1)
     first = np.flatnonzero(matching.ranks == 0)
     assert len(first) == len(matching.shared.words)
@@ -86,22 +86,22 @@ def test_the_worthiest_word_comes_first_and_in_it_the_nearest_descriptors() -> N
 
 
 def is_empty(matching: Matching) -> bool:
-    return matching.pairs.shape == (0, 2) and matching.worths.shape == (0,) and matching.shared.score == 0
+    return matching.pairs.shape == (0, 2) and matching.weights.shape == (0,) and matching.shared.score == 0
 
 
 def test_images_that_share_nothing_have_no_pair() -> None:
     centroids = np.stack([np.full(D, 9), np.full(D, -9)]).astype(np.float32)
     ones = np.ones((3, D), np.float32)
     single = replace(AsmkParameters(), multiple_assignment=1)
-    assert is_empty(match(ones, -ones, Codebook(centroids), single))
-    assert is_empty(match(ones[:0], ones, Codebook(centroids), single))
-    assert is_empty(match(ones[:0], ones[:0], Codebook(centroids), single))
+    assert is_empty(AsmkKernel(Codebook(centroids), single).match(ones, -ones))
+    assert is_empty(AsmkKernel(Codebook(centroids), single).match(ones[:0], ones))
+    assert is_empty(AsmkKernel(Codebook(centroids), single).match(ones[:0], ones[:0]))
 
 
 def test_descriptors_of_another_dimension_are_refused() -> None:
     query, image = views()
     with pytest.raises(HowlError, match="do not fit a codebook"):
-        match(query[:, 1:], image, codebook(), AsmkParameters())
+        AsmkKernel(codebook(), AsmkParameters()).match(query[:, 1:], image)
 
 
 def test_the_score_is_the_retrievers(engine: Path, photos: list[str], tmp_path: Path) -> None:
@@ -109,8 +109,10 @@ def test_the_score_is_the_retrievers(engine: Path, photos: list[str], tmp_path: 
         retriever.add(photos)
         hits = {hit.id: hit.score for hit in retriever.search(photos[0], len(photos))}
         encoder = retriever.encoder
-        query, *others = (encoder.extract(photo).descriptors for photo in [photos[0], *photos])
+        kernel = encoder.first_stage
+        assert isinstance(kernel, AsmkKernel)
+        query, *others = (encoder.extract(photo).need_local().descriptors for photo in [photos[0], *photos])
         for photo, image in zip(photos, others, strict=True):
-            score = match(query, image, encoder.codebook, encoder.asmk).shared.score
+            score = kernel.match(query, image).shared.score
             assert score == pytest.approx(hits.get(photo, 0), abs=1e-9)
     assert len(hits) > 2

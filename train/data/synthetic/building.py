@@ -5,14 +5,33 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.random import Generator
 
-from train.data.synthetic.geometry import OUT, Points, rectangle
-from train.data.synthetic.palette import WALLS, pick_several, toned
-from train.data.synthetic.panel import Panel, hang
-from train.data.synthetic.place.facade import draw_ground_floor, draw_window, dress
-from train.data.synthetic.place.landmarks import banner, drainpipe, gable_ornament, graffiti, ivy, mural
-from train.data.synthetic.place.masonry import BRICK, PLASTER, TILES, surface
-from train.data.synthetic.place.plan import Plan
-from train.data.synthetic.sheet import Sheet
+from train.data.synthetic.drawing import (
+    BRICK,
+    OUT,
+    PLASTER,
+    TILES,
+    WALLS,
+    Panel,
+    Points,
+    Sheet,
+    hang,
+    pick_several,
+    rectangle,
+    surface,
+    toned,
+)
+from train.data.synthetic.facade import (
+    banner,
+    drainpipe,
+    draw_ground_floor,
+    draw_window,
+    dress,
+    gable_ornament,
+    graffiti,
+    ivy,
+    mural,
+)
+from train.data.synthetic.plan import Plan
 
 BALCONY = (1.05, 0.8)  # height of its rail, depth
 LEDGE = (0.5, 0.5)  # height, depth

@@ -1,0 +1,82 @@
+"""One command for all: ``howl COMMAND ...`` does what ``python FOLDER/COMMAND.py ...`` does."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from functools import partial
+from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
+from typing import NamedTuple
+
+from runtime.errors import DependencyError
+from runtime.io.cli import run_command
+
+
+class Command(NamedTuple):
+    """A command of howl.
+
+    Attributes:
+        module: whose ``main`` it is.
+        what: it does, for people.
+    """
+
+    module: str
+    what: str
+
+
+COMMANDS = {
+    "train": Command("train.run", "train a network on photos"),
+    "export": Command("export.to_trt", "make an engine of a checkpoint, and prove it"),
+    "index": Command("tools.index", "make and keep an index of photos"),
+    "search": Command("tools.search", "search an index with a photo"),
+    "evaluate": Command("tools.evaluate", "measure an engine on labelled photos"),
+    "benchmark": Command("tools.benchmark", "time whole queries, stage by stage"),
+    "visualize": Command("tools.visualize", "draw what a network or a search sees"),
+    "demo": Command("tools.demo", "the whole way on synthetic photos"),
+}
+EXTRAS = {  # what needs these modules, by the extra that installs them
+    "train": ("torch", "tyro", "onnx", "onnxscript", "matplotlib"),
+    "cpu": ("onnxruntime",),
+}
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Runs the command that the arguments name, and gives its exit status."""
+    name = parse(arguments)
+    sys.argv = [f"howl {name}", *arguments[1:]]
+    return run_command(partial(run_module, name))
+
+
+def run_module(name: str, arguments: Sequence[str] | None = None) -> None:
+    """Runs a command's ``main``. Raises DependencyError where a package that it needs is not installed."""
+    try:
+        import_module(COMMANDS[name].module).main(arguments)
+    except ModuleNotFoundError as error:
+        missing = (error.name or "").partition(".")[0]
+        extra = next((extra for extra, modules in EXTRAS.items() if missing in modules), None)
+        if extra is None:
+            raise
+        raise DependencyError(f"howl {name} needs {missing}: in howl's folder, pip install '.[{extra}]'") from None
+
+
+def parse(arguments: Sequence[str]) -> str:
+    """The command's name; its own arguments are left to it."""
+    width = max(map(len, COMMANDS))
+    lines = "\n".join(f"  {name:{width}}  {command.what}" for name, command in COMMANDS.items())
+    parser = argparse.ArgumentParser(
+        prog="howl",
+        usage="howl COMMAND ...",
+        description=f"Finds the photos of the same place.\n\ncommands:\n{lines}",
+        epilog="howl COMMAND --help says what a command takes.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"howl {_version()}")
+    parser.add_argument("command", metavar="COMMAND", choices=COMMANDS, help="one of the above")
+    return parser.parse_args(arguments[:1]).command
+
+
+def _version() -> str:
+    try:
+        return version("howl")
+    except PackageNotFoundError:
+        return "of a folder that is not installed"
