@@ -1,11 +1,11 @@
-"""An engine and what lies beside it: the manifest, the codebook, and what ties them together.
+"""An engine and the files beside it: the manifest, the codebook, and the checks that they belong together.
 
 engine.onnx             the graph
 engine.plan             the same graph, built by TensorRT for one kind of GPU
-engine.timing           what TensorRT measured for that, so that it builds faster the next time
+engine.timing           what TensorRT measured while it built the plan, so that the next build is faster
 engine.json             the manifest: method, image size, parameters, checksums
 engine.codebook.npy     the visual words of a local engine
-engine.index            the index that is used where none is named
+engine.index            the index that is used if no other is named
 """
 
 import hashlib
@@ -30,7 +30,7 @@ EXPORT_AGAIN = "export the checkpoint again"
 
 @dataclass(frozen=True)
 class EngineFiles:
-    """The files of an engine, which share a folder and a name.
+    """The files of an engine. They share a folder and a name.
 
     Attributes:
         base: their path without a suffix.
@@ -40,7 +40,7 @@ class EngineFiles:
 
     @classmethod
     def of(cls, path: Path) -> "EngineFiles":
-        """The files of the engine that one of them, such as ``engine.plan``, belongs to."""
+        """The files of an engine, from the path of any one of them, such as ``engine.plan``."""
         return cls(path.with_suffix(""))
 
     @property
@@ -76,33 +76,33 @@ class EngineFiles:
 
 
 class PlanRecord(TypedDict):
-    """What a plan was built by and for."""
+    """Which TensorRT built a plan, and for which GPU and image sizes."""
 
     flavour: str  # "tensorrt" or "tensorrt_rtx"
-    version: str  # of that TensorRT; no other runs the plan
-    compute_capability: Sequence[int] | None  # major, minor, of the GPU; None where the plan serves several kinds
-    smallest: int  # side of an image that it takes, in pixels
+    version: str  # of that TensorRT; no other version runs the plan
+    compute_capability: Sequence[int] | None  # major, minor of the GPU; None if the plan runs on several kinds
+    smallest: int  # side of an image that the plan takes, in pixels
     largest: int
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """What is known of an engine.
+    """What howl knows about an engine.
 
     Attributes:
-        fingerprint: of the network, the extraction and the codebook. Engines that share it give features that can be
-            compared, whatever runs them; an index belongs to one fingerprint.
+        fingerprint: of the network, the extraction and the codebook. Engines with the same fingerprint give comparable
+            features, whatever runs them. An index belongs to one fingerprint.
         system: what the network is, such as ``how`` or ``gem``; for people.
         method: the first stage that searches with its features: ``asmk`` or ``vectors``.
         image_size: longest side, in pixels, to which photos are shrunk before they enter the graph.
         scales: factors of the pyramid inside the graph.
         dimensions: of a local descriptor, D, or of the global descriptor, G, whichever the first stage takes.
-        features: K, local descriptors of a photo; None where there are none.
-        asmk: parameters of the search; None for another method.
+        features: K, the maximum number of local descriptors of a photo; None if the engine gives none.
+        asmk: parameters of the search; None for other methods.
         network: what the network is made of, for people.
         precision: of the graph's backbone: ``fp32``, ``fp16`` or ``int8``.
         checksums: SHA-256 of the files of this engine, by name.
-        plan: what the plan was built by and for, if there is one.
+        plan: how the plan was built, if there is one.
     """
 
     fingerprint: str
@@ -126,7 +126,7 @@ class Manifest:
 
     @classmethod
     def load(cls, path: Path) -> "Manifest":
-        """Reads what ``save`` wrote. Raises HowlError where it is missing, damaged or of another version."""
+        """Reads what ``save`` wrote. Raises HowlError if it is missing, damaged or of another version."""
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
         except FileNotFoundError:
@@ -149,7 +149,7 @@ class Manifest:
             raise DamagedError(f"{path}: damaged ({error}); {EXPORT_AGAIN}") from None
 
     def check(self, file: Path, manifest: Path) -> None:
-        """Raises HowlError, naming both files, where ``file`` is not the one that the manifest was written for."""
+        """Raises HowlError, naming both files, if ``file`` is not the one that the manifest was written for."""
         expected = self.checksums.get(file.name)
         if expected is None:
             known = ", ".join(self.checksums)
@@ -163,12 +163,12 @@ class Manifest:
 
 
 def is_engine(path: Path) -> bool:
-    """Whether it has the name of an engine."""
+    """Whether a path has the suffix of an engine."""
     return path.suffix in ENGINE_SUFFIXES
 
 
 def load_manifest(engine: Path) -> Manifest:
-    """The manifest of an engine file, which is proven to belong to it by checksum.
+    """The manifest of an engine file. A checksum proves that the two belong together.
 
     Raises:
         HowlError: a file is missing, or the two do not belong together; the line names both.
@@ -186,16 +186,16 @@ def load_manifest(engine: Path) -> Manifest:
 def load_first_stage(
     engine: Path, manifest: Manifest, *, threshold: float | None = None, alpha: float | None = None
 ) -> FirstStage:
-    """What searches with an engine's features.
+    """The first stage that searches with an engine's features.
 
     Args:
-        engine: whose codebook is loaded, where the method has one.
+        engine: the engine file; its codebook is loaded if the method has one.
         manifest: of the engine.
-        threshold: τ of ASMK, where it should differ from the manifest's.
-        alpha: α of ASMK, likewise.
+        threshold: τ of ASMK; None for the manifest's.
+        alpha: α of ASMK; None for the manifest's.
 
     Raises:
-        HowlError: the codebook is missing or another one, or the method has no such parameters.
+        HowlError: the codebook is missing or belongs to another engine, or the method has no such parameter.
     """
     files = EngineFiles.of(engine)
     given: dict[str, Any] = {"threshold": threshold, "alpha": alpha}

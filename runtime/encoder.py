@@ -1,4 +1,4 @@
-"""The encoder: a photo → its features → what an index keeps of it, and what a search asks with."""
+"""The encoder: a photo → its features → what an index stores of it, or the query of a search."""
 
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -17,8 +17,8 @@ Photo = TypeVar("Photo", bound=PhotoInput)
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-# Photos that are worked on at a time. The engine shares the work of one among all cores; a few at once fill what it
-# leaves idle, and the activations of many more would not fit the memory.
+# Photos that are processed at a time. The engine spreads the work of one over all cores; a few at once use the time
+# that it leaves idle. The activations of many more would not fit into memory.
 PHOTO_BATCH = min(4, os.cpu_count() or 1)
 
 
@@ -26,8 +26,8 @@ class Encoder:
     """An engine with its manifest, and the first stage that searches with its features.
 
     Attributes:
-        path: of the engine.
-        manifest: what is known of it.
+        path: the engine file.
+        manifest: the engine's manifest.
         first_stage: ASMK with the engine's codebook, or inner products.
         engine: runs the graph.
     """
@@ -45,10 +45,10 @@ class Encoder:
 
         Args:
             engine: ``engine.onnx`` or ``engine.plan``.
-            device: ``cpu``, ``cuda``, or None for a GPU where there is one.
-            threshold: τ of the search, where it should differ from the manifest's.
-            alpha: α of the search, likewise.
-            threads: that share the work of a photo on the CPU; None for one a core.
+            device: ``cpu``, ``cuda``, or None for a GPU if there is one.
+            threshold: τ of the search; None for the manifest's.
+            alpha: α of the search; None for the manifest's.
+            threads: CPU threads that share the work of a photo; None for one per core.
 
         Raises:
             HowlError: a file is missing or damaged, two of them do not belong together, or the device cannot be used.
@@ -77,16 +77,16 @@ class Encoder:
     def encode_all(
         self, photos: Sequence[Photo], encode: Callable[[Features], Result]
     ) -> Iterator[tuple[Photo, Result | ImageError]]:
-        """Every photo, in order, with what ``encode`` makes of its features, or why it cannot be read.
+        """Every photo, in order, with what ``encode`` makes of its features, or the error if it cannot be read.
 
-        Decoding, extraction and encoding of up to four photos overlap; no more than eight results wait.
+        Decoding, extraction and encoding of up to four photos overlap; at most eight results wait.
         """
         return self.encode_loaded(photos, self.load, encode)
 
     def encode_loaded(
         self, items: Sequence[Item], load: Callable[[Item], Image], encode: Callable[[Features], Result]
     ) -> Iterator[tuple[Item, Result | ImageError]]:
-        """``encode_all`` of whatever ``load`` makes an image of: RGB, of the engine's image size at most."""
+        """``encode_all`` of items that ``load`` turns into images: RGB, at most of the engine's image size."""
 
         def work(item: Item) -> Result | ImageError:
             try:
@@ -98,9 +98,9 @@ class Encoder:
         return prefetch_map(work, items, PHOTO_BATCH)
 
     def encode_database(self, features: Features) -> Any:
-        """What an index keeps of a photo: ``FirstStage.encode_database``."""
+        """What an index stores of a photo: ``FirstStage.encode_database``."""
         return self.first_stage.encode_database(features)
 
     def encode_query(self, features: Features, *, threads: int = 1) -> Any:
-        """What a search asks with: ``FirstStage.encode_query``."""
+        """The query of a search: ``FirstStage.encode_query``."""
         return self.first_stage.encode_query(features, threads=threads)

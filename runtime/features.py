@@ -29,7 +29,7 @@ class LocalFeatures:
 
 @dataclass(frozen=True)
 class Features:
-    """All that an engine gives for one image.
+    """Everything that an engine gives for one image.
 
     Attributes:
         local: its local features; None from an engine that gives none.
@@ -40,13 +40,13 @@ class Features:
     global_descriptor: NDArray[np.float32] | None = None
 
     def need_local(self) -> LocalFeatures:
-        """The local features. Raises IncompatibleError where the engine gives none."""
+        """The local features. Raises IncompatibleError if the engine gives none."""
         if self.local is None:
             raise IncompatibleError("the engine gives a global descriptor only, and this needs local features")
         return self.local
 
     def need_global(self) -> NDArray[np.float32]:
-        """The global descriptor. Raises IncompatibleError where the engine gives none."""
+        """The global descriptor. Raises IncompatibleError if the engine gives none."""
         if self.global_descriptor is None:
             raise IncompatibleError("the engine gives local features only, and this needs a global descriptor")
         return self.global_descriptor

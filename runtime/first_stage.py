@@ -1,8 +1,8 @@
-"""The seam between features and an index: what every first stage of retrieval gives, and how its segments are kept.
+"""The seam between features and an index: the interfaces of every first stage of retrieval and of its segments.
 
-A first stage (``FirstStage``) turns the features of a photo into what an index keeps and what a search asks with. A
-store (``Store``) holds the images of one segment and ranks them. ASMK has ``AsmkKernel`` and ``InvertedFile``, global
-descriptors have ``InnerProduct`` and ``VectorFile``; nothing else in the index or the retriever knows which it is.
+A first stage (``FirstStage``) turns the features of a photo into what an index stores, or into a query. A store
+(``Store``) holds the images of one segment and ranks them. ASMK has ``AsmkKernel`` and ``InvertedFile``, global
+descriptors have ``InnerProduct`` and ``VectorFile``; nothing else in the index or the retriever knows which is in use.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from runtime.features import Features
 
-ASMK, VECTORS = "asmk", "vectors"  # the methods that there are
-MAX_IMAGES = 65_536  # of a store: an inverted file numbers them by uint16
+ASMK, VECTORS = "asmk", "vectors"  # the methods
+MAX_IMAGES = 65_536  # of a store: an inverted file numbers them with uint16
 
 
 @dataclass(frozen=True)
@@ -33,24 +33,24 @@ class Layout:
 
 
 class FirstStage(Protocol):
-    """From features to an index and its queries. ``str()`` of it names its parameters, for people."""
+    """Encodes features for an index and its queries. Its ``str()`` names its parameters, for people."""
 
     @property
     def layout(self) -> Layout:
-        """How an index keeps what this encodes."""
+        """How an index stores what this encodes."""
         ...
 
     @property
     def settings(self) -> dict[str, Any]:
-        """The method and its parameters, as JSON takes them."""
+        """The method and its parameters, as values for JSON."""
         ...
 
     def encode_database(self, features: Features) -> Any:
-        """What an index keeps of an image, as ``Store.build`` takes it."""
+        """What an index stores of an image, as ``Store.build`` takes it."""
         ...
 
     def encode_query(self, features: Features, *, threads: int = 1) -> Any:
-        """What ``Store.best`` and ``Store.scores`` are asked with."""
+        """The query that ``Store.best`` and ``Store.scores`` take."""
         ...
 
     def build(self, images: Sequence[Any]) -> "Store":
@@ -59,7 +59,7 @@ class FirstStage(Protocol):
 
 
 class MapFile(Protocol):
-    """Opens one large file of a segment as a read-only memory map of the type and shape that are said."""
+    """Opens one large file of a segment as a read-only memory map of the given type and shape."""
 
     def __call__(self, name: str, dtype: npt.DTypeLike, shape: tuple[int, ...]) -> NDArray: ...
 
@@ -68,8 +68,8 @@ class Store(Protocol):
     """Up to 65,536 images of a segment as a first stage searches them, in memory or on the disk.
 
     Attributes:
-        LARGE_FILES: names of the files that hold nearly all of the bytes: opening checks their sizes alone.
-        SMALL_FILES: names of the files that are read whole at opening, and checked.
+        LARGE_FILES: names of the files that hold nearly all of the bytes: opening checks only their sizes.
+        SMALL_FILES: names of the files that opening reads whole and checks.
     """
 
     LARGE_FILES: ClassVar[tuple[str, ...]]
@@ -82,18 +82,18 @@ class Store(Protocol):
 
     @classmethod
     def merge(cls, parts: Sequence[Self], kept: Sequence[NDArray[np.bool_]]) -> Self:
-        """One store of the images of several, in their order, without those that are not kept (bool [n] a part)."""
+        """One store of the kept images of several, in their order; ``kept`` has bool [n] for each part."""
         ...
 
     @classmethod
     def open(cls, small: Mapping[str, NDArray], map_file: MapFile, entries: int, dimensions: int) -> Self:
-        """A store on the disk.
+        """Opens a store on the disk.
 
         Args:
             small: the arrays of ``SMALL_FILES``, by name.
             map_file: opens those of ``LARGE_FILES``.
-            entries: how many there are, as the catalogue says.
-            dimensions: as of ``Layout``.
+            entries: their number, from the catalogue.
+            dimensions: as in ``Layout``.
 
         Raises:
             ValueError: the arrays do not fit each other.
@@ -116,7 +116,7 @@ class Store(Protocol):
         ...
 
     def best(self, query: Any, live: NDArray[np.bool_], top: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-        """The live images with the largest scores, at most ``top``, best first; of equals the earlier comes first.
+        """The live images with the largest scores, at most ``top``, best first; of equal scores, the earlier first.
 
         Returns:
             their numbers, int64 [h], and scores, float64 [h].
@@ -124,7 +124,7 @@ class Store(Protocol):
         ...
 
     def shape_faults(self, images: int) -> Iterator[tuple[str, str]]:
-        """Arrays that do not fit each other or so many images: file and fault. ``content_faults`` relies on them."""
+        """Arrays that do not fit each other or ``images``: file and fault. ``content_faults`` needs them to fit."""
         ...
 
     def content_faults(self, dimensions: int) -> Iterator[tuple[str, str]]:
@@ -133,9 +133,9 @@ class Store(Protocol):
 
 
 def shape_fault(name: str, array: NDArray, dtype: npt.DTypeLike, shape: tuple[int, ...]) -> Iterator[tuple[str, str]]:
-    """The file and how its array is not of the type and shape that it should have, if it is not."""
+    """The file and the fault, if its array does not have the expected type and shape."""
     if array.dtype != dtype or array.shape != shape:
         yield name, f"{array.dtype} {list(array.shape)} instead of {np.dtype(dtype)} {list(shape)}"
 
 
-Progress = Callable[[int], object]  # is told how many images are done since it was last called
+Progress = Callable[[int], object]  # takes the number of images done since the last call

@@ -1,4 +1,4 @@
-"""Which NVIDIA GPUs this process can use, asked of the driver itself: needs neither TensorRT nor PyTorch."""
+"""The NVIDIA GPUs that this process can use, according to the driver: needs neither TensorRT nor PyTorch."""
 
 import ctypes
 import sys
@@ -30,8 +30,8 @@ class Gpu:
 def find_gpus() -> list[Gpu]:
     """The GPUs that CUDA sees, in CUDA's order; CUDA_VISIBLE_DEVICES is respected.
 
-    Empty where there is no driver, no GPU, or a driver that does not start: never raises. Starts the CUDA
-    driver in this process, which cannot then be used in a child made by fork.
+    Empty if there is no driver or no GPU, or if the driver does not start; never raises. Starts the CUDA driver in
+    this process: after that, a child made by fork cannot use it.
     """
     try:
         driver = ctypes.CDLL(_DRIVER)

@@ -19,16 +19,16 @@ from runtime.index.ids import check_ids
 from runtime.io.image import PhotoInput, describe
 from runtime.rerank import Query, Reranker
 
-COMMIT_SIZE = 1000  # photos that `add` commits together: a kill costs no more than these
+COMMIT_SIZE = 1000  # photos that `add` commits together: a kill loses at most these
 
 
 @dataclass(frozen=True)
 class AddReport:
-    """What became of the photos given to ``add``.
+    """What ``add`` did with the photos.
 
     Attributes:
-        added: ids that are in the index now.
-        skipped: the reason, by id, of photos that cannot be read.
+        added: ids that are now in the index.
+        skipped: by id, why a photo cannot be read.
     """
 
     added: list[str] = field(default_factory=list)
@@ -58,10 +58,10 @@ class Retriever:
         Args:
             engine: ``engine.onnx`` or ``engine.plan``, with the files that export left beside it.
             index: folder of the index, made by the first ``add``; default: ``engine.index`` beside the engine.
-            device: ``cpu``, ``cuda``, or None for a GPU where there is one.
-            threshold: τ of the search, where it should differ from the manifest's.
-            alpha: α of the search, likewise.
-            threads: that share the work of a photo on the CPU; None for one a core.
+            device: ``cpu``, ``cuda``, or None for a GPU if there is one.
+            threshold: τ of the search; None for the manifest's.
+            alpha: α of the search; None for the manifest's.
+            threads: CPU threads that share the work of a photo; None for one per core.
 
         Raises:
             HowlError: a file is missing or damaged, two of them do not belong together, or the device cannot be used.
@@ -78,7 +78,7 @@ class Retriever:
         self.close()
 
     def close(self) -> None:
-        """Lets go of the index."""
+        """Closes the index."""
         if self.index is not None:
             self.index.close()
             self.index = None
@@ -87,18 +87,18 @@ class Retriever:
         return len(self.index) if self.index is not None else 0
 
     def add(self, photos: Sequence[PhotoInput], ids: Sequence[str] | None = None) -> AddReport:
-        """Adds photos, a thousand a commit: what is reported as added is on the disk.
+        """Adds photos, a thousand per commit. Those reported as added are on the disk.
 
         Args:
             photos: paths, encoded bytes, or H×W×3 uint8 BGR arrays.
-            ids: a name for each; paths may go without and are their own ids.
+            ids: one for each photo; may be None if all photos are paths, which are then their own ids.
 
         Returns:
             what was added, and why the rest was not: unreadable photos are skipped, not fatal.
 
         Raises:
             HowlError: an id is in the index already, missing or named twice, and nothing was added; or the index
-                cannot be written, and commits that were made before stay.
+                cannot be written, and earlier commits stay.
         """
         names = self._ids(photos, ids)
         check_ids(self.index_path, names)
@@ -120,7 +120,7 @@ class Retriever:
         return report
 
     def remove(self, ids: Sequence[str]) -> None:
-        """Removes photos in one commit. Raises HowlError, removing none, where one is not in the index."""
+        """Removes photos in one commit. Raises HowlError, and removes none, if one is not in the index."""
         if self.index is None:
             raise MissingError(f"{self.index_path}: no index here, nothing to remove")
         self.index.remove(ids)
@@ -132,7 +132,7 @@ class Retriever:
         self.index.compact()
 
     def refresh(self) -> None:
-        """Takes up what other processes have committed to the index since, or the index, if they made it."""
+        """Loads what other processes have committed to the index since, or opens the index if they have made it."""
         if self.index is not None:
             self.index.refresh()
         elif Index.exists(self.index_path):
@@ -141,13 +141,13 @@ class Retriever:
     def search(
         self, photo: PhotoInput, top: int = 10, *, rerank: Reranker | None = None, candidates: int = 100
     ) -> list[Hit]:
-        """The photos of the index most similar to one, best first; fewer than ``top`` where few share anything.
+        """The photos of the index most similar to ``photo``, best first; fewer than ``top`` if few share anything.
 
         Args:
             photo: a path, encoded bytes, or an H×W×3 uint8 BGR array.
-            top: answers at most.
-            rerank: puts the first stage's best into a better order.
-            candidates: how many of them it is given, ``top`` at least.
+            top: the maximum number of hits.
+            rerank: puts the first stage's best hits into a better order.
+            candidates: how many of them it gets, at least ``top``.
 
         Raises:
             ImageError: the photo cannot be read.
@@ -187,7 +187,7 @@ class Retriever:
     def _prepare(
         self, photos: Sequence[PhotoInput], names: Sequence[str], report: AddReport
     ) -> Iterator[tuple[str, Any]]:
-        """Every photo encoded, in order; None, and a line in the report, where one cannot be read."""
+        """Encodes every photo, in order; one that cannot be read gives None and a line in the report."""
         encoded = self.encoder.encode_all(photos, self.encoder.encode_database)
         for name, (_, image) in zip(names, encoded, strict=True):
             if isinstance(image, ImageError):

@@ -1,8 +1,8 @@
 """Global descriptors as a first stage: exact inner products with every vector of an index.
 
-Descriptors are L2-normalised, so that the inner product is the cosine (Radenović et al., TPAMI 2018). An index keeps
+Descriptors are L2-normalised, so that the inner product is the cosine (Radenović et al., TPAMI 2018). An index stores
 them in half precision, which halves what a search reads and moves a score by at most 2⁻¹¹; products are summed in
-float32. The vectors are memory-mapped: an index larger than the memory is searched too.
+float32. The vectors are memory-mapped, so an index may be larger than the memory.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,11 +17,11 @@ from runtime.features import Features
 from runtime.first_stage import VECTORS, Layout, MapFile, shape_fault
 
 FILE = "vectors.npy"
-CHECK_BATCH = 1 << 16  # vectors that are checked together: memory stays small
+CHECK_BATCH = 1 << 16  # vectors that are checked at a time, to save memory
 
 
 class InnerProduct:
-    """The first stage of global descriptors: they are encoded by rounding them.
+    """The first stage of global descriptors: encoding rounds them.
 
     Attributes:
         dimensions: G.
@@ -35,16 +35,16 @@ class InnerProduct:
 
     @property
     def layout(self) -> Layout:
-        """How an index keeps what this encodes."""
+        """How an index stores what this encodes."""
         return Layout(VECTORS, self.dimensions)
 
     @property
     def settings(self) -> dict[str, Any]:
-        """The method, as JSON takes it."""
+        """The method, as a value for JSON."""
         return {"method": VECTORS}
 
     def encode_database(self, features: Features) -> NDArray[np.float16]:
-        """float16 [G], as an index keeps it."""
+        """float16 [G], as an index stores it."""
         return features.need_global().astype(np.float16)
 
     def encode_query(self, features: Features, *, threads: int = 1) -> NDArray[np.float32]:
@@ -52,7 +52,7 @@ class InnerProduct:
         return np.ascontiguousarray(features.need_global(), np.float32)
 
     def build(self, images: Sequence[NDArray[np.float16]]) -> "VectorFile":
-        """What searches the images of a segment."""
+        """The store of a segment's images."""
         return VectorFile.build(images, self.dimensions)
 
 
@@ -76,7 +76,7 @@ class VectorFile:
 
     @classmethod
     def merge(cls, parts: Sequence["VectorFile"], kept: Sequence[NDArray[np.bool_]]) -> "VectorFile":
-        """One file of the vectors of several: ``Store.merge``."""
+        """One file of the kept vectors of several: ``Store.merge``."""
         return cls(np.concatenate([part.vectors[keep] for part, keep in zip(parts, kept, strict=True)]))
 
     @classmethod
@@ -103,22 +103,22 @@ class VectorFile:
     def best(
         self, query: NDArray[np.float32], live: NDArray[np.bool_], top: int
     ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-        """The live images with the largest of those scores, at most ``top``, best first: ``Store.best``."""
+        """The live images with the largest scores, at most ``top``, best first: ``Store.best``."""
         images = np.flatnonzero(live)
         scores = native.products(self.vectors, query)[images]
         if 0 < top < len(images):
-            # All that tie with the last place compete for it, and the earliest win.
+            # All images that tie for the last place compete for it, and the earliest win.
             threshold = np.partition(scores, len(scores) - top)[len(scores) - top]
             images, scores = images[scores >= threshold], scores[scores >= threshold]
         order = np.argsort(-scores, kind="stable")[: max(0, top)]
         return images[order], scores[order].astype(np.float64)
 
     def shape_faults(self, images: int) -> Iterator[tuple[str, str]]:
-        """Vectors that are not one an image: ``Store.shape_faults``."""
+        """The vectors, if there is not one per image: ``Store.shape_faults``."""
         yield from shape_fault(FILE, self.vectors, np.float16, (images, self.vectors.shape[1]))
 
     def content_faults(self, dimensions: int) -> Iterator[tuple[str, str]]:
-        """Vectors that are no numbers: ``Store.content_faults``."""
+        """Vectors with infinite or NaN components: ``Store.content_faults``."""
         for start in range(0, len(self.vectors), CHECK_BATCH):
             if not np.isfinite(self.vectors[start : start + CHECK_BATCH]).all():
                 yield FILE, "a vector is not finite"

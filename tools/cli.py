@@ -56,7 +56,7 @@ def run_module(name: str, arguments: Sequence[str] | None = None) -> None:
         extra = next((extra for extra, modules in EXTRAS.items() if missing in modules), None)
         if extra is None:
             raise
-        raise DependencyError(f"howl {name} needs {missing}: pip install 'howl[{extra}]'") from None
+        raise DependencyError(f"howl {name} needs {missing}: in howl's folder, pip install '.[{extra}]'") from None
 
 
 def parse(arguments: Sequence[str]) -> str:

@@ -15,7 +15,7 @@ from train.config import ResumeOptions, TrainOptions, options_for
 from train.log import CURVE_SUFFIX, LOG_SUFFIX, EpochLog
 from train.trainer import resume_training, start_training
 
-PROGRAM = "train/run.py"
+SCRIPT = "train/run.py"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -44,30 +44,25 @@ def parse(arguments: Sequence[str] | None = None) -> TrainOptions | ResumeOption
         HowlError: a value is out of range, or ``--resume`` comes with settings of its run.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
+    name = program(SCRIPT)
     looked_at = argparse.ArgumentParser(
-        prog=PROGRAM, add_help=False, allow_abbrev=False, argument_default=argparse.SUPPRESS
+        prog=name, add_help=False, allow_abbrev=False, argument_default=argparse.SUPPRESS
     )
-    for flag in ("--system", "--data", "--backbone"):
+    for flag in ("--system", "--data", "--backbone", "--resume"):
         looked_at.add_argument(flag)
     looked_at.add_argument("--image-size", "--image_size", type=int)
-    looked_at.add_argument("--resume")
     first = vars(looked_at.parse_known_args(words)[0])
     if "resume" in first:
-        return parse_resume(words)
-    return tyro.cli(
-        TrainOptions,
-        prog=program(PROGRAM),
-        args=words,
-        default=options_for(**first),
-        config=(tyro.conf.OmitArgPrefixes,),
-    )
+        return parse_resume(words, name)
+    flat = (tyro.conf.OmitArgPrefixes,)  # --epochs rather than --training.epochs
+    return tyro.cli(TrainOptions, prog=name, args=words, default=options_for(**first), config=flat)
 
 
 def command_for(options: TrainOptions | ResumeOptions) -> str:
     """The command that a user would type for these options: the inverse of ``parse``."""
     if isinstance(options, ResumeOptions):
         plain = ResumeOptions(options.resume)
-        return command_line(PROGRAM, "--resume", options.resume, options=options, defaults=plain)
+        return command_line(SCRIPT, "--resume", options.resume, options=options, defaults=plain)
     system, data, backbone = options.system, options.training.data, options.network.backbone
     words: list[object] = []
     for flag, value, default in (
@@ -78,12 +73,12 @@ def command_for(options: TrainOptions | ResumeOptions) -> str:
     ):
         words += [flag, value] if value != default else []
     fitting = options_for(system, data, backbone, options.extraction.image_size)
-    return command_line(PROGRAM, *words, options=options, defaults=fitting)
+    return command_line(SCRIPT, *words, options=options, defaults=fitting)
 
 
-def parse_resume(words: Sequence[str]) -> ResumeOptions:
+def parse_resume(words: Sequence[str], name: str) -> ResumeOptions:
     """The options beside ``--resume``. Raises HowlError, naming them, if there are others than it allows."""
-    options, others = tyro.cli(ResumeOptions, prog=program(PROGRAM), args=words, return_unknown_args=True)
+    options, others = tyro.cli(ResumeOptions, prog=name, args=words, return_unknown_args=True)
     flags = [word.partition("=")[0].replace("--no-", "--") for word in others if word.startswith("--")]
     if others:
         raise HowlError(f"--resume keeps the checkpoint's own settings: leave out {', '.join(flags or others)}")
@@ -93,12 +88,13 @@ def parse_resume(words: Sequence[str]) -> ResumeOptions:
 def report(checkpoint: Checkpoint, out: Path) -> str:
     """What was written, which epoch it is, and which photos were left out."""
     records = [EpochLog(**record) for record in checkpoint.training["records"]]
-    score, best = max((r.mean_average_precision, -r.epoch) for r in records if r.mean_average_precision is not None)
+    validated = [record for record in records if record.mean_average_precision is not None]
+    best = max(validated, key=lambda record: (record.mean_average_precision, -record.epoch))
     lines = [
-        f"{out}: epoch {-best} is the best, validation mAP {score:.4f}, {words_of(checkpoint)}"
-        f"log {out.with_suffix(LOG_SUFFIX)}, curve {out.with_suffix(CURVE_SUFFIX)}"
+        f"{out}: epoch {best.epoch} is the best, validation mAP {best.mean_average_precision:.4f}, "
+        f"{words_of(checkpoint)}log {out.with_suffix(LOG_SUFFIX)}, curve {out.with_suffix(CURVE_SUFFIX)}"
     ]
-    if best == 0 and records[-1].epoch > 0:
+    if best.epoch == 0 and records[-1].epoch > 0:
         lines.append("no epoch was better than the network before its first step, which is what the checkpoint holds")
     unreadable = checkpoint.training["unreadable"] | checkpoint.training["unreadable_validation"]
     if unreadable:

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from runtime import native
 
-ROW_BATCH = 768  # descriptors that go through the words together
+ROW_BATCH = 768  # descriptors that are compared with the words together
 GROUPS = 1024  # of words, for the top-k of a long row
 
 
@@ -31,7 +31,7 @@ class RoundedSearch:
 
     Words and descriptors are rounded to the same grid of 8-bit steps around the words' mean. By the triangle inequality
     |‖x − c‖ − ‖x̂ − ĉ‖| ≤ ‖x − x̂‖ + ‖c − ĉ‖, and both rounding errors are known: every word that can be among the
-    nearest is looked at again, and the answer is exact.
+    nearest is compared again, in float, and the answer is exact.
     """
 
     def __init__(self, centroids: NDArray[np.float32]) -> None:
@@ -40,7 +40,7 @@ class RoundedSearch:
         self._centroids = centroids
         self._mean = centroids.mean(axis=0)
         centred = centroids - self._mean
-        self._step = np.float32(np.abs(centred).max() / native.ROUNDED) or np.float32(1)  # 1 where all words are equal
+        self._step = np.float32(np.abs(centred).max() / native.ROUNDED) or np.float32(1)  # 1 if all words are equal
         centred /= self._step
         rounded = np.rint(centred)
         self._word_error = float(np.sqrt(np.square(centred - rounded).sum(axis=1).max()))
@@ -55,9 +55,9 @@ class RoundedSearch:
         self._own = threading.local()
 
     def nearest(self, descriptors: NDArray[np.float32], m: int) -> NDArray[np.int64]:
-        """int64 [n, m], nearest first, for float32 [n, D]; −1 first in rows with too many words to look at again."""
+        """int64 [n, m], nearest first, for float32 [n, D]; −1 first in rows with too many words to compare again."""
         n, dimensions = descriptors.shape
-        with np.errstate(invalid="ignore", over="ignore"):  # no numbers, or too large: all words stay open
+        with np.errstate(invalid="ignore", over="ignore"):  # NaN or too large: all words stay open
             centred = (descriptors - self._mean) / self._step
             rounded = np.clip(np.rint(centred), -native.ROUNDED, native.ROUNDED)
             errors = np.sqrt(np.square(centred - rounded).sum(axis=1))
@@ -72,7 +72,7 @@ class RoundedSearch:
         )
 
     def _scratch(self, descriptors: int) -> NDArray[np.uint8]:
-        """Working memory of this thread: kept, because fresh pages cost more than the work that is done in them."""
+        """Working memory of this thread: kept, because fresh pages cost more than the work done in them."""
         size = native.scratch_bytes(descriptors)
         kept: NDArray[np.uint8] | None = getattr(self._own, "scratch", None)
         if kept is None or len(kept) < size:
@@ -83,8 +83,8 @@ class RoundedSearch:
 def smallest_in_rows(values: NDArray[np.float32], m: int) -> NDArray[np.int64]:
     """The columns of the m smallest values of each row [n, C], smallest first: int64 [n, m].
 
-    The m smallest lie in the at most m groups of columns whose minima are smallest, so long rows need one pass of
-    minima and a partition of GROUPS values, not of C.
+    The m smallest lie in the m groups of columns whose minima are smallest, so long rows need one pass of minima and a
+    partition of GROUPS values instead of C.
     """
     n, columns = values.shape
     if m == 1:

@@ -13,11 +13,11 @@ from runtime.asmk.assignment import ROW_BATCH, ExactSearch, RoundedSearch
 from runtime.errors import DamagedError, IncompatibleError, MissingError, UsageError
 from runtime.io.atomic import atomic_write
 
-KMEANS_ITERATIONS = 10  # its objective hardly falls after
-KMEANS_SAMPLE = 64  # descriptors a word that it looks at, at most
+KMEANS_ITERATIONS = 10  # its objective hardly falls afterwards
+KMEANS_SAMPLE = 64  # descriptors per word that it uses, at most
 SUM_BATCH = 65_536  # descriptors, in k-means
-NUDGE = 1 / 1024  # of its length, by which the halves of a divided word move apart
-DESCRIPTORS_PER_WORD = 32  # a word of fewer would tell little
+NUDGE = 1 / 1024  # of its length, by which the halves of a split word move apart
+DESCRIPTORS_PER_WORD = 32  # at least: the mean of fewer would say little
 
 
 class Codebook:
@@ -40,15 +40,15 @@ class Codebook:
 
         Args:
             descriptors: float32 [n, D].
-            assignments: m, words a descriptor (multiple assignment); no more than there are words are given.
-            threads: that share the descriptors, where the processor has 8-bit products (AVX-512 VNNI); elsewhere
-                NumPy's matrix product has threads of its own.
+            assignments: m, words per descriptor (multiple assignment); C if that is less.
+            threads: that share the descriptors if the processor has 8-bit products (AVX-512 VNNI); otherwise NumPy's
+                matrix product uses its own threads.
 
         Returns:
             int64 [n, min(m, C)].
 
         Raises:
-            IncompatibleError: the descriptors have another dimension.
+            IncompatibleError: the descriptors do not have D dimensions.
         """
         if descriptors.ndim != 2 or descriptors.shape[1] != self.dimensions:
             raise IncompatibleError(
@@ -90,7 +90,7 @@ class Codebook:
 
     @classmethod
     def load(cls, path: Path) -> "Codebook":
-        """Reads what ``save`` wrote. Raises HowlError where the file is missing or no codebook."""
+        """Reads what ``save`` wrote. Raises HowlError if the file is missing or not a codebook."""
         try:
             with path.open("rb") as file:
                 centroids = np.lib.format.read_array(file, allow_pickle=False)
@@ -104,10 +104,10 @@ class Codebook:
 
 
 def learn_codebook(descriptors: NDArray[np.float32], words: int, *, seed: int) -> Codebook:
-    """k-means over descriptors [n, D]: at most 64 of them a word, ten rounds of Lloyd's algorithm.
+    """k-means over descriptors [n, D]: at most 64 of them per word, ten rounds of Lloyd's algorithm.
 
-    ``words`` is an upper bound: with fewer than 32 descriptors a word, the codebook is the largest power of two that
-    has them.
+    ``words`` is an upper bound: with fewer than 32 descriptors per word, the number of words is the largest power of
+    two that gives each word at least 32.
 
     Raises:
         UsageError: there is no descriptor at all.

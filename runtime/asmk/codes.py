@@ -1,4 +1,4 @@
-"""Binary codes: what ASMK keeps of an image, and what it searches with."""
+"""Binary codes: what ASMK stores of an image, and its queries."""
 
 from typing import NamedTuple
 
@@ -9,7 +9,7 @@ CODE_BITS = 64  # bits of one machine word of a code
 
 
 class AsmkCodes(NamedTuple):
-    """One image as ASMK sees it.
+    """One image, encoded.
 
     Attributes:
         words: uint32 [n], its distinct visual words, ascending.
@@ -24,7 +24,7 @@ class AsmkQuery(NamedTuple):
     """A query's codes, with the weights of their matches.
 
     Attributes:
-        words, codes: as of ``AsmkCodes``, aggregated over all assigned words.
+        words, codes: as in ``AsmkCodes``, aggregated over all assigned words.
         similarity_table: float64 [D + 1], the weight of a match by Hamming distance (``AsmkKernel.similarity_table``).
     """
 
@@ -34,7 +34,7 @@ class AsmkQuery(NamedTuple):
 
 
 def pack_signs(vectors: NDArray[np.float32]) -> NDArray[np.uint64]:
-    """float [n, D] → uint64 [n, ⌈D/64⌉]: bit i is set where component i is above 0."""
+    """float [n, D] → uint64 [n, ⌈D/64⌉]: bit i is set if component i is above 0."""
     n, dimensions = vectors.shape
     bits = np.zeros((n, code_length(dimensions) * CODE_BITS), bool)
     bits[:, :dimensions] = vectors > 0

@@ -12,7 +12,7 @@ from runtime import native
 from runtime.asmk.codes import CODE_BITS, AsmkCodes, AsmkQuery, code_length
 from runtime.first_stage import MAX_IMAGES, MapFile, shape_fault
 
-CHECK_BATCH = 1 << 20  # entries that are checked together: memory stays small
+CHECK_BATCH = 1 << 20  # entries that are checked at a time, to save memory
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class InvertedFile:
 
     @classmethod
     def build(cls, images: Sequence[AsmkCodes], dimensions: int) -> "InvertedFile":
-        """The inverted file of at most 65,536 images, whose descriptors have so many dimensions."""
+        """The inverted file of at most 65,536 images; ``dimensions`` is D of their descriptors."""
         length = code_length(dimensions)
         if len(images) > MAX_IMAGES:
             raise ValueError(f"{len(images)} images: an inverted file holds {MAX_IMAGES} at most")
@@ -52,11 +52,11 @@ class InvertedFile:
 
     @classmethod
     def merge(cls, parts: Sequence["InvertedFile"], kept: Sequence[NDArray[np.bool_]]) -> "InvertedFile":
-        """One inverted file of the images of several, in their order, without those that are not kept.
+        """One inverted file of the kept images of several, in their order.
 
         Args:
-            parts: at least one, of at most 65,536 kept images in all; codes of one length.
-            kept: bool [n] for every part, the images to take over.
+            parts: at least one, with at most 65,536 kept images in all, and codes of one length.
+            kept: bool [n] for each part, the images to keep.
         """
         if sum(int(keep.sum()) for keep in kept) > MAX_IMAGES:
             raise ValueError(f"an inverted file holds {MAX_IMAGES} images at most")
@@ -75,7 +75,7 @@ class InvertedFile:
 
     @classmethod
     def open(cls, small: Mapping[str, NDArray], map_file: MapFile, entries: int, dimensions: int) -> "InvertedFile":
-        """An inverted file on the disk: ``Store.open``."""
+        """Opens an inverted file on the disk: ``Store.open``."""
         if small["offsets.npy"][-1] != entries:
             raise ValueError(f"{small['offsets.npy'][-1]} entries, and {entries} in the catalogue")
         return cls(
@@ -98,7 +98,7 @@ class InvertedFile:
 
     @property
     def entries(self) -> int:
-        """Entries: an image has one for each of its words."""
+        """The number of entries: an image has one for each of its words."""
         return len(self.images)
 
     def __len__(self) -> int:
@@ -117,7 +117,7 @@ class InvertedFile:
     def best(
         self, query: AsmkQuery, live: NDArray[np.bool_], top: int
     ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-        """The live images with the largest of those scores, at most ``top`` and only above 0, best first.
+        """The live images with the largest scores, at most ``top`` and only above 0, best first.
 
         Of equal scores the earlier image comes first.
 
@@ -131,8 +131,8 @@ class InvertedFile:
     def _totals(self, query: AsmkQuery) -> NDArray[np.int64]:
         """Σ of s^α in units of 2⁻⁴⁰, int64 [n].
 
-        Integers, because their sum does not depend on the order of its terms: threads, parts of an index and GPUs agree
-        to the bit. At D = 128 and α = 3, s^α is a multiple of 2⁻¹⁸, and the sum is exact.
+        The sum of integers does not depend on the order of its terms: threads, parts of an index and GPUs agree to the
+        bit. At D = 128 and α = 3, s^α is a multiple of 2⁻¹⁸, and the sum is exact.
         """
         table = query.similarity_table
         fixed = np.zeros(CODE_BITS * self.codes.shape[1] + 1, np.int64)
@@ -195,7 +195,7 @@ def _cursors(counts: NDArray[np.int64]) -> NDArray[np.int64]:
 
 
 def _new_numbers(kept: Sequence[NDArray[np.bool_]]) -> list[NDArray[np.int32]]:
-    """For every part int32 [65536]: the number of each of its images in the whole, −1 for those that are not kept."""
+    """For each part int32 [65536]: the new number of each of its images, −1 for those that are not kept."""
     numbers, first = [], 0
     for keep in kept:
         number = np.full(MAX_IMAGES, -1, np.int32)
@@ -210,7 +210,7 @@ def _ascends(array: NDArray) -> bool:
 
 
 def _has_padding(codes: NDArray[np.uint64], dimensions: int) -> bool:
-    """Whether bits are set beyond the D of a code."""
+    """Whether a code has bits set beyond its D."""
     if dimensions % CODE_BITS == 0:
         return False
     beyond = np.uint64(dimensions % CODE_BITS)

@@ -1,9 +1,9 @@
 """ASMK*: the binary aggregated selective match kernel (Tolias, Avrithis, Jégou, IJCV 2016; as used by HOW).
 
-Per image and visual word w the residuals of its descriptors are summed, V_w = Σ (x − c_w), and kept as signs
-(``aggregate``). Two images are compared word by word: s = 1 − 2·hamming/D counts s^α where s ≥ τ (``selectivity``), and
-the sum over shared words is divided by √n_query · √n_image, n being the number of distinct words of a side
-(``InvertedFile.scores``, and ``AsmkKernel.match`` word by word).
+For each visual word w of an image, the residuals of its descriptors are summed, V_w = Σ (x − c_w), and stored as signs
+(``aggregate``). Two images are compared word by word: a similarity s = 1 − 2·hamming/D counts s^α if s ≥ τ
+(``selectivity``). The sum over shared words is divided by √n_query · √n_image, where n is the number of distinct words
+(``InvertedFile.scores``; ``AsmkKernel.match`` shows it word by word).
 """
 
 from collections.abc import Sequence
@@ -31,7 +31,7 @@ class AsmkParameters:
         alpha: α, the exponent of selectivity.
         threshold: τ in [−1, 1], the least similarity of two codes that counts: 0 as HOW published it, 0.25 in the
             original MATLAB code.
-        multiple_assignment: visual words that a query descriptor is given.
+        multiple_assignment: visual words that each query descriptor is assigned to.
     """
 
     alpha: float = 3.0
@@ -44,11 +44,11 @@ class AsmkParameters:
         if not -1 <= self.threshold <= 1:
             raise UsageError(f"threshold is {self.threshold}: similarities lie between -1 and 1")
         if self.multiple_assignment < 1:
-            raise UsageError(f"multiple_assignment is {self.multiple_assignment}: a descriptor needs a word at least")
+            raise UsageError(f"multiple_assignment is {self.multiple_assignment}: a descriptor needs at least one word")
 
 
 class AsmkKernel:
-    """A codebook and parameters: all that turns local features into codes, and compares them.
+    """A codebook and parameters: turns local features into codes, and compares them.
 
     Attributes:
         codebook: the visual words.
@@ -64,12 +64,12 @@ class AsmkKernel:
 
     @property
     def layout(self) -> Layout:
-        """How an index keeps what this kernel encodes."""
+        """How an index stores what this kernel encodes."""
         return Layout(ASMK, self.codebook.dimensions)
 
     @property
     def settings(self) -> dict[str, Any]:
-        """The method and its parameters, as JSON takes them."""
+        """The method and its parameters, as values for JSON."""
         return {"method": ASMK, **asdict(self.parameters)}
 
     @cached_property
@@ -78,7 +78,7 @@ class AsmkKernel:
         return selectivity(self.codebook.dimensions, self.parameters)
 
     def encode_database(self, features: Features) -> AsmkCodes:
-        """Words and codes as an index keeps them: every descriptor belongs to its nearest word."""
+        """Words and codes as an index stores them: every descriptor belongs to its nearest word."""
         return self.encode(features.need_local().descriptors, 1)
 
     def encode_query(self, features: Features, *, threads: int = 1) -> AsmkQuery:
@@ -87,7 +87,7 @@ class AsmkKernel:
         return self.query(self.encode(descriptors, self.parameters.multiple_assignment, threads=threads))
 
     def encode(self, descriptors: NDArray[np.float32], assignments: int, *, threads: int = 1) -> AsmkCodes:
-        """Descriptors, float32 [n, D], given so many nearest words each, aggregated word by word.
+        """Assigns descriptors, float32 [n, D], to their nearest words, and aggregates them word by word.
 
         Raises:
             IncompatibleError: the descriptors have another dimension than the codebook.
@@ -96,19 +96,19 @@ class AsmkKernel:
         return aggregate(descriptors, words, self.codebook.centroids)
 
     def query(self, codes: AsmkCodes) -> AsmkQuery:
-        """Codes as one searches with them: they bring along the weights of their matches."""
+        """The codes as a query, with the weights of their matches."""
         return AsmkQuery(*codes, self.similarity_table)
 
     def build(self, images: Sequence[AsmkCodes]) -> InvertedFile:
-        """What searches the images of a segment."""
+        """The store of a segment's images."""
         return InvertedFile.build(images, self.codebook.dimensions)
 
     def match(self, query: NDArray[np.float32], image: NDArray[np.float32]) -> "Matching":
         """Matches two images by their descriptors as a search does, word by word, for people to look at.
 
         Args:
-            query: float32 [n, D], given ``parameters.multiple_assignment`` words each.
-            image: float32 [n', D], given one word each, as in an index.
+            query: float32 [n, D], assigned to ``parameters.multiple_assignment`` words each.
+            image: float32 [n', D], assigned to one word each, as in an index.
 
         Raises:
             IncompatibleError: the descriptors do not fit the codebook.
@@ -142,7 +142,7 @@ class SharedWords(NamedTuple):
 
     Attributes:
         words: uint32 [m], the visual words of both, ascending.
-        weights: float64 [m], what each adds to the score: s^α, where s = 1 − 2·hamming/D reaches τ; 0 elsewhere.
+        weights: float64 [m], what each adds to the score: s^α if s = 1 − 2·hamming/D reaches τ, otherwise 0.
         score: Σ weights / (√n_query · √n_image), as a search gives it.
     """
 
@@ -158,8 +158,8 @@ class Matching:
     Attributes:
         shared: the words of both, and the score.
         pairs: int64 [p, 2], the rows of a query descriptor and of an image descriptor that have a word in common. Those
-            of the word with the largest weight come first; within a word, the nearest descriptors. Two descriptors of a
-            query with multiple assignment can share several words; they are a pair for each.
+            of the word with the largest weight come first; within a word, the nearest descriptors. With multiple
+            assignment, two descriptors can share several words; they are then a pair for each.
         weights: float64 [p], of each pair's word.
         ranks: int64 [p], 0 for the nearest pair of its word, 1 for the next.
     """
@@ -185,7 +185,7 @@ def aggregate(
 
 
 def selectivity(dimensions: int, parameters: AsmkParameters) -> NDArray[np.float64]:
-    """The similarity table, by Hamming distance 0…D: s^α where s = 1 − 2·h/D reaches τ, 0 elsewhere.
+    """The similarity table, by Hamming distance 0…D: s^α if s = 1 − 2·h/D reaches τ, otherwise 0.
 
     With a negative τ a negative s keeps its sign: sign(s)·|s|^α.
     """
@@ -194,7 +194,7 @@ def selectivity(dimensions: int, parameters: AsmkParameters) -> NDArray[np.float
 
 
 def _pairs_of(word: int, query_words: NDArray[np.int64], image_words: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Every descriptor of the query that is assigned to a word, with every one of the image: rows, int64 [p, 2].
+    """All pairs of a query descriptor and an image descriptor that are assigned to a word: rows, int64 [p, 2].
 
     Args:
         word: the word.

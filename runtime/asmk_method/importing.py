@@ -1,4 +1,4 @@
-"""An index of asmk's images, which have numbers instead of names; and the import of what asmk saved."""
+"""Indexes of asmk's images, which have numbers instead of names, and the import of what asmk saved."""
 
 import hashlib
 import os
@@ -23,11 +23,11 @@ DISTRACTOR = "distractor "  # and its number: the id of a distractor
 
 @dataclass(frozen=True)
 class AsmkImport:
-    """What became of two of asmk's pickles.
+    """The result of importing two of asmk's pickles.
 
     Attributes:
-        images: in the index, under their numbers as ids.
-        distractors: in the index besides, as ``distractor 0``…
+        images: how many are in the index, with their numbers as ids.
+        distractors: how many are in the index as well, as ``distractor 0``…
         entries: of the index.
         words: of the codebook.
         index: the folder.
@@ -43,7 +43,7 @@ class AsmkImport:
 
 
 def import_asmk(codebook_pickle: Path, ivf_pickle: Path, index: Path) -> AsmkImport:
-    """Makes an index, and ``INDEX.codebook.npy`` beside it, of what asmk saved. Where it fails, nothing is left.
+    """Makes an index, and ``INDEX.codebook.npy`` beside it, from what asmk saved. A failure leaves nothing behind.
 
     Args:
         codebook_pickle: the ``cache_path`` of asmk's ``train_codebook``.
@@ -51,7 +51,7 @@ def import_asmk(codebook_pickle: Path, ivf_pickle: Path, index: Path) -> AsmkImp
         index: a new folder.
 
     Raises:
-        HowlError: a pickle is not as asmk saves it, the two do not belong together, or an output is there already.
+        HowlError: a pickle is not as asmk saves it, the two do not belong together, or an output exists already.
     """
     if index.exists():
         raise UsageError(f"{index}: is there already; name a new folder")
@@ -76,7 +76,7 @@ def import_asmk(codebook_pickle: Path, ivf_pickle: Path, index: Path) -> AsmkImp
 
 
 def check_words(ivf: AsmkIvf, codebook: Codebook, name: str) -> None:
-    """Raises HowlError where an IVF was not built with a codebook of this many words."""
+    """Raises HowlError if an IVF was not built with a codebook of this many words."""
     if ivf.words != len(codebook):
         raise IncompatibleError(
             f"{ivf.path} has lists of {ivf.words} visual words, {name} has {len(codebook)}: they do not belong together"
@@ -84,7 +84,7 @@ def check_words(ivf: AsmkIvf, codebook: Codebook, name: str) -> None:
 
 
 def fingerprint_of(codebook: Codebook) -> str:
-    """What the indexes of a codebook that has no engine belong to: its checksum."""
+    """The fingerprint of a codebook that has no engine, for its indexes: a checksum."""
     shape = "×".join(map(str, codebook.centroids.shape))
     return hashlib.sha256(f"asmk codebook {shape} ".encode() + codebook.centroids.tobytes()).hexdigest()
 
@@ -95,14 +95,14 @@ def id_of(number: int) -> str:
 
 
 def number_of(identifier: str) -> int:
-    """The number behind an id. Raises ValueError where there is none."""
+    """The number in an id. Raises ValueError if there is none."""
     if identifier.startswith(DISTRACTOR):
         return ~int(identifier.removeprefix(DISTRACTOR))
     return int(identifier)
 
 
 def open_index(path: Path, codebook: Codebook) -> Index:
-    """An index of asmk's images. Raises HowlError where it is none, or belongs to another codebook."""
+    """An index of asmk's images. Raises HowlError if it is not an index, or belongs to another codebook."""
     index = Index(path)
     if index.fingerprint != fingerprint_of(codebook):
         index.close()
@@ -112,9 +112,9 @@ def open_index(path: Path, codebook: Codebook) -> Index:
 
 @contextmanager
 def new_index(path: Path, codebook: Codebook) -> Iterator[Index]:
-    """An empty index that is moved to ``path`` at the end of the block, whole, or not at all where the block fails.
+    """An empty index that is moved to ``path`` at the end of the block; if the block fails, it is deleted.
 
-    A file at ``path`` (a pickle of asmk's, whose images the index takes over) is kept as ``path.asmk``.
+    A file at ``path`` (asmk's pickle, whose images are now in the index) is kept as ``path.asmk``.
     """
     partial, aside = path.with_name(f".{path.name}.{os.getpid()}.partial"), path.with_name(f"{path.name}.asmk")
     if path.exists() and aside.exists():
@@ -130,13 +130,13 @@ def new_index(path: Path, codebook: Codebook) -> Iterator[Index]:
             path.rename(aside)
         partial.rename(path)
     except OSError as error:
-        raise HowlError(f"{path}: no index can be made here: {error.strerror or error}") from None
+        raise HowlError(f"{path}: cannot make an index here: {error.strerror or error}") from None
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
 
 def inverted_files(index: Index) -> Iterator[tuple[list[str], InvertedFile]]:
-    """The images of an index in their order, some at a time: their ids, and their inverted file."""
+    """The images of an index, in order, a segment at a time: their ids, and their inverted file."""
     for segment, live in index.parts():
         whole = cast(InvertedFile, segment.store)
         file = whole if live.all() else InvertedFile.merge([whole], [live])

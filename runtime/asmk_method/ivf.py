@@ -1,4 +1,4 @@
-"""asmk's inverted file (IVF) on top of ours: images that have numbers, in memory, and on disk as an index."""
+"""asmk's inverted file (IVF) on top of ours: numbered images, in memory, and on disk as an index."""
 
 from collections.abc import Iterator
 from contextlib import closing
@@ -17,7 +17,7 @@ from runtime.errors import DuplicateIdError, IncompatibleError, UsageError
 from runtime.first_stage import MAX_IMAGES
 from runtime.index import Index
 
-NUMBERS = 2**31  # that images may have: an answer has a column for each up to the largest
+NUMBERS = 2**31  # that images can have: an answer has a column for each up to the largest
 
 
 class _Part(NamedTuple):
@@ -32,7 +32,7 @@ class Ivf:
 
     Attributes:
         images: how many there are, counting every number up to the largest.
-        distractors: how many there are besides.
+        distractors: how many there are in addition.
     """
 
     def __init__(self, codebook: Codebook) -> None:
@@ -45,7 +45,7 @@ class Ivf:
 
     @classmethod
     def load(cls, path: Path, codebook: Codebook) -> "Ivf":
-        """What was saved by this class, or by asmk. Raises HowlError where it is neither, or of another codebook."""
+        """Loads what this class or asmk saved. Raises HowlError if it is neither, or has another codebook."""
         ivf = cls(codebook)
         for part in _parts_of_index(path, codebook) if path.is_dir() else _parts_of_pickle(path, codebook):
             ivf._count(part.numbers)
@@ -54,7 +54,7 @@ class Ivf:
 
     @classmethod
     def of_distractors(cls, path: Path, codebook: Codebook) -> "Ivf":
-        """One that has only distractors: all images of one that was saved. Raises HowlError as ``load`` does."""
+        """An IVF of distractors only: all images of a saved one. Raises HowlError as ``load`` does."""
         loaded, ivf = cls.load(path, codebook), cls(codebook)
         ivf.distractors = len(loaded)
         ivf._unsaved = [_Part(~loaded._columns(numbers), file) for numbers, file in loaded._saved]
@@ -72,7 +72,7 @@ class Ivf:
             image_ids: integer [e].
 
         Raises:
-            HowlError: an image was added before, or the entries cannot be; none is added then.
+            HowlError: an image was added before, or the entries are invalid; then none is added.
         """
         ids, words = image_ids_of(image_ids, len(des)), np.asarray(word_ids)
         if len(ids) == 0:
@@ -92,17 +92,17 @@ class Ivf:
             self._append(_Part(numbers[part], InvertedFile.build(images[part], self._codebook.dimensions)))
 
     def scores(self, query: AsmkQuery) -> NDArray[np.float64]:
-        """Of every image and then every distractor, float64 [n]; as ``InvertedFile.scores``."""
+        """The scores of all images and then all distractors, float64 [n], as ``InvertedFile.scores``."""
         scores = np.zeros(len(self))
         for numbers, file in (*self._saved, *self._unsaved):
             scores[self._columns(numbers)] = file.scores(query)
         return scores
 
     def save(self, path: Path) -> None:
-        """Brings the index at ``path`` up to date in one commit, or makes it; where it is a pickle, in its place.
+        """Updates the index at ``path`` in one commit, or makes it; a pickle there is kept as ``path.asmk``.
 
         Raises:
-            HowlError: it cannot be written, or has other images under the same numbers; it is as it was before then.
+            HowlError: it cannot be written, or has other images under the same numbers; then it stays as it was.
         """
         if path.exists() and not self._unsaved:
             return
@@ -138,13 +138,13 @@ class Ivf:
         return code_length(self._codebook.dimensions)
 
     def _check_entries(self, codes: NDArray[np.uint64], words: NDArray[np.integer], ids: NDArray[np.integer]) -> None:
-        """Refuses codes [e, L] of another kernel, and words and ids [e], in order, that name an entry twice."""
+        """Refuses codes [e, L] of another kernel, and sorted words and ids [e] that name an entry twice."""
         fit = codes.dtype == np.uint64 and codes.shape[1:] == (self._code_length,) and words.max() < len(self._codebook)
         if not fit or ((words[1:] == words[:-1]) & (ids[1:] == ids[:-1])).any():
-            raise IncompatibleError("these are no entries of this codebook's kernel; aggregate the descriptors again")
+            raise IncompatibleError("these are not entries of this codebook's kernel; aggregate the descriptors again")
 
     def _append(self, part: _Part) -> None:
-        """Adds a part and merges it with those before that are not much larger: however images come, parts are few."""
+        """Adds a part, and merges it with earlier ones that are not much larger, so that parts stay few."""
         self._count(part.numbers)
         while self._unsaved and len(self._unsaved[-1].numbers) < 2 * len(part.numbers):
             if len(self._unsaved[-1].numbers) + len(part.numbers) > MAX_IMAGES:
@@ -158,12 +158,12 @@ class Ivf:
         self.distractors = max(self.distractors, -int(numbers.min(initial=0)))
 
     def _columns(self, numbers: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Where images and distractors stand in an answer."""
+        """The columns of images and distractors in an answer."""
         return np.where(numbers >= 0, numbers, self.images + ~numbers)
 
 
 def image_ids_of(ids: ArrayLike, count: int) -> NDArray[np.integer]:
-    """Image ids, one for each of ``count`` rows. Raises HowlError where they are not, or no whole numbers."""
+    """Image ids, one for each of ``count`` rows. Raises HowlError if they are fewer, more or not whole numbers."""
     found = np.asarray(ids)
     if found.size == 0:
         found = np.empty(0, np.int64)
@@ -207,6 +207,6 @@ def _parts_of_pickle(path: Path, codebook: Codebook) -> Iterator[_Part]:
     stored = load_asmk_ivf(path, codebook.dimensions)
     check_words(stored, codebook, "the codebook")
     for numbers, images in stored.blocks():
-        # One without entries may never have been added: it still can be.
+        # An image without entries may never have been added, so it still can be.
         added = [i for i, image in enumerate(images) if len(image.words)]
         yield _Part(numbers[added], InvertedFile.build([images[i] for i in added], codebook.dimensions))

@@ -3,18 +3,18 @@
     from runtime import asmk_method                           # from asmk import asmk_method
     from runtime import asmk_method, asmk_method as kern_pkg  # from asmk import asmk_method, kernel as kern_pkg
 
-Code that patches ``asmk.index`` where there is no GPU (MASt3R's) drops the patch: nothing here needs faiss.
+Code that patches ``asmk.index`` for machines without a GPU (MASt3R's) can drop the patch: nothing here needs faiss.
 
 Parameters, steps, metadata and scores are asmk 0.1.1's (https://github.com/jenicek/asmk), with these differences:
 
-- Binary codes without IDF weights only; ``index.gpu_id`` is read by nobody.
+- Only binary codes without IDF weights; ``index.gpu_id`` is ignored.
 - A ``cache_path`` may hold what asmk saved there. What is saved is ours: a codebook as .npy, an IVF as the folder of an
   index. Images may be added to an IVF that was loaded; a pickle then becomes a folder, and is kept as ``PATH.asmk``.
-- The ids of images may come in any order, an image's rows scattered; an image is added once. As in asmk, ids number
+- Image ids may come in any order, and an image's rows may be scattered; an image is added once. As in asmk, ids number
   the images from 0, and every number up to the largest is an image that can be ranked.
-- Distractors are ranked under the numbers that follow the images', never negative ones.
+- Distractors are ranked under the numbers that follow the images', never under negative ones.
 - Descriptors of any dimension are compared over as many bits as they have, not over the next multiple of 32.
-- Equal scores are ranked by number. With a threshold below 0, similarities keep their sign whatever alpha is.
+- Equal scores are ranked by number. With a threshold below 0, similarities keep their sign for any alpha.
 """
 
 import time
@@ -37,14 +37,14 @@ SEED = 0  # of k-means
 
 
 class ASMKMethod:
-    """The steps of ASMK, each of which gives a new object: train the codebook, build the inverted file, query it.
+    """The steps of ASMK: train the codebook, build the inverted file, query it. The first two return a new object.
 
     method = ASMKMethod.initialize_untrained(params).train_codebook(training_descriptors)
     metadata, images, ranks, scores = method.build_ivf(descriptors, image_ids).query_ivf(queries, query_ids)
 
     Attributes:
         params: asmk's: ``index``, and the parameters of the steps ``train_codebook``, ``build_ivf``, ``query_ivf``.
-        metadata: by step, what it took and made.
+        metadata: for each step, its times and what it made.
         codebook: None before ``train_codebook``.
         kernel: None before ``build_ivf``.
         inverted_file: None before ``build_ivf``.
@@ -80,13 +80,13 @@ class ASMKMethod:
         """Learns the codebook by k-means, or loads it.
 
         Args:
-            vecs: float [n, D]; may be None where the codebook is loaded.
-            cache_path: where the codebook is loaded from, if it is there, and else saved to.
+            vecs: float [n, D]; may be None if the codebook is loaded.
+            cache_path: the codebook is loaded from here if the file exists, otherwise saved here.
             step_params: in place of ``params["train_codebook"]``.
 
         Raises:
-            HowlError: there is a codebook already, the cache is damaged or of another size, there is nothing to learn
-                from, or too little.
+            HowlError: there is a codebook already, the cache is damaged or of another size, or there are no
+                descriptors to learn from, or too few.
         """
         if self.codebook is not None:
             raise UsageError("the codebook is trained already; begin with initialize_untrained for another")
@@ -122,14 +122,14 @@ class ASMKMethod:
         """Builds the inverted file of all images at once, or loads it.
 
         Args:
-            vecs: float [n, D], the descriptors of all images; may be None where the inverted file is loaded.
+            vecs: float [n, D], the descriptors of all images; may be None if the inverted file is loaded.
             imids: integer [n], the image of each.
-            distractors_path: an inverted file saved before, whose images are distractors of this one.
-            cache_path: where the inverted file is loaded from, if it is there, and else saved to.
+            distractors_path: a saved inverted file, whose images become distractors of this one.
+            cache_path: the inverted file is loaded from here if it exists, otherwise saved here.
             step_params: in place of ``params["build_ivf"]``.
 
         Raises:
-            HowlError: the cause is the user's; the line says which.
+            HowlError: an argument, a parameter or a file is wrong; the line says which.
         """
         builder = self.create_ivf_builder(cache_path=cache_path, step_params=step_params)
         if not builder.loaded_from_cache:
@@ -143,7 +143,7 @@ class ASMKMethod:
     def create_ivf_builder(
         self, *, cache_path: str | Path | None = None, step_params: Mapping[str, Any] | None = None
     ) -> "IvfBuilder":
-        """A builder that images are added to bit by bit, for ``add_ivf_builder``; arguments as of ``build_ivf``."""
+        """A builder, to which images are added bit by bit, for ``add_ivf_builder``; arguments as in ``build_ivf``."""
         if self.codebook is None:
             raise UsageError("an inverted file needs a codebook; call train_codebook first")
         if self.inverted_file is not None:
@@ -153,7 +153,7 @@ class ASMKMethod:
         return IvfBuilder(params, self.codebook, kernel, cache_path=cache_path)
 
     def add_ivf_builder(self, ivf_builder: "IvfBuilder") -> "ASMKMethod":
-        """Takes over what a builder holds, after saving it to the builder's cache path.
+        """Takes the inverted file of a builder, after saving it to the builder's cache path.
 
         As in asmk, images added to the builder later are found too; they are saved when this is called again.
         """
@@ -213,10 +213,10 @@ class IvfBuilder:
 
     Attributes:
         step_params: parameters of the step ``build_ivf``.
-        codebook: whose words it has.
-        kernel: that makes its codes.
+        codebook: the codebook of its words.
+        kernel: makes its codes.
         ivf: the inverted file.
-        metadata: ``load_time`` where it was loaded, ``index_time`` where images were added, in seconds.
+        metadata: in seconds, ``load_time`` if it was loaded, ``index_time`` if images were added.
     """
 
     def __init__(
@@ -227,7 +227,7 @@ class IvfBuilder:
         *,
         cache_path: str | Path | None,
     ) -> None:
-        """Loads the inverted file from ``cache_path``, if it is there; else begins an empty one, to be saved there."""
+        """Loads the inverted file from ``cache_path`` if it exists; otherwise starts an empty one to be saved there."""
         if _parameter("build_ivf", step_params, "ivf", "use_idf"):
             raise UsageError("build_ivf.ivf.use_idf is on: howl has no IDF weights; set it to False")
         self.step_params = step_params
@@ -249,13 +249,13 @@ class IvfBuilder:
         return "load_time" in self.metadata
 
     def initialize_with_distractors(self, path: str | Path) -> None:
-        """Begins with the images of a saved inverted file as distractors. Raises HowlError after the first ``add``."""
+        """Starts with the images of a saved inverted file as distractors. Raises HowlError after the first ``add``."""
         if len(self.ivf):
             raise UsageError(f"{path}: distractors come before all images; call initialize_with_distractors first")
         self.ivf = Ivf.of_distractors(Path(path), self.codebook)
 
     def add(self, vecs: ArrayLike, imids: ArrayLike, *, progress: int | None = None) -> None:
-        """Adds images; all of them, or none where it raises.
+        """Adds images: all of them, or none if it raises.
 
         Args:
             vecs: float [n, D], the descriptors of all of them.
@@ -271,7 +271,7 @@ class IvfBuilder:
         self.metadata["index_time"] = self.metadata.get("index_time", 0.0) + time.perf_counter() - begin
 
     def save(self) -> dict[str, Any]:
-        """Saves what is not at the cache path yet, if there is a cache path. Gives the metadata, and ``ivf_stats``."""
+        """Saves what is not at the cache path yet, if there is one. Returns the metadata, with ``ivf_stats``."""
         if self.cache_path is not None:
             self.ivf.save(self.cache_path)
         return {**self.metadata, "ivf_stats": self.ivf.stats}
@@ -292,7 +292,7 @@ class AsmkCodebook(Codebook):
 
 
 class ASMKKernel:
-    """From descriptors and their words to codes."""
+    """Turns descriptors and their words into codes."""
 
     def __init__(self, codebook: Codebook, *, binary: bool | str) -> None:
         if binary not in (True, "bin"):
@@ -359,19 +359,19 @@ def _best(scores: NDArray[np.float64], top: int) -> NDArray[np.intp]:
     """The positions of the ``top`` largest scores, largest first, ties by position."""
     candidates = np.arange(len(scores))
     if 0 < top < len(scores):
-        # All that tie with the last place compete for it, and the earliest win.
+        # All images that tie for the last place compete for it, and the earliest win.
         candidates = np.flatnonzero(scores >= np.partition(scores, len(scores) - top)[len(scores) - top])
     return candidates[np.argsort(-scores[candidates], kind="stable")][:top]
 
 
 def _descriptors(vecs: ArrayLike, dimensions: int) -> NDArray[np.float32]:
-    """Descriptors as the engine takes them; none at all, of whatever shape, as [0, D]."""
+    """Descriptors as contiguous float32 [n, D]; an empty array of any shape becomes [0, D]."""
     descriptors = np.ascontiguousarray(vecs, np.float32)
     return descriptors if descriptors.size else np.empty((0, dimensions), np.float32)
 
 
 def _search_parameters(step_params: Any) -> tuple[AsmkParameters, int | None]:
-    """How to compare, and how many images to give (None: all)."""
+    """How to compare, and how many images to return (None: all)."""
     parameters = AsmkParameters(
         alpha=_parameter("query_ivf", step_params, "similarity", "alpha"),
         threshold=_parameter("query_ivf", step_params, "similarity", "similarity_threshold"),
@@ -393,7 +393,7 @@ def _assignments(step: str, step_params: Any) -> int:
 
 
 def _parameter(step: str, step_params: Any, *keys: str) -> Any:
-    """A value in asmk's nested parameters. Raises HowlError, naming it in full, where it is missing."""
+    """A value in asmk's nested parameters. Raises HowlError, with its full name, if it is missing."""
     value = step_params
     for key in keys:
         if not isinstance(value, Mapping) or key not in value:

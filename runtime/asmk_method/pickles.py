@@ -19,7 +19,7 @@ from runtime.io.unpickle import load_plain_pickle
 
 ASMK_BITS = 32  # of asmk's code words; component 0 is the highest bit of the first
 NPY_BEGINS = b"\x93NUMPY"
-MULTIPLES = {"k": 1024, "M": 1024**2}  # that a size may be given in, as "64k"
+MULTIPLES = {"k": 1024, "M": 1024**2}  # suffixes of a size, as in "64k"
 MIRRORED = np.packbits(np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1), axis=1, bitorder="little")[:, 0]
 
 
@@ -46,7 +46,7 @@ class AsmkIvf:
         """All images, at most 65,536 at a time: numbers int64 [n], ascending from 0; then distractor j as number ~j.
 
         Raises:
-            HowlError: the entries of an image are not those that asmk counted, or cannot be.
+            HowlError: an image does not have as many entries as asmk counted, or has impossible ones.
         """
         for first, last in _ranges(self.distractors, self.distractors + self.images):
             yield np.arange(first, last) - self.distractors, self._read(first, last)
@@ -92,7 +92,7 @@ class AsmkIvf:
 
 @dataclass(frozen=True)
 class _Lists:
-    """asmk's lists, by visual word; only the first ``counts`` of a list are entries, the rest is room to grow.
+    """asmk's lists, by visual word. Only the first ``counts`` of a list are entries; the rest is room to grow.
 
     Attributes:
         counts: integer [C].
@@ -123,7 +123,7 @@ def load_any_codebook(path: Path) -> Codebook:
 
 
 def load_asmk_codebook(path: Path) -> Codebook:
-    """The codebook of a pickle that asmk saved. Raises HowlError where it is anything else."""
+    """The codebook of a pickle that asmk saved. Raises HowlError if it is anything else."""
     params, state = _content(path, "Codebook")
     centroids = state.get("centroids")
     if not isinstance(centroids, np.ndarray) or centroids.dtype != np.float32 or centroids.ndim != 2:
@@ -144,10 +144,10 @@ def load_asmk_ivf(path: Path, dimensions: int) -> AsmkIvf:
 
     Args:
         path: of the pickle.
-        dimensions: D of its codebook; the pickle does not say it.
+        dimensions: D of its codebook, which the pickle does not contain.
 
     Raises:
-        HowlError: it is no such pickle, it is damaged, or it was built without binary codes or with IDF weights.
+        HowlError: it is not such a pickle, it is damaged, or it was built without binary codes or with IDF weights.
     """
     params, state = _content(path, "IVF")
     if params.get("use_idf"):
@@ -178,7 +178,7 @@ def split_images(words: NDArray[np.uint32], codes: NDArray[np.uint64], counts: N
 
 
 def words_of_size(size: object) -> int:
-    """The number of words that asmk's parameter ``size`` means: 65536, or "64k". Raises HowlError where none."""
+    """The number of words that asmk's parameter ``size`` means: 65536, or "64k". Raises HowlError if it is invalid."""
     if isinstance(size, str) and size[-1:] in MULTIPLES and size[:-1].isdecimal():
         size = int(size[:-1]) * MULTIPLES[size[-1]]
     if isinstance(size, int | np.integer) and size >= 1:
@@ -223,7 +223,7 @@ def _lists(path: Path, state: dict, images: int) -> _Lists:
 
 
 def _check_list(path: Path, lists: _Lists, word: int, images: int, dimensions: int) -> None:
-    """Refuses a list that is shorter than its count, or whose entries cannot be."""
+    """Refuses a list that is shorter than its count, or has impossible entries."""
     ids, vectors, count = lists.ids[word], lists.vectors[word], lists.counts[word]
     if _is_array(vectors, "f", 2):
         raise IncompatibleError(

@@ -1,4 +1,4 @@
-"""The interface behind which ONNX Runtime and TensorRT stand, and the choice between them."""
+"""The interface of the engines, ONNX Runtime and TensorRT, and the choice between them."""
 
 from pathlib import Path
 from typing import Protocol
@@ -16,7 +16,7 @@ class Engine(Protocol):
     provider: str  # what really runs it, e.g. "CPUExecutionProvider"
 
     def extract(self, image: NDArray[np.uint8]) -> Features:
-        """The features of an RGB uint8 image [H, W, 3]. Raises HowlError where the engine refuses it."""
+        """The features of an RGB uint8 image [H, W, 3]. Raises HowlError if the engine cannot take it."""
         ...
 
 
@@ -25,11 +25,11 @@ def open_engine(path: Path, device: str | None = None, threads: int | None = Non
 
     Args:
         path: the exported graph.
-        device: ``cpu``, ``cuda``, or None for the GPU where the installed ONNX Runtime and the machine have one.
-        threads: that share the work of an image on the CPU; None for one a core.
+        device: ``cpu``, ``cuda``, or None for a GPU if the installed ONNX Runtime and the machine have one.
+        threads: CPU threads that share the work of an image; None for one per core.
 
     Raises:
-        HowlError: the file cannot be run here; a GPU that was asked for and is not used is an error too.
+        HowlError: the file cannot be run here, or a requested GPU cannot be used.
     """
     if path.suffix == ".plan":
         if device == "cpu":

@@ -24,8 +24,8 @@ class OnnxRuntimeEngine:
 
         Args:
             path: of the graph.
-            device: ``cpu``, ``cuda``, or None for CUDA where both ONNX Runtime and the machine have it.
-            threads: that share the work of an image on the CPU; None for one a core.
+            device: ``cpu``, ``cuda``, or None for CUDA if both ONNX Runtime and the machine have it.
+            threads: CPU threads that share the work of an image; None for one per core.
 
         Raises:
             HowlError: ONNX Runtime is missing or installed twice, cannot read the file, or was asked for CUDA and
@@ -38,7 +38,7 @@ class OnnxRuntimeEngine:
         options = runtime.SessionOptions()
         options.log_severity_level = 3  # its warnings are for its developers; errors raise
         options.intra_op_num_threads = threads or 0
-        # Threads that spin while they wait take the cores from what comes next: quantising, matching, other callers.
+        # Threads that spin while they wait take cores from what comes next: quantising, matching, other callers.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         try:
             self._session = runtime.InferenceSession(str(path), options, providers=[wanted])
@@ -85,13 +85,15 @@ def import_onnxruntime() -> Any:
 
 
 def choose_provider(device: str | None, available: list[str]) -> str:
-    """The execution provider for a device. ``available`` is what ONNX Runtime was compiled with, which says nothing
-    of the machine."""
+    """The execution provider for a device.
+
+    ``available`` is what ONNX Runtime was compiled with; it says nothing about the machine.
+    """
     if device == "cpu":
         return CPU
     if device == "cuda":
         if CUDA not in available:
-            raise DeviceError("the installed ONNX Runtime has no CUDA: put onnxruntime-gpu in its place")
+            raise DeviceError("the installed ONNX Runtime has no CUDA: install onnxruntime-gpu instead")
         if not find_gpus():
             raise DeviceError("no NVIDIA GPU was found on this machine; leave the device out, or ask for cpu")
         return CUDA

@@ -25,7 +25,7 @@ GLOBAL_OUTPUTS = ("global_descriptor",)
 
 
 def check_tensors(file: Path, inputs: Collection[str], outputs: Collection[str]) -> tuple[str, ...]:
-    """Which outputs a graph has, from the names of its tensors. Raises IncompatibleError where it is no engine."""
+    """Which outputs a graph has, from the names of its tensors. Raises IncompatibleError if it is not an engine."""
     found = tuple(name for name in (*LOCAL_OUTPUTS, *GLOBAL_OUTPUTS) if name in outputs)
     if IMAGE not in inputs:
         raise IncompatibleError(f"{file}: has no input '{IMAGE}': it is not an engine that howl exported")
@@ -37,10 +37,10 @@ def check_tensors(file: Path, inputs: Collection[str], outputs: Collection[str])
 
 
 def features_of(outputs: Mapping[str, NDArray]) -> Features:
-    """The features that a graph's outputs mean, without the padding up to K rows.
+    """The features in a graph's outputs, without the padding up to K rows.
 
     Args:
-        outputs: by name, of any floating and integer type; ``count`` is a scalar or [1].
+        outputs: by name, of any floating or integer type; ``count`` is a scalar or [1].
     """
     local = None
     if "count" in outputs:

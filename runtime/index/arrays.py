@@ -1,4 +1,4 @@
-"""Array files: summed while they are written, checked before they are believed, and memory-mapped."""
+"""Array files: written with a checksum, checked before they are used, and memory-mapped."""
 
 import io
 import math
@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from runtime.errors import DamagedError
 
 READ_BYTES = 1 << 20  # at a time
-# At a time, and so much because Linux then keeps what was written in huge pages, where the file system can: a search,
-# which jumps through the whole file, is a fifth faster for it.
+# At a time. It is so large because Linux then keeps the file in huge pages, if the file system supports them: a search,
+# which jumps through the whole file, is a fifth faster.
 WRITTEN_BYTES = 64 << 20
 HINT = "restore it from a backup, or index the photos anew"
 
@@ -33,7 +33,7 @@ class Checksum:
 
 
 def write_array(path: Path, array: NDArray) -> Checksum:
-    """Writes a .npy file, waits until it is on the disk, and gives its sum."""
+    """Writes a .npy file, waits until it is on the disk, and returns its checksum."""
     header = io.BytesIO()
     npy.write_array_header_1_0(header, npy.header_data_from_array_1_0(array))
     size, crc = 0, 0
@@ -47,7 +47,7 @@ def write_array(path: Path, array: NDArray) -> Checksum:
 
 
 def load_array(path: Path, expected: Checksum) -> NDArray:
-    """A read-only memory map of an array whose file was read whole and is, to the bit, what was written.
+    """A read-only memory map of an array, after the whole file was checked to be, to the bit, what was written.
 
     Raises:
         DamagedError: the file is missing, truncated or changed; the line names it.
@@ -61,9 +61,9 @@ def load_array(path: Path, expected: Checksum) -> NDArray:
 
 
 def map_array(path: Path, expected: Checksum, dtype: npt.DTypeLike, shape: tuple[int, ...]) -> NDArray:
-    """A read-only memory map of an array whose file is only known to have the right size.
+    """A read-only memory map of an array, after a check of the file's size only.
 
-    Its header is not believed: dtype and shape are the caller's, and no flipped bit leads outside of the file.
+    Its header is not read: dtype and shape are the caller's, so a flipped bit never leads outside the file.
 
     Raises:
         DamagedError: the file is missing or truncated; the line names it.
@@ -72,12 +72,12 @@ def map_array(path: Path, expected: Checksum, dtype: npt.DTypeLike, shape: tuple
         _check(path, file, expected, content=False)
         header = expected.size - np.dtype(dtype).itemsize * math.prod(shape)
         if header < 0:
-            raise damaged(path, f"too small for {shape} ordinals")
+            raise damaged(path, f"too small for {shape} numbers")
         return _map(file, np.dtype(dtype), shape, header)
 
 
 def check_file(path: Path, expected: Checksum) -> None:
-    """Raises DamagedError where a file is not, to the bit, what was written."""
+    """Reads a whole file. Raises DamagedError if it is not, to the bit, what was written."""
     with _opened(path) as file:
         _check(path, file, expected, content=True)
 
@@ -130,7 +130,7 @@ def _crc(file: BinaryIO) -> int:
 
 
 def _chunks(array: NDArray) -> Iterator[memoryview]:
-    """The bytes of an array, without a copy where they lie in one piece."""
+    """The bytes of an array, without a copy if they are contiguous."""
     flat = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
     for start in range(0, len(flat), WRITTEN_BYTES):
         yield flat[start : start + WRITTEN_BYTES].data

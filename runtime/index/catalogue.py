@@ -19,8 +19,8 @@ from runtime.index.ids import check_unicode
 from runtime.index.segment import segment_files
 
 VERSION = 2
-PATIENCE = 10.0  # seconds: a reader waits so long for a commit to finish, a commit for readers of the catalogue
-ID_BATCH = 500  # SQLite's oldest limit is 999
+PATIENCE = 10.0  # seconds that a reader waits for a commit to finish, and a commit for readers of the catalogue
+ID_BATCH = 500  # in one query: old versions of SQLite allow 999 parameters
 
 SCHEMA = """
 CREATE TABLE metadata (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
@@ -29,9 +29,9 @@ CREATE TABLE segments (
     name TEXT PRIMARY KEY,
     start INTEGER NOT NULL,
     stop INTEGER NOT NULL,
-    images INTEGER NOT NULL,                -- stored, with those that were removed or moved since
+    images INTEGER NOT NULL,                -- stored, including those that were removed or moved since
     entries INTEGER NOT NULL,
-    checksums TEXT NOT NULL                      -- {file: [size, crc32]}
+    checksums TEXT NOT NULL                 -- {file: [size, crc32]}
 ) WITHOUT ROWID;
 CREATE TABLE images (id TEXT PRIMARY KEY, number INTEGER NOT NULL) WITHOUT ROWID;
 CREATE TABLE removed (number INTEGER PRIMARY KEY);
@@ -40,14 +40,14 @@ CREATE TABLE removed (number INTEGER PRIMARY KEY);
 
 @dataclass(frozen=True)
 class SegmentRow:
-    """What the catalogue knows of a live segment.
+    """What the catalogue knows about a live segment.
 
     Attributes:
         name: of its folder.
-        start: the least number that it answers for.
-        stop: the number behind the last.
-        images: stored in it, with those that were removed or moved to another segment.
-        entries: of its inverted file.
+        start: the first ordinal that it answers for.
+        stop: the ordinal after the last.
+        images: stored in it, including those that were removed or moved to another segment.
+        entries: of its store.
         checksums: of its files.
         removed: int64 [r], ascending, the ordinals of its images that were removed.
     """
@@ -61,7 +61,7 @@ class SegmentRow:
     removed: NDArray[np.int64]
 
     def live(self, ordinals: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """Which of the segment's images, of these ordinals [n], are in the index: bool [n]."""
+        """Which of the segment's images, with these ordinals [n], are in the index: bool [n]."""
         live = (ordinals >= self.start) & (ordinals < self.stop)
         if len(self.removed):
             live &= ~np.isin(ordinals, self.removed)
@@ -72,17 +72,17 @@ class Catalogue:
     """One open catalogue."""
 
     def __init__(self, path: Path) -> None:
-        """Opens an existing catalogue. Raises HowlError where it is missing, damaged or of a newer format."""
+        """Opens an existing catalogue. Raises HowlError if it is missing, damaged or of another format."""
         self.path = path
         with self._errors():
             if not path.exists():
                 raise MissingError(
                     f"{path.parent}: no index here; python tools/index.py ENGINE PHOTOS --index DIR makes one"
                 )
-            # Transactions are begun and ended here, not by the module.
+            # This class begins and ends transactions, not the sqlite3 module.
             self._connection = sqlite3.connect(path, timeout=PATIENCE, isolation_level=None)
-            # A commit is the deletion of SQLite's journal. FULL does not sync the folder after it, so a power loss
-            # could bring the journal back and with it undo a commit that was acknowledged; EXTRA does.
+            # A commit deletes SQLite's journal. FULL does not sync the folder afterwards, so a power loss could bring
+            # the journal back and undo an acknowledged commit. EXTRA does sync it.
             self._connection.execute("PRAGMA synchronous = EXTRA")
         try:
             self._check_version()
@@ -94,12 +94,12 @@ class Catalogue:
 
     @classmethod
     def create(cls, path: Path, fingerprint: str, layout: Layout) -> None:
-        """Makes an empty catalogue, whole or not at all, and never over another. Raises OSError or sqlite3.Error."""
+        """Makes an empty catalogue atomically, and never replaces another. Raises OSError or sqlite3.Error."""
         temporary = path.with_name(f"{temporary_prefix(path)}{uuid.uuid4().hex}")
         try:
             write_empty(temporary, fingerprint, layout)
             try:
-                # Unlike a rename, a link does not replace what another process made meanwhile.
+                # Unlike a rename, a link does not replace what another process has made meanwhile.
                 path.hardlink_to(temporary)
             except OSError:
                 if path.exists():
@@ -149,7 +149,7 @@ class Catalogue:
             self._connection.execute("COMMIT")
 
     def segments(self) -> list[SegmentRow]:
-        """The live segments, in the order of addition; to be called within ``reading`` or ``writing``."""
+        """The live segments, in the order of addition; call it within ``reading`` or ``writing``."""
         with self._errors():
             removed = self.removed()
             rows = self._connection.execute(
@@ -181,13 +181,13 @@ class Catalogue:
             return {name for (name,) in self._connection.execute("SELECT name FROM segments")}
 
     def images(self) -> tuple[NDArray[np.int64], list[str]]:
-        """Numbers, int64 [n], and ids of all live images, in the order of addition."""
+        """Ordinals, int64 [n], and ids of all live images, in the order of addition."""
         with self._errors():
             rows = self._connection.execute("SELECT number, id FROM images ORDER BY number").fetchall()
         return np.array([number for number, _ in rows], np.int64), [id_ for _, id_ in rows]
 
     def existing(self, ids: Sequence[str]) -> list[str]:
-        """Those of the ids that are in the index. Raises HowlError where one is no Unicode text."""
+        """Those of the ids that are in the index. Raises HowlError if one is not valid Unicode."""
         check_unicode(self.path.parent, ids)
         found: set[str] = set()
         for start in range(0, len(ids), ID_BATCH):
@@ -198,7 +198,7 @@ class Catalogue:
         return [id_ for id_ in ids if id_ in found]
 
     def integrity(self) -> list[str]:
-        """What SQLite finds wrong with the file itself; a line each."""
+        """What SQLite finds wrong with the file itself, one line each."""
         with self._errors():
             lines = [" ".join(line.split()) for (line,) in self._connection.execute("PRAGMA integrity_check")]
         return [line for line in lines if line != "ok"]
@@ -211,7 +211,7 @@ class Catalogue:
 
         Raises:
             WriterBusyError: another process is writing.
-            sqlite3.Error: the disk refuses.
+            sqlite3.Error: the disk is full or cannot be written.
         """
         self._connection.execute("PRAGMA busy_timeout = 0")
         try:
@@ -227,14 +227,14 @@ class Catalogue:
             self._connection.execute("COMMIT")
         except BaseException:
             if self._connection.in_transaction:
-                with suppress(sqlite3.Error):  # the first error is the one to hear of; the next to open rolls back
+                with suppress(sqlite3.Error):  # report the first error; whoever opens the file next rolls back
                     self._connection.execute("ROLLBACK")
             raise
 
-    # What follows is called within `writing`, and raises sqlite3.Error where the disk refuses.
+    # Call the methods below within `writing`. They raise sqlite3.Error if the disk is full or cannot be written.
 
     def add_images(self, ids: Sequence[str]) -> int:
-        """Numbers new images, and gives the first number."""
+        """Gives new images their ordinals, and returns the first."""
         (first,) = self._connection.execute("SELECT COALESCE(MAX(stop), 0) FROM segments").fetchone()
         self._connection.executemany("INSERT INTO images VALUES (?, ?)", zip(ids, count(first), strict=False))
         return first
@@ -242,36 +242,36 @@ class Catalogue:
     def add_segment(
         self, name: str, start: int, stop: int, *, images: int, entries: int, checksums: dict[str, Checksum]
     ) -> None:
-        """Names a segment that is on the disk."""
+        """Makes a segment that is on the disk live."""
         row = (name, start, stop, images, entries, encode_checksums(checksums))
         self._connection.execute("INSERT INTO segments VALUES (?, ?, ?, ?, ?, ?)", row)
 
     def release(self, start: int, stop: int) -> None:
-        """Lets no segment answer for these ordinals any more; one that answers for others besides stays for them.
+        """Makes no segment answer for these ordinals any more; one that also answers for later ones keeps those.
 
         Args:
-            start: where some segment begins.
-            stop: the number behind the last.
+            start: the first ordinal, at which a segment starts.
+            stop: the ordinal after the last.
         """
         self._connection.execute("DELETE FROM segments WHERE start >= ? AND stop <= ?", (start, stop))
         self._connection.execute("UPDATE segments SET start = ? WHERE start >= ? AND start < ?", (stop, start, stop))
         self._connection.execute("DELETE FROM removed WHERE number >= ? AND number < ?", (start, stop))
 
     def remove(self, ids: Sequence[str]) -> None:
-        """Marks images removed."""
+        """Marks images as removed."""
         rows = [(id_,) for id_ in ids]
         self._connection.executemany("INSERT INTO removed SELECT number FROM images WHERE id = ?", rows)
         self._connection.executemany("DELETE FROM images WHERE id = ?", rows)
 
     def shrink(self) -> None:
-        """Gives pages that are no longer used back to the disk."""
+        """Returns unused pages to the disk."""
         self._connection.execute("PRAGMA incremental_vacuum").fetchall()
 
     @contextmanager
     def _errors(self) -> Iterator[None]:
         try:
             yield
-        # ValueError and its like are values that make no sense.
+        # ValueError and the like mean stored values that make no sense.
         except (sqlite3.Error, OSError, ValueError, TypeError, LookupError) as error:
             line = " ".join(str(error).split())
             raise DamagedError(f"{self.path}: the catalogue cannot be used: {line}") from None
@@ -298,7 +298,7 @@ def write_empty(path: Path, fingerprint: str, layout: Layout) -> None:
 
 
 def temporary_prefix(path: Path) -> str:
-    """How the names of catalogues begin that are not whole yet."""
+    """How the names of unfinished catalogues begin."""
     return f".{path.name}."
 
 
@@ -307,6 +307,6 @@ def encode_checksums(checksums: dict[str, Checksum]) -> str:
 
 
 def decode_checksums(text: str, files: Sequence[str]) -> dict[str, Checksum]:
-    """Raises ValueError, TypeError or LookupError where the text does not hold the checksums of these files."""
+    """Raises ValueError, TypeError or LookupError if the text does not hold the checksums of these files."""
     checksums = json.loads(text)
     return {file: Checksum(*checksums[file]) for file in files}

@@ -23,7 +23,7 @@ from runtime.index.merging import compaction_cut, segments_to_merge
 from runtime.index.segment import Segment, check_large_files, load_segment, store_of, write_segment
 from runtime.index.verification import CATALOGUE, SEGMENT_PREFIX, verify
 
-OPENING_ATTEMPTS = 100  # each but the first only because a writer replaced segments during the one before
+OPENING_ATTEMPTS = 100  # another one is needed only if a writer replaces segments during the last
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Hit:
 
     Attributes:
         id: of the image, as it was added.
-        score: similarity, the larger the better: of ASMK above 0, of global descriptors their inner product.
+        score: similarity, larger is better: ASMK's is above 0, that of global descriptors is their inner product.
     """
 
     id: str
@@ -73,13 +73,13 @@ class Part(NamedTuple):
 
 
 class Index:
-    """An open index directory: the images of one commit, and the one way to add and remove.
+    """An open index directory: the images of one commit, and the only way to add and remove images.
 
-    It belongs to the thread that opened it, but for ``search`` and ``scores``, which any thread may call at any time.
+    Only the thread that opened it may use it, except for ``search`` and ``scores``: any thread may call them any time.
     """
 
     def __init__(self, path: Path) -> None:
-        """Opens an existing index. Raises HowlError where it is missing or damaged; the line names the file."""
+        """Opens an existing index. Raises HowlError if it is missing or damaged; the line names the file."""
         self.path = path
         self._catalogue = Catalogue(path / CATALOGUE)
         self.fingerprint = self._catalogue.metadata("fingerprint")
@@ -101,19 +101,19 @@ class Index:
             Catalogue.create(path / CATALOGUE, fingerprint, layout)
             sync_folder(path)
         except (OSError, sqlite3.Error) as error:
-            raise HowlError(f"{path}: no index can be made here: {reason(error)}") from None
+            raise HowlError(f"{path}: cannot make an index here: {reason(error)}") from None
         return cls(path)
 
     @classmethod
     def exists(cls, path: Path) -> bool:
-        """Whether there is an index in a folder. Raises HowlError where the folder may not be looked into."""
+        """Whether there is an index in a folder. Raises HowlError if the folder cannot be accessed."""
         try:
             return (path / CATALOGUE).exists()
         except OSError as error:
             raise HowlError(f"{path}: {reason(error)}") from None
 
     def close(self) -> None:
-        """Lets go of the catalogue."""
+        """Closes the catalogue."""
         self._catalogue.close()
 
     def __len__(self) -> int:
@@ -144,10 +144,10 @@ class Index:
         )
 
     def refresh(self) -> None:
-        """Takes up the last commit: what was added, removed or rewritten since, by this process or another.
+        """Loads the last commit: what was added, removed or rewritten since, by this process or another.
 
         Raises:
-            HowlError: what the commit names is missing or damaged; the line names the file. The index stays as it was.
+            HowlError: a file of the commit is missing or damaged; the line names it. The index stays as it was.
         """
         for _ in range(OPENING_ATTEMPTS):
             with self._catalogue.reading():
@@ -164,12 +164,13 @@ class Index:
         raise HowlError(f"{self.path}: it changes faster than it can be read; try again later")
 
     def add(self, ids: Sequence[str], images: Sequence[Any]) -> None:
-        """Adds images in one commit: when this returns they are on the disk and stay; before, none of them is there.
+        """Adds images in one commit: either all of them are on the disk when this returns, or none.
 
-        Small segments are merged after that, in commits of their own.
+        Small segments are merged afterwards, in commits of their own.
 
         Raises:
-            HowlError: an id is in the index already or named twice, another process is writing, or the disk refuses.
+            HowlError: an id is in the index already or named twice, another process is writing, or the disk is full or
+                cannot be written.
         """
         if len(ids) != len(images):
             raise ValueError(f"{len(ids)} ids for {len(images)} images")
@@ -190,8 +191,8 @@ class Index:
         """Removes images in one commit: no search finds them again. ``compact`` frees their space.
 
         Raises:
-            HowlError: an id is not in the index (then none is removed), another process is writing, or the disk
-                refuses.
+            HowlError: an id is not in the index (then none is removed), another process is writing, or the disk is
+                full or cannot be written.
         """
         ids = list(dict.fromkeys(ids))
         with self._writing("nothing was removed"):
@@ -201,17 +202,18 @@ class Index:
             self._catalogue.remove(ids)
 
     def compact(self, progress: Callable[[int], object] = lambda images: None) -> None:
-        """Rewrites the index into as few segments as there can be, without the images that were removed.
+        """Rewrites the index into as few segments as possible, without the images that were removed.
 
-        Every new segment is a commit of its own, which also deletes what it replaces: a kill or a full disk in between
-        leaves a whole index, and no more than one segment is held twice at a time. Searches go on meanwhile, here and
-        in other processes; adding and removing wait between the commits.
+        Every new segment is a commit of its own, which also deletes what it replaces. A kill or a full disk therefore
+        leaves a whole index, and at most one segment is stored twice at a time. Searches continue meanwhile, here and
+        in other processes; other writers can add and remove only between the commits.
 
         Args:
-            progress: is told after every commit how many images are done since the one before.
+            progress: takes, after every commit, the number of images done since the one before.
 
         Raises:
-            HowlError: another process is writing, the disk refuses, or a segment is damaged; the line names the file.
+            HowlError: another process is writing, the disk is full or cannot be written, or a segment is damaged; the
+                line names the file.
         """
         self.refresh()
         done, end = 0, max((int(segment.ordinals[-1]) + 1 for segment, _ in self.parts()), default=0)
@@ -220,7 +222,7 @@ class Index:
             progress(images)
 
     def verify(self) -> list[str]:
-        """Every damage to the index on the disk, a line each that names the file: ``runtime.index.verification``."""
+        """All damage to the index on the disk, in lines that name the file: ``runtime.index.verification``."""
         return verify(self.path).damages
 
     def search(self, query: Any, top: int) -> list[Hit]:
@@ -228,7 +230,7 @@ class Index:
 
         Args:
             query: as the ``FirstStage`` of the index's method encodes it.
-            top: hits at most; an image that shares nothing with the query is none.
+            top: the maximum number of hits; with ASMK, only images that score above 0 are hits.
         """
         found: list[tuple[float, int, Segment]] = []
         for segment, live in self.parts():
@@ -238,7 +240,7 @@ class Index:
         return [Hit(segment.ids[image], score) for score, image, segment in found[:top]]
 
     def scores(self, query: Any) -> NDArray[np.float64]:
-        """The scores of all images, float64 [n], in the order of ``ids``; the query as of ``search``."""
+        """The scores of all images, float64 [n], in the order of ``ids``; the query is as for ``search``."""
         parts = [segment.store.scores(query)[live] for segment, live in self.parts()]
         return np.concatenate(parts) if parts else np.empty(0)
 
@@ -251,13 +253,13 @@ class Index:
 
     @contextmanager
     def _writing(self, failure: str) -> Iterator[list[str]]:
-        """The writer's commit, which is taken up at its end.
+        """The writer's commit; the index is refreshed at its end.
 
         Args:
-            failure: what became of it, for the error where the disk refuses.
+            failure: the outcome to report if the disk is full or cannot be written.
 
         Yields:
-            a list for the names of the segments that are written: where the block fails, they are deleted.
+            a list for the names of the segments that are written: if the block fails, they are deleted.
         """
         written: list[str] = []
         replaced: set[str] = set()
@@ -277,7 +279,7 @@ class Index:
         self._discard(replaced)
 
     def _write(self, segment: Segment, start: int, stop: int, written: list[str]) -> None:
-        """Writes the segment that shall answer for the ordinals from start to stop, within ``_writing``."""
+        """Writes the segment that is to answer for the ordinals from start to stop, within ``_writing``."""
         written.append(f"{SEGMENT_PREFIX}{uuid.uuid4().hex}")
         checksums = write_segment(self.path / written[-1], segment)
         self._catalogue.add_segment(
@@ -285,9 +287,9 @@ class Index:
         )
 
     def _rewrite(self, rows: Sequence[SegmentRow], stop: int, written: list[str]) -> None:
-        """Moves the images of neighbouring segments, up to the number ``stop``, into a new one, within ``_writing``."""
+        """Moves the images of neighbouring segments below ordinal ``stop`` into a new one, within ``_writing``."""
         for row in rows:
-            # What was damaged must not be summed anew, which would make it whole for ever after.
+            # A new checksum of damaged data would hide the damage for ever.
             check_large_files(self.path / row.name, row.checksums, self.layout)
         parts = [self._load(row) for row in rows]
         kept = [row.live(part.ordinals) & (part.ordinals < stop) for row, part in zip(rows, parts, strict=True)]
@@ -296,7 +298,7 @@ class Index:
             self._write(Segment.merge(parts, kept), rows[0].start, stop, written)
 
     def _merge(self) -> None:
-        """Merges the segments that are segments_to_merge. The images are there all the same where that fails."""
+        """Merges the segments that ``segments_to_merge`` names. If that fails, the images are there all the same."""
         try:
             while segments_to_merge(self._live_counts()):
                 with self._writing("its segments were not merged") as written:
@@ -304,15 +306,15 @@ class Index:
                     if run := segments_to_merge([int(row.live(self._load(row).ordinals).sum()) for row in rows]):
                         self._rewrite(rows[run.start : run.stop], rows[run.stop - 1].stop, written)
         except WriterBusyError:
-            pass  # that writer merges, if it adds
+            pass  # the other writer merges if it adds images
         except HowlError as error:
             warnings.warn(str(error), RuntimeWarning, stacklevel=3)
 
     def _compact_some(self, done: int, end: int) -> tuple[int, int]:
-        """Makes as many images as fit one segment, of those numbered from ``done`` on.
+        """Compacts as many images as fit into one segment, from the ordinal ``done`` on.
 
         Returns:
-            the number behind them, and how many they are.
+            the ordinal after them, and how many they are.
         """
         with self._writing("nothing more was compacted") as written:
             rows = [row for row in self._catalogue.segments() if done <= row.start < end]
@@ -328,13 +330,13 @@ class Index:
         return stop, sum(int(np.sum(own < stop)) for own in live)
 
     def _sweep(self) -> None:
-        """Deletes what killed writers left behind; only the one writer may."""
+        """Deletes what killed writers left behind; only the current writer may call it."""
         self._discard({folder.name for folder in self.path.glob(f"{SEGMENT_PREFIX}*")})
         for file in self.path.glob(f"{temporary_prefix(self.path / CATALOGUE)}*"):
             file.unlink(missing_ok=True)
 
     def _discard(self, names: Collection[str]) -> None:
-        """Deletes those of the segments that the catalogue does not name: an interrupt may come after the commit."""
+        """Deletes the named segments, except live ones: an interrupt may come after the commit."""
         live = self._catalogue.segment_names()
         for name in names:
             if name not in live:
@@ -342,7 +344,7 @@ class Index:
 
 
 def size_of(path: Path) -> int:
-    """Bytes of a file; 0 for a folder, or where a writer has just deleted it."""
+    """Bytes of a file; 0 for a folder, or if a writer has just deleted it."""
     try:
         return path.stat().st_size if path.is_file() else 0
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""The ids of images: which texts may be one, and a segment's ids, decoded only as they are asked for."""
+"""The ids of images: which texts are valid, and a segment's ids, decoded only on demand."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -30,7 +30,7 @@ class Ids:
 
     @classmethod
     def merge(cls, parts: Sequence["Ids"], kept: Sequence[NDArray[np.bool_]]) -> "Ids":
-        """The ids of several segments, in their order, without those that are not kept (bool [n] for every part)."""
+        """The kept ids of several segments, in their order; ``kept`` has bool [n] for each part."""
         lengths = [np.diff(part.ends, prepend=0) for part in parts]
         texts = [part.text[np.repeat(keep, n)] for part, n, keep in zip(parts, lengths, kept, strict=True)]
         ends = np.cumsum(np.concatenate([n[keep] for n, keep in zip(lengths, kept, strict=True)]))
@@ -50,7 +50,7 @@ class Ids:
 
 
 def check_ids(index: Path, ids: Sequence[str]) -> None:
-    """Raises HowlError where one of the ids is named twice or is no Unicode text."""
+    """Raises HowlError if one of the ids is named twice or is not valid Unicode."""
     check_unicode(index, ids)
     if len(set(ids)) < len(ids):
         seen: set[str] = set()
@@ -59,11 +59,11 @@ def check_ids(index: Path, ids: Sequence[str]) -> None:
 
 
 def check_unicode(index: Path, ids: Sequence[str]) -> None:
-    """Raises HowlError where one of the ids cannot be written as UTF-8: the name of a file may hold such bytes."""
+    """Raises HowlError if one of the ids cannot be written as UTF-8: file names may contain such bytes."""
     if _is_unicode("".join(ids)):
         return
     wrong = next(id_ for id_ in ids if not _is_unicode(id_))
-    raise IdError(f"{index}: {wrong!r} is no Unicode text; rename the file, or give it an id")
+    raise IdError(f"{index}: {wrong!r} is not valid Unicode; rename the file, or give it an id")
 
 
 def _is_unicode(text: str) -> bool:

@@ -1,4 +1,4 @@
-"""Which segments should be rewritten as one: every query pays for each segment, every rewriting for each image."""
+"""Which segments to rewrite as one: every segment costs time in each query, every image in each rewrite."""
 
 from collections.abc import Sequence
 
@@ -12,15 +12,15 @@ MERGE_FACTOR = 8  # segments of one tier become one
 
 
 def segments_to_merge(live: Sequence[int]) -> range:
-    """The segments at the end of an index that an addition should merge; empty where there are none.
+    """The segments at the end of an index that an addition should merge; empty if there are none.
 
-    Tiers are powers of eight. Eight neighbours of one tier become one of the next, and a segment takes up the smaller
-    ones before it, so that tiers never ascend: there are few segments a tier, and every merge lifts nearly all of its
-    images by a tier. An image is therefore rewritten O(log n) times, at most a dozen. Only neighbours are merged, which
-    keeps the order of addition. A segment that is half full stays: two such do not fit into one.
+    Tiers are powers of eight. Eight neighbours of one tier become one segment of the next, and a segment absorbs the
+    smaller ones before it, so that tiers never ascend. A tier therefore has few segments, and every merge lifts nearly
+    all of its images by a tier: an image is rewritten O(log n) times, at most a dozen. Only neighbours are merged,
+    which keeps the order of addition. A segment that is half full stays: two of them do not fit into one.
 
     Args:
-        live: images of every segment that were not removed, in the order of addition.
+        live: how many images of every segment were not removed, in the order of addition.
     """
     if not live:
         return range(0)
@@ -38,11 +38,11 @@ def segments_to_merge(live: Sequence[int]) -> range:
 
 
 def compaction_cut(rows: Sequence[SegmentRow], live: Sequence[NDArray[np.int64]]) -> int:
-    """Where a compaction should cut: the number behind as many images as make one full segment.
+    """Where a compaction should cut: the ordinal after as many images as fit into one segment.
 
     Args:
-        rows: what is still to be compacted, at least one, in the order of addition.
-        live: the ordinals of each one's images that were not removed.
+        rows: the segments still to be compacted, at least one, in the order of addition.
+        live: for each of them, the ordinals of its images that were not removed.
     """
     images = 0
     for row, ordinals in zip(rows, live, strict=True):
@@ -53,7 +53,7 @@ def compaction_cut(rows: Sequence[SegmentRow], live: Sequence[NDArray[np.int64]]
 
 
 def fitting(live: Sequence[int], run: range) -> range:
-    """The first segments of a run whose images fit into one; empty where that is a single one."""
+    """The first segments of a run whose images fit into one; empty if that is a single segment."""
     images, stop = 0, run.start
     while stop < run.stop and images + live[stop] <= MAX_IMAGES:
         images += live[stop]
@@ -62,7 +62,7 @@ def fitting(live: Sequence[int], run: range) -> range:
 
 
 def tier(images: int) -> int:
-    """⌊log₈ images⌋, and −1 for none."""
+    """⌊log₈ images⌋, and −1 for 0 images."""
     return (images.bit_length() - 1) // 3
 
 

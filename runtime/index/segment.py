@@ -1,4 +1,4 @@
-"""A segment: an immutable part of the index, a folder of plain arrays that load by memory map."""
+"""A segment: an immutable part of the index, a folder of plain arrays that are memory-mapped."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,10 +25,10 @@ class Segment:
     """Images in the order of their addition, in memory or on the disk.
 
     Attributes:
-        store: what is searched of the images.
+        store: what a search reads of the images.
         ids: of the images.
-        ordinals: int64 [n], ascending: every image's number in the order of addition to the whole index, by which the
-            catalogue knows it. It stays the same when segments are rewritten.
+        ordinals: int64 [n], ascending: every image's number in the order of addition to the whole index. The catalogue
+            knows the image by it, and it stays the same when segments are rewritten.
     """
 
     store: Store
@@ -43,7 +43,7 @@ class Segment:
 
     @classmethod
     def merge(cls, parts: Sequence["Segment"], kept: Sequence[NDArray[np.bool_]]) -> "Segment":
-        """One segment of the images of several, in their order, without those that are not kept (bool [n] a part)."""
+        """One segment of the kept images of several, in their order; ``kept`` has bool [n] for each part."""
         ordinals = [part.ordinals[keep] for part, keep in zip(parts, kept, strict=True)]
         return cls(
             type(parts[0].store).merge([part.store for part in parts], kept),
@@ -56,7 +56,7 @@ class Segment:
 
 
 def store_of(layout: Layout) -> type[Store]:
-    """What the segments of a layout hold. Raises IncompatibleError where this howl does not know the method."""
+    """The kind of store of a layout's segments. Raises IncompatibleError if this howl does not know the method."""
     if layout.method not in STORES:
         raise IncompatibleError(f"an index of {layout.method}, which this howl does not know; update howl")
     return STORES[layout.method]
@@ -72,7 +72,7 @@ def write_segment(folder: Path, segment: Segment) -> dict[str, Checksum]:
     """Writes a segment and waits until it is on the disk.
 
     Returns:
-        the checksums of its files, by file name, for the catalogue: until that names the segment, it does not exist.
+        the checksums of its files, by file name. Until the catalogue names the segment, it does not exist.
     """
     arrays: dict[str, NDArray] = {
         **segment.store.arrays(),
@@ -90,8 +90,8 @@ def write_segment(folder: Path, segment: Segment) -> dict[str, Checksum]:
 def load_segment(folder: Path, checksums: dict[str, Checksum], entries: int, layout: Layout) -> Segment:
     """Opens a segment after checking the size of every file and the content of the small ones.
 
-    The large ones, nearly all of the bytes, are not read: ``verify``, and every merge before it trusts them, checks
-    them. A flipped bit there can change scores, but no search reads or writes outside of the arrays for it.
+    The large ones, nearly all of the bytes, are not read. ``verify`` checks them, and so does every merge before it
+    uses them. A flipped bit there can change scores, but never makes a search read or write outside the arrays.
 
     Args:
         folder: of the segment.
@@ -112,7 +112,7 @@ def load_segment(folder: Path, checksums: dict[str, Checksum], entries: int, lay
 
 
 def check_large_files(folder: Path, checksums: dict[str, Checksum], layout: Layout) -> None:
-    """Reads what opening leaves unread. Raises DamagedError where it changed; the line names the file."""
+    """Checks the files that opening does not read. Raises DamagedError if one has changed; the line names it."""
     for name in store_of(layout).LARGE_FILES:
         check_file(folder / name, checksums[name])
 

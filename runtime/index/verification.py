@@ -1,4 +1,4 @@
-"""Every checksum and invariant of an index on the disk, checked."""
+"""Checks every checksum and invariant of an index on the disk."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -22,12 +22,12 @@ class Verification:
     """What was found.
 
     Attributes:
-        damages: a line each that names the file; an index is whole where there are none.
+        damages: one line for each, which names the file; an index is whole if there are none.
         orphans: folders of segments that the catalogue does not name. A killed writer left them behind, and the next
-            one deletes them: they are no damage.
-        segments: that the catalogue names.
-        images: stored in them, with those that were removed.
-        entries: of them.
+            one deletes them: they are not damage.
+        segments: how many the catalogue names.
+        images: how many are stored in them, including those that were removed.
+        entries: how many are stored in them.
     """
 
     damages: list[str]
@@ -38,14 +38,14 @@ class Verification:
 
 
 def verify(path: Path, progress: Callable[[int], object] = lambda images: None) -> Verification:
-    """Checks the last commit of an index, and goes on behind every damage. A writer may commit meanwhile.
+    """Checks the last commit of an index, and continues after any damage. A writer may commit meanwhile.
 
     Args:
         path: of the index.
-        progress: is told after every segment how many images it has.
+        progress: takes, after every segment, the number of its images.
 
     Raises:
-        HowlError: the catalogue cannot be read, so that there is nothing to check by; or its format is newer.
+        HowlError: the catalogue cannot be read, so there is nothing to check against; or it has another format.
     """
     catalogue = Catalogue(path / CATALOGUE)
     try:
@@ -73,12 +73,12 @@ def _verify(path: Path, catalogue: Catalogue, progress: Callable[[int], object])
 
 
 def _numbering(rows: list[SegmentRow], ordinals: NDArray[np.int64], removed: NDArray[np.int64]) -> Iterator[str]:
-    """What is wrong between the tables of the catalogue."""
+    """Contradictions between the tables of the catalogue."""
     bounds = np.array([bound for row in rows for bound in (row.start, row.stop)], np.int64)
     if np.any(bounds[:-1] > bounds[1:]) or np.any(bounds[0::2] >= bounds[1::2]):
         yield "two segments answer for the same images"
     for what, some in (("holds images", ordinals), ("removed images", removed)):
-        # Inside of a segment's range, an odd number of bounds lie at or below.
+        # An ordinal inside a segment's range has an odd number of bounds at or below it.
         if np.any(np.searchsorted(bounds, some, side="right") % 2 == 0):
             yield f"it {what} of no segment"
     if np.any(np.diff(ordinals) == 0):
@@ -88,12 +88,12 @@ def _numbering(rows: list[SegmentRow], ordinals: NDArray[np.int64], removed: NDA
 
 
 def _segment(path: Path, row: SegmentRow, layout: Layout, images: dict[int, str]) -> Iterator[str]:
-    """The damages of a segment; ``images`` are the ordinals and ids that the catalogue says are in it."""
+    """The damage to a segment; ``images`` has the ordinals and ids that the catalogue says are in it."""
     folder = path / row.name
     damages = [line for name in segment_files(layout) if (line := _sum(folder / name, row.checksums[name]))]
     yield from damages
     if damages:
-        return  # what follows would only name the same again
+        return  # further checks would only report the same again
     try:
         segment = load_segment(folder, row.checksums, row.entries, layout)
     except (HowlError, ValueError, IndexError) as error:
@@ -106,7 +106,7 @@ def _segment(path: Path, row: SegmentRow, layout: Layout, images: dict[int, str]
 
 
 def _sum(path: Path, expected: Checksum) -> str | None:
-    """How a file is not what was written, None where it is."""
+    """How a file differs from what was written, or None."""
     try:
         check_file(path, expected)
     except HowlError as error:
@@ -115,7 +115,7 @@ def _sum(path: Path, expected: Checksum) -> str | None:
 
 
 def _shapes(segment: Segment, row: SegmentRow) -> Iterator[tuple[str, str]]:
-    """Arrays of the images that do not fit each other: file and fault. What follows relies on them."""
+    """Arrays of the images that do not fit each other: file and fault. ``_images`` needs them to fit."""
     ids = segment.ids
     yield from shape_fault("id_bytes.npy", ids.text, np.uint8, (int(ids.ends[-1]) if len(ids) else 0,))
     yield from shape_fault("id_ends.npy", ids.ends, np.int64, (row.images,))
@@ -132,7 +132,7 @@ def _images(segment: Segment, row: SegmentRow, images: dict[int, str]) -> Iterat
     try:
         ids = list(segment.ids)
     except UnicodeDecodeError:
-        yield "id_bytes.npy", "an id is no Unicode text"
+        yield "id_bytes.npy", "an id is not valid Unicode"
         return
     live = row.live(ordinals).tolist()
     held = {number: id_ for number, id_, alive in zip(ordinals.tolist(), ids, live, strict=True) if alive}

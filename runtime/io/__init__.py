@@ -1,1 +1,1 @@
-"""Files and the command line: photos, writing whole or not at all, reading without running, prefetching."""
+"""Files and the command line: photos, atomic writing, unpickling without running code, prefetching."""

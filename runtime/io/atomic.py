@@ -10,7 +10,7 @@ from runtime.errors import HowlError
 
 
 def ensure_writable(path: Path) -> None:
-    """Finds out, before the work that fills a file, whether it can be written. Raises HowlError."""
+    """Checks whether a file can be written, before the work that fills it. Raises HowlError if it cannot."""
     existing = next(folder for folder in path.absolute().parents if folder.exists())
     if path.is_dir() or not existing.is_dir() or not os.access(existing, os.W_OK):
         raise HowlError(f"{path}: cannot be written there; name another --out")
@@ -20,7 +20,7 @@ def ensure_writable(path: Path) -> None:
 def atomic_write(path: Path) -> Iterator[BinaryIO]:
     """A file to write that becomes ``path`` at the end of the block, once it is on the disk.
 
-    Where the block fails, or the process is killed, whatever was at ``path`` before stays.
+    If the block fails or the process is killed, ``path`` stays as it was.
 
     Raises:
         HowlError: the file cannot be written; the line names it.
@@ -36,5 +36,5 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
     except OSError as error:
         raise HowlError(f"{path}: cannot be written: {error.strerror or error}") from None
     finally:
-        with suppress(OSError):  # moved, if all went well
+        with suppress(OSError):  # already moved if all went well
             partial.unlink()

@@ -41,7 +41,7 @@ def load_rgb(photo: PhotoInput, longest_side: int | None = None) -> Image:
 def decode(photo: PhotoInput, *, upright: bool = True) -> Image:
     """The first half of ``load_rgb``: the whole photo, uint8 [H, W, 3] in BGR order. Raises ImageError.
 
-    A file is turned as its EXIF says, but where it should not come ``upright``: then its pixels are as it stores them.
+    With ``upright``, a file is rotated as its EXIF says; without, its pixels stay as they are stored.
     """
     bgr = _as_bgr(photo, upright)
     height, width = bgr.shape[:2]
@@ -66,7 +66,7 @@ def shrink(image: Image, longest_side: int | None) -> Image:
 
 
 def to_original_pixels(pixels: NDArray[np.float32], full: int, part: int) -> NDArray[np.float32]:
-    """Positions along a side of ``part`` pixels, on the ``full`` pixels that it had before it was shrunk.
+    """Positions along a side of ``part`` pixels, converted to the ``full`` pixels that it had before it was shrunk.
 
     A pixel's centre lies half a pixel from its edge, at both sizes; the centre of the first is 0.
     """
@@ -94,7 +94,7 @@ def find_photos(paths: Iterable[str | Path]) -> list[Path]:
 
 
 def scenes_below(root: Path) -> dict[str, list[Path]]:
-    """A folder of folders: the photos of every scene, by its name, which is that of the folder right below ``root``.
+    """The photos of every scene, by its name: each folder directly below ``root`` is a scene.
 
     Raises:
         MissingError: the folder is missing, or none of its folders holds a photo.
@@ -109,7 +109,7 @@ def scenes_below(root: Path) -> dict[str, list[Path]]:
 
 
 def photos_below(folder: Path) -> list[Path]:
-    """The photos of a folder and its folders, sorted; hidden ones, such as .thumbnails, are passed over."""
+    """The photos of a folder and its subfolders, sorted; hidden ones, such as .thumbnails, are skipped."""
     return sorted(
         path
         for path in folder.rglob("*")
@@ -180,7 +180,7 @@ def _read(path: Path) -> bytes:
 def _is_truncated(data: bytes) -> bool:
     """Whether a JPEG or PNG stops before its end marker. OpenCV would fill the rest with grey and say nothing.
 
-    What follows the end marker is no part of the image: phones append films to JPEGs.
+    What follows the end marker is not part of the image: phones append videos to JPEGs.
     """
     if data.startswith(b"\xff\xd8"):
         return not _jpeg_ends(data)

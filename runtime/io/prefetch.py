@@ -1,4 +1,4 @@
-"""Doing slow work ahead of whoever needs its results."""
+"""Slow work, done before its results are needed."""
 
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -8,13 +8,13 @@ from typing import TypeVar
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-READERS = 2  # threads that read ahead: more take cores from whoever waits for the results
+READERS = 2  # threads that read ahead: more would take cores from the code that uses the results
 
 
 def prefetch_map(
     function: Callable[[Item], Result], items: Iterable[Item], threads: int = READERS
 ) -> Iterator[tuple[Item, Result]]:
-    """Pairs of item and ``function(item)``, in order, worked out ahead by so many threads.
+    """Pairs of item and ``function(item)``, in order, computed ahead by ``threads`` threads.
 
     At most twice as many results wait in memory, however many items there are.
     """

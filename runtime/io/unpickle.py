@@ -8,7 +8,7 @@ import numpy as np
 
 from runtime.errors import DamagedError, MissingError
 
-# What a pickle of NumPy arrays and plain containers names, under NumPy 1's and 2's module paths.
+# The names in a pickle of NumPy arrays and plain containers, under NumPy 1's and 2's module paths.
 ALLOWED = frozenset(
     {
         ("numpy", "ndarray"),
@@ -23,7 +23,7 @@ ALLOWED = frozenset(
         ("collections", "OrderedDict"),
         ("builtins", "set"),
         ("__builtin__", "set"),
-        ("builtins", "bytes"),  # empty ones, before protocol 3
+        ("builtins", "bytes"),  # for empty ones, before protocol 3
         ("__builtin__", "bytes"),
     }
 )
@@ -60,7 +60,7 @@ def load_plain_pickle(path: Path) -> Any:
         raise MissingError(f"{path}: no such file") from None
     except pickle.UnpicklingError as error:
         raise DamagedError(f"{path}: refused: {_one_line(error)}; only plain arrays and containers are read") from None
-    except Exception as error:  # a damaged pickle can raise any
+    except Exception as error:  # a damaged pickle can raise any exception
         raise DamagedError(f"{path}: not a readable pickle: {_one_line(error)}") from None
 
 

@@ -1,4 +1,4 @@
-"""The compiled inner loops (C, beside this file): what is in here is arithmetic on arrays, without any decision."""
+"""The compiled inner loops (C, beside this file): arithmetic on arrays, without any decisions."""
 
 from runtime.native.bindings import (
     CAN_ASSIGN,

@@ -8,11 +8,11 @@
 enum {
     DIGIT = 8,
     DIGITS = 1 << DIGIT,
-    AHEAD = 8, /* descriptors by which centroids are fetched before they are needed; they lie anywhere in the codebook */
+    AHEAD = 8, /* how many descriptors ahead centroids are fetched: they lie anywhere in the codebook */
 };
 
-/* Sorts by the upper 32 bits, keeping the order of equal ones: by digits, from the lowest. Returns where the result is:
-   `keys` or `spare`. */
+/* Radix sort by the upper 32 bits; equal ones keep their order. Returns the array that has the result: `keys` or
+   `spare`. */
 static uint64_t *sort_by_word(uint64_t *keys, uint64_t *spare, int64_t n)
 {
     for (int shift = 32; shift < 64; shift += DIGIT) {
@@ -54,8 +54,8 @@ struct space {
     int64_t dimensions;
 };
 
-/* Sorted keys, word << 32 | descriptor, become distinct words and their codes. Returns how many. For every processor
-   it is compiled anew, with that one's `pack`. */
+/* Turns sorted keys, word << 32 | descriptor, into distinct words and their codes, and returns how many. It is compiled
+   once for each kind of processor, with the `pack` of that kind. */
 static inline __attribute__((always_inline)) int64_t encode(const uint64_t *keys, int64_t n, struct space space,
                                                             uint32_t *distinct, uint64_t *codes,
                                                             void (*pack)(const float *, int64_t, uint64_t *))
@@ -100,8 +100,8 @@ AVX512 static int64_t encode_avx512(const uint64_t *keys, int64_t n, struct spac
 
 #endif
 
-/* `words` int64 [n, assignments] below `size`, the rows of `centroids`; `keys` and `spare` have room for all of them,
-   as have the outputs. Returns the number of distinct words, or −1 where a word is out of range. */
+/* `words` int64 [n, assignments] below `size`, the rows of `centroids`; `keys`, `spare` and the outputs have room for
+   all of them. Returns the number of distinct words, or −1 if a word is out of range. */
 int64_t howl_aggregate(const float *descriptors, const int64_t *words, int64_t n, int64_t assignments,
                        const float *centroids, int64_t size, int64_t dimensions, uint64_t *keys, uint64_t *spare,
                        uint32_t *distinct, uint64_t *codes)

@@ -1,9 +1,9 @@
 /* The nearest words of descriptors, exactly: 8-bit products over all words, then float distances for the few candidates
    that the rounding to 8 bits leaves open.
 
-   With x̂ and ĉ the rounded descriptor and word, |‖x − c‖ − ‖x̂ − ĉ‖| ≤ ‖x − x̂‖ + ‖c − ĉ‖ (triangle inequality). So
-   none of the m nearest words of x is further from it, rounded, than the m-th nearest rounded word by more than twice
-   the right side: the `slack`. All words within it are candidates. */
+   With x̂ and ĉ the rounded descriptor and word, |‖x − c‖ − ‖x̂ − ĉ‖| ≤ ‖x − x̂‖ + ‖c − ĉ‖ (triangle inequality). The
+   rounded distance of each of the m nearest words of x therefore exceeds that of the m-th nearest rounded word by at
+   most twice the right side: the `slack`. All words within it are candidates. */
 
 #include <math.h>
 #include <stdint.h>
@@ -15,17 +15,17 @@ enum {
     PANEL = 64,        /* words that are multiplied together: four registers of sixteen */
     TILE = 6,          /* descriptors that are multiplied with a panel together: 24 registers of sums */
     CANDIDATES = 1024, /* of a descriptor; one that needs more is left to the caller */
-    FIRST = 128,       /* candidates before the first is sorted out */
-    LEAST = -(1 << 27), /* no key of a word is as small, and every key of padding is smaller */
+    FIRST = 128,       /* candidates before they are sorted out for the first time */
+    LEAST = -(1 << 27), /* below every key of a word, and above every key of padding */
     MAX_NEAREST = 32,
 };
 
-/* What has been found of one descriptor. A key is ½‖x̂‖² − ½‖x̂ − ĉ‖², larger for nearer words, in rounded units. */
+/* The candidates found for one descriptor. A key is ½‖x̂‖² − ½‖x̂ − ĉ‖², larger for nearer words, in rounded units. */
 struct search {
     int32_t least; /* the smallest key that can still matter */
     int32_t count;
     int32_t limit; /* sort out when there are more */
-    int32_t offset; /* of the accumulated sums above the keys */
+    int32_t offset; /* by which the accumulated sums exceed the keys */
     int32_t keys[CANDIDATES + PANEL];
     uint32_t words[CANDIDATES + PANEL];
 };
@@ -94,7 +94,7 @@ AVX512 static void keep_candidates(struct search *search, const __m512i sums[4],
     }
 }
 
-/* Sums of products of a panel of words with a tile of descriptors, four dimensions a step. */
+/* Sums of products of a panel of words with a tile of descriptors, four dimensions per step. */
 AVX512 static void multiply(const uint8_t *panel, const int32_t *biases, const int8_t *descriptors, int64_t steps,
                             __m512i sums[TILE][4])
 {
@@ -135,7 +135,7 @@ AVX512 static float squared_distance(const float *a, const float *b, int64_t dim
     return _mm512_reduce_add_ps(sum);
 }
 
-/* The nearest of the candidates, nearest first; of equally near ones the lowest. */
+/* The nearest of the candidates, nearest first; of equally near ones, the lowest first. */
 static void choose(const struct search *search, const float *descriptor, const float *centroids, int64_t dimensions,
                    int64_t nearest, int64_t *chosen)
 {
@@ -159,7 +159,7 @@ static void choose(const struct search *search, const float *descriptor, const f
 
 /* Rounded descriptors int8 [n, 4·steps], n a multiple of TILE, of which the first `rows` are real; rounded words
    uint8 (128 added) [panels, steps, PANEL, 4]; biases −½‖ĉ‖² [panels · PANEL], far below that for padding.
-   `searches` is room for n. Writes int64 [rows, nearest]; −1 first where there were too many candidates. */
+   `searches` has room for n. Writes int64 [rows, nearest]; −1 first if there were too many candidates. */
 AVX512 void howl_assign(const uint8_t *words, const int32_t *biases, int64_t panels, int64_t steps,
                         const int8_t *rounded, const float *slacks, int64_t rows, int64_t n,
                         const float *descriptors, const float *centroids, int64_t dimensions, int64_t nearest,

@@ -1,7 +1,7 @@
-"""The compiled inner loops (C, beside this file): what is in here is arithmetic on arrays, without any decision.
+"""The compiled inner loops (C, beside this file): arithmetic on arrays, without any decisions.
 
-Every function checks the arrays that it hands over, and lets other Python threads run while it computes: an array of
-another data type or layout is a ``ctypes.ArgumentError``, one whose shape does not go with the others a ``ValueError``.
+Every function checks its arrays, and lets other Python threads run while it computes. An array of another data type or
+layout raises ``ctypes.ArgumentError``; one whose shape does not fit the others raises ``ValueError``.
 """
 
 import ctypes
@@ -19,10 +19,10 @@ from runtime.errors import HowlError
 LIBRARY = Path(__file__).with_name("kernels.so")
 IMAGES = 65_536  # totals of an inverted file: as many as uint16 can number
 UNIT = 2.0**-40  # of totals: integers, so that their sum does not depend on its order
-MAX_NEAREST = 32  # words that `Assigner` finds for a descriptor
+MAX_NEAREST = 32  # words that `assign` finds for a descriptor
 TILE, PANEL, STEP = 6, 64, 4  # descriptors, words and dimensions that are multiplied together
 ROUNDED = 127  # the largest 8-bit value
-FAR = -(2**28)  # bias of words that only fill up a panel
+FAR = -(2**28)  # bias of the words that pad a panel
 
 HIT = np.dtype([("score", np.float64), ("image", np.int64)])
 
@@ -40,7 +40,7 @@ _library = _load()
 class _Array:
     """The type of an argument: a C-contiguous array of one data type and number of dimensions.
 
-    ``ndpointer`` checks it. Its own way to hand over the address costs 1 µs more for every array.
+    ``ndpointer`` checks it. Its own way to pass the address costs 1 µs more per array.
     """
 
     def __init__(self, dtype: type | np.dtype, ndim: int, written: bool) -> None:
@@ -72,7 +72,7 @@ def _declare(name: str, result: Any, *arguments: Any) -> Callable[..., Any]:
 
 
 def _check_shapes(**expected: tuple[NDArray, tuple[int, ...]]) -> None:
-    """Refuses arrays of which C would read or write more than they hold: by name, an array and the shape it must have.
+    """Checks shapes, so that C never reads or writes beyond an array: by name, an array and the shape it must have.
 
     Raises:
         ValueError: an array has another shape.
@@ -140,7 +140,7 @@ def score(
     """Totals int64 [n], by image: the sums of the weights of the query's matches.
 
     Args:
-        words, offsets, images, codes: as of ``InvertedFile``; ``words`` ascending.
+        words, offsets, images, codes: as in ``InvertedFile``; ``words`` ascending.
         query_words: uint32 [q], ascending.
         query_codes: uint64 [q, L].
         weights: int64 [64·L + 1], of a match, by Hamming distance.
@@ -182,7 +182,7 @@ def best(
 ) -> NDArray[np.void]:
     """The at most ``top`` largest scores above 0, total · UNIT / √(query_words · word_counts), largest first.
 
-    Equal ones come in the order of the images. Returns a structured array with fields ``score`` and ``image``.
+    Equal scores are in the order of the images. Returns a structured array with fields ``score`` and ``image``.
 
     Args:
         totals: int64 [n].
@@ -231,12 +231,12 @@ def place(
     to_images: NDArray[np.uint16],
     to_codes: NDArray[np.uint64],
 ) -> None:
-    """Puts the entries of images, one image after the other, where the cursors of their words say.
+    """Copies the entries of images, one image after the other, to where the cursors of their words point.
 
     Args:
         words, codes: uint32 [e] and uint64 [e, L] of all images.
         word_counts: uint32 [n], of every image; e in sum.
-        cursors: int64 [above the largest word]; they move on.
+        cursors: int64 [above the largest word]; advanced.
         to_images, to_codes: uint16 [e] and uint64 [e, L], filled.
     """
     entries, length = codes.shape
@@ -282,7 +282,7 @@ def place_kept(
     to_images: NDArray[np.uint16],
     to_codes: NDArray[np.uint64],
 ) -> None:
-    """Puts those entries where the cursors of their rows, int64 [rows], say, under the new numbers."""
+    """Copies those entries, with the new numbers, to where the cursors of their rows, int64 [rows], point."""
     rows, (entries, length) = len(offsets) - 1, codes.shape
     _check_shapes(
         images=(images, (entries,)),
@@ -316,13 +316,13 @@ def assign(
     nearest: int,
     scratch: NDArray[np.uint8],
 ) -> NDArray[np.int64]:
-    """The nearest words of descriptors, int64 [n, nearest]; −1 first where the rounding leaves too many open.
+    """The nearest words of descriptors, int64 [n, nearest]; −1 first if rounding leaves too many open.
 
     Args:
         words: uint8 [panels, steps, 64, 4], the rounded centroids + 128.
         biases: int32 [panels · 64], −½ of their squared norms, rounded down.
         rounded: int8 [n up to a multiple of 6, 4 · steps], the rounded descriptors.
-        slacks: float32 [the same], by how much a rounded distance may exceed that of the last of the nearest.
+        slacks: float32 [the same], by how much a rounded distance may exceed that of the last nearest word.
         descriptors: float32 [n, D].
         centroids: float32 [C, D].
         nearest: 1 … 32, at most C.
@@ -350,5 +350,5 @@ def assign(
 
 
 def scratch_bytes(descriptors: int) -> int:
-    """Bytes that ``assign`` needs to work."""
+    """Bytes of working memory that ``assign`` needs."""
     return int(_search_bytes()) * descriptors

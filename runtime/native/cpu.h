@@ -1,4 +1,4 @@
-/* Which of a function's versions may run: asked of the processor and the operating system, once. */
+/* Which versions of a function the processor and the operating system can run. */
 
 #ifndef HOWL_CPU_H
 #define HOWL_CPU_H

@@ -9,8 +9,8 @@ static inline void copy_code(uint64_t *to, const uint64_t *from, int64_t length)
         to[i] = from[i];
 }
 
-/* Images one after the other: `words` uint32 [entries] in all, of which each image has `word_counts`. `cursors` int64
-   by word says where its next entry goes, and moves on. */
+/* Images one after the other: `words` uint32 [entries] in all, of which each image has `word_counts`. `cursors` int64,
+   by word, say where its next entry goes, and advance. */
 void howl_place(const uint32_t *words, const uint64_t *codes, int64_t code_length, const uint32_t *word_counts,
                 int64_t images, int64_t *cursors, uint16_t *to_images, uint64_t *to_codes)
 {
@@ -35,7 +35,7 @@ void howl_count_kept(const int64_t *offsets, int64_t rows, const uint16_t *image
     }
 }
 
-/* Puts those entries in their places: `cursors` int64 [rows] as of howl_place. */
+/* Copies those entries to their places: `cursors` int64 [rows] as in howl_place. */
 void howl_place_kept(const int64_t *offsets, int64_t rows, const uint16_t *images, const uint64_t *codes,
                      int64_t code_length, const int32_t *numbers, int64_t *cursors, uint16_t *to_images,
                      uint64_t *to_codes)

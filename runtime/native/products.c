@@ -1,7 +1,7 @@
 /* Inner products of vectors in half precision with a query in float32.
 
-   Every version sums in the same 16 lanes and adds these up in the same order, without fused multiply-adds: a score does
-   not depend on the processor, or on the segment that a vector lies in. */
+   Every version sums in the same 16 lanes and adds them up in the same order, without fused multiply-adds: a score does
+   not depend on the processor, or on the segment that holds the vector. */
 
 #include <stdint.h>
 #include <string.h>
@@ -14,7 +14,7 @@ static float from_half(uint16_t half)
 {
     uint32_t sign = (uint32_t)(half & 0x8000) << 16, magnitude = half & 0x7fff, bits;
     float value;
-    if (magnitude >= 0x7c00) { /* infinite, or no number */
+    if (magnitude >= 0x7c00) { /* infinite or NaN */
         bits = sign | 0x7f800000 | (magnitude & 0x3ff) << 13;
         memcpy(&value, &bits, sizeof value);
         return value;

@@ -43,14 +43,14 @@ static void rise(struct hit *heap, int64_t place, struct hit hit)
     heap[place] = hit;
 }
 
-/* Totals int64 [n] of live images become scores, total · unit / √(query_words · word_counts), and the `top` best above
-   0 are written to `hits`, best first. `inverse_norms` float64 [n], 1 / √word_counts or 0, spare a division where a
-   score cannot be among them. Returns how many there are. */
+/* Turns the totals, int64 [n], of live images into scores, total · unit / √(query_words · word_counts), and writes the
+   `top` best above 0 to `hits`, best first. `inverse_norms` float64 [n], 1 / √word_counts or 0, save a division for
+   scores that cannot be among them. Returns the number of hits. */
 int64_t howl_best(const int64_t *totals, const uint8_t *live, const uint32_t *word_counts, const double *inverse_norms,
                   int64_t n, double unit, int64_t query_words, int64_t top, struct hit *hits)
 {
     int64_t size = 0;
-    double least = 0; /* no total that, over the root of its word count, is not above this makes a hit, however rounded */
+    double least = 0; /* total / √word_count of a hit is above this, however it is rounded */
     for (int64_t start = 0; start < n; start += STRIDE) {
         int64_t end = start + STRIDE < n ? start + STRIDE : n;
         int any = 0;

@@ -7,10 +7,10 @@
 
 enum {
     STEP = 16,        /* entries that are compared at a time */
-    SURVIVORS = 1024, /* entries whose weight is not 0, before they are added */
-    AHEAD = 64,       /* steps by which entries are fetched before they are needed; lists lie anywhere in a large file */
+    SURVIVORS = 1024, /* entries whose weight is not 0, collected before they are added */
+    AHEAD = 64,       /* how many steps ahead entries are fetched: lists lie anywhere in a large file */
     LISTS = 512,      /* lists that are looked up at a time */
-    SOON = 16,        /* words of the query by which their places in the file are fetched ahead */
+    SOON = 16,        /* how many words of the query ahead their rows are fetched */
     IMAGES = 65536,   /* as many as uint16 can number */
 };
 
@@ -23,8 +23,8 @@ struct inverted_file {
     int64_t code_length;
 };
 
-/* The sums of every image, int64 [IMAGES], or, where they are known to fit, in units of 2^shift as uint32 [IMAGES]: half
-   of the memory that additions are scattered over. The other one is NULL. */
+/* The sums of all images: int64 [IMAGES] or, if they are known to fit, uint32 [IMAGES] in units of 2^shift. That halves
+   the memory that additions are scattered over. The other pointer is NULL. */
 struct sums {
     int64_t *wide;
     uint32_t *narrow;
@@ -71,8 +71,8 @@ static void score_lists(const struct list *lists, int64_t n, int64_t code_length
 
 #if defined(__x86_64__)
 
-/* Where entries are fetched: AHEAD steps before they are needed, from one list on into the next. Lists are short, so
-   fetching no further than the end of one would wait for the memory at the start of each. */
+/* Where entries are fetched: AHEAD steps before they are needed, across the end of a list. Lists are short: stopping at
+   the end of each would mean waiting for the memory at the start of the next. */
 struct fetching {
     const struct list *list, *end;
     int64_t entry;
@@ -97,7 +97,7 @@ AVX512 static inline __m512i add_pairs(__m512i a, __m512i b)
     return _mm512_add_epi64(_mm512_unpacklo_epi64(a, b), _mm512_unpackhi_epi64(a, b));
 }
 
-/* Of up to STEP entries, the distance << 16 | image of each. */
+/* The distance << 16 | image of each of up to STEP entries. */
 AVX512 static inline __m512i compare_step(const uint16_t *images, const uint64_t *codes, int64_t entries, __m512i query)
 {
     const __m512i in_order = _mm512_setr_epi32(0, 4, 8, 12, 2, 6, 10, 14, 16, 20, 24, 28, 18, 22, 26, 30);
@@ -113,7 +113,7 @@ AVX512 static inline __m512i compare_step(const uint16_t *images, const uint64_t
     return _mm512_or_si512(_mm512_slli_epi32(distances, 16), numbers);
 }
 
-/* The same for codes of 128 bits; distances from `cutoff` on have no weight. The entries nearer than that are
+/* score_lists for codes of 128 bits; distances from `cutoff` on have no weight. The entries nearer than that are
    kept and added afterwards: no branch is mispredicted, and about half of the scattered additions are saved. */
 AVX512 static void score_lists_128(const struct list *lists, int64_t n, const int64_t *weights, int64_t cutoff,
                                    struct sums sums)
@@ -145,8 +145,8 @@ AVX512 static void score_lists_128(const struct list *lists, int64_t n, const in
 
 #endif
 
-/* The first row from `row` on whose word is not below `word`: where no word is missing in between, the place says so;
-   otherwise it is found by doubling steps, for it is near. */
+/* The first row from `row` on whose word is not below `word`. If no word is missing in between, the difference of the
+   words leads to it; otherwise doubling steps do, because it is near. */
 static int64_t row_of(struct inverted_file file, int64_t row, uint32_t word)
 {
     const uint32_t *words = file.words;
@@ -168,7 +168,7 @@ static int64_t row_of(struct inverted_file file, int64_t row, uint32_t word)
     return below;
 }
 
-/* Where the word's row is if none is missing in between: the guess costs nothing where it is wrong. */
+/* Fetches the row where the word is if none is missing in between: a wrong guess costs nothing. */
 static inline void fetch_row(struct inverted_file file, int64_t row, uint32_t word)
 {
     int64_t guess = row + (int64_t)word - (int64_t)file.words[row];
@@ -187,7 +187,7 @@ static struct list list_of(struct inverted_file file, int64_t row, const uint64_
 static void score(const struct list *lists, int64_t n, int64_t code_length, const int64_t *weights, int64_t cutoff,
                   struct sums sums)
 {
-    (void)cutoff; /* where there is no AVX-512 */
+    (void)cutoff; /* unused without AVX-512 */
 #if defined(__x86_64__)
     if (code_length == 2 && has_avx512()) {
         score_lists_128(lists, n, weights, cutoff, sums);
@@ -216,8 +216,8 @@ static void score_query(struct inverted_file file, const uint32_t *words, const 
     score(lists, found, file.code_length, weights, cutoff, sums);
 }
 
-/* The `shift` for which the sum of n weights, each divided by 2^shift without a remainder, fits uint32; −1 for none. No
-   image has more than the n words of the query. */
+/* The `shift` for which the sum of n weights, each divided by 2^shift without a remainder, fits uint32; −1 if there is
+   none. An image matches at most the n words of the query. */
 static int narrow_shift(const int64_t *weights, int64_t distances, int64_t n)
 {
     int64_t largest = 0, bits = 0;
@@ -231,9 +231,9 @@ static int narrow_shift(const int64_t *weights, int64_t distances, int64_t n)
     return n == 0 || (largest >> shift) <= UINT32_MAX / n ? shift : -1;
 }
 
-/* The inverted file, `words` ascending, as of InvertedFile; a query, its words ascending; `weights` int64
-   [64 · code_length + 1] by Hamming distance. Fills `totals` int64 [IMAGES], of which the first n are whole, using
-   `narrow` uint32 [IMAGES]: no entry can name an image beyond. */
+/* The inverted file as in InvertedFile, and a query, both with ascending words; `weights` int64 [64 · code_length + 1]
+   by Hamming distance. Fills `totals` int64 [IMAGES], of which the first n are valid. `narrow` uint32 [IMAGES] is
+   working memory. No entry can name an image beyond IMAGES. */
 void howl_score(const uint32_t *words, const int64_t *offsets, int64_t rows, const uint16_t *images,
                 const uint64_t *codes, int64_t code_length, const uint32_t *query_words, const uint64_t *query_codes,
                 int64_t query_rows, const int64_t *weights, int64_t n, uint32_t *narrow, int64_t *totals)

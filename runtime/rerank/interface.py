@@ -1,4 +1,4 @@
-"""The interface behind which every re-ranking stands."""
+"""The interface of every re-ranker."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from runtime.io.image import PhotoInput
 
 @dataclass(frozen=True)
 class Query:
-    """A query as a re-ranker may use it.
+    """A query, with all that a re-ranker may use.
 
     Attributes:
         photo: as the caller gave it.
@@ -33,7 +33,7 @@ class Reranker(Protocol):
         Args:
             query: what was searched for.
             candidates: the first stage's best, best first.
-            index: that they are in.
+            index: the index that they are in.
 
         Raises:
             IncompatibleError: the engine or the index lacks what this re-ranker needs.

@@ -35,8 +35,8 @@ def test_a_command_is_given_the_arguments_behind_its_name(echo: ModuleType, caps
 @pytest.mark.parametrize(
     ("missing", "line"),
     [
-        ("torch", "error: howl echo needs torch: pip install 'howl[train]'\n"),
-        ("onnxruntime.capi", "error: howl echo needs onnxruntime: pip install 'howl[cpu]'\n"),
+        ("torch", "error: howl echo needs torch: in howl's folder, pip install '.[train]'\n"),
+        ("onnxruntime.capi", "error: howl echo needs onnxruntime: in howl's folder, pip install '.[cpu]'\n"),
     ],
 )
 def test_a_missing_package_is_named_with_its_extra(

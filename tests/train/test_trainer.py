@@ -24,7 +24,8 @@ from runtime.io.image import Image
 from train import trainer as training_module
 from train.checkpoint import Checkpoint
 from train.config import TrainingConfig
-from train.data import LabelledPhotos
+from train.data import LabelledPhotos, Truth
+from train.data.labelled import ALL
 from train.descriptors import describe_images
 from train.distributed import ProcessGroup
 from train.models.base import ExtractionConfig
@@ -324,8 +325,8 @@ def test_validation_finds_a_photo_by_the_others_of_its_scene() -> None:
 
 def test_what_a_data_set_calls_junk_counts_for_nothing_in_validation() -> None:
     def found(junk: list[int]) -> float:
-        truth = {0: np.array([1])}, {0: np.array(junk, np.int64)}
-        photos = LabelledPhotos(list("abcdef"), range(6), lambda i: np.zeros((2, 2, 3), np.uint8), *truth)
+        truths = {ALL: {0: Truth(np.array([1]), np.array(junk, np.int64))}}
+        photos = LabelledPhotos(list("abcdef"), range(6), lambda i: np.zeros((2, 2, 3), np.uint8), truths)
         return mean_average_precision(photos, features, kernel)
 
     kernel = AsmkKernel(Codebook(np.eye(1, 8, dtype=np.float32)), AsmkParameters(multiple_assignment=1))

@@ -11,16 +11,16 @@ from runtime.asmk.codes import CODE_BITS, AsmkQuery
 from runtime.asmk.gpu.device import BINS, Device, DeviceArray
 from runtime.asmk.inverted_file import InvertedFile
 
-ENTRY_THREADS = 64  # of a block that scores one list: most have some hundred entries
+ENTRY_THREADS = 64  # of a block, which scores one list: most lists have some hundred entries
 IMAGE_THREADS = 256
 QUERY_THREADS = 32
-MAX_QUERIES = 64  # that are scored together: their totals of one file, 32 MB, stay in a large GPU's cache
-SPARE_HITS = 1024  # collected beyond twice those asked for, since a bin is collected whole
+MAX_QUERIES = 64  # scored together: their totals of one file, 32 MB, stay in a large GPU's cache
+SPARE_HITS = 1024  # collected beyond twice the requested number, because bins are collected whole
 
 
 @dataclass(frozen=True)
 class DeviceFile:
-    """An inverted file in a GPU's memory, ``InvertedFile`` with offsets for absent words too.
+    """An inverted file in a GPU's memory: ``InvertedFile``, with offsets for absent words too.
 
     Attributes:
         codes: uint64 [e, L], on the GPU.
@@ -38,7 +38,7 @@ class DeviceFile:
 
     @classmethod
     def upload(cls, device: Device, file: InvertedFile) -> "DeviceFile":
-        """Raises HowlError where there is no room; ValueError where entries name images that the file does not have."""
+        """Raises HowlError if there is no room, ValueError if entries name images that the file does not have."""
         if len(file.images) and int(file.images.max()) >= len(file):  # a kernel would write beyond the totals
             raise ValueError(f"entries name images beyond the {len(file)} of the file")
         offsets = np.zeros(_words(file) + 1, np.int64)
@@ -53,7 +53,7 @@ class DeviceFile:
 
     @property
     def bytes(self) -> int:
-        """On the GPU."""
+        """Bytes of the GPU's memory that it takes."""
         return int(self.codes.nbytes + self.images.nbytes + self.offsets.nbytes)
 
 
@@ -63,23 +63,23 @@ def upload_bytes(file: InvertedFile) -> int:
 
 
 def search_bytes(images: int, top: int = 0) -> int:
-    """Bytes of the GPU's memory that the images, and one query while it is searched, take beside the files."""
+    """Bytes of the GPU's memory that the images and the search of one query take, besides the files."""
     return images * (np.dtype(np.int64).itemsize + 4) + BINS * 4 + _capacity(images, top) * native.HIT.itemsize
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Queries on the GPU, as one list of asked words; that is ascending, so that queries share what the cache holds.
+    """Queries on the GPU, as one ascending list of their words, so that queries share what is in the cache.
 
     Attributes:
-        rows: r, the words that all queries ask for.
+        rows: r, the number of words of all queries.
         words: uint32 [r].
-        queries: uint32 [r], who asks.
+        queries: uint32 [r], the query of each word.
         codes: uint64 [r, L].
-        sizes: uint32 [q], the words of every query, on the host.
+        sizes: uint32 [q], the number of words of every query, on the host.
         device_sizes: the same on the GPU.
         weights: int64 [64·L + 2], the similarity table in units of 2⁻⁴⁰.
-        cutoff: the distance from which on all weights are 0.
+        cutoff: from this distance on, all weights are 0.
     """
 
     rows: int
@@ -94,11 +94,11 @@ class Batch:
 
 @dataclass(frozen=True)
 class Collected:
-    """The hits of a batch on the GPU, unsorted, the asked ones among them.
+    """Hits of a batch on the GPU, unsorted; the requested ones are among them.
 
     Attributes:
         found: uint32 [q], how many there are.
-        hits: int64 [q, c, 2], ``native.HIT``; c may be less than were found.
+        hits: int64 [q, c, 2], ``native.HIT``; c may be less than ``found``.
     """
 
     found: DeviceArray
@@ -129,8 +129,8 @@ class Matcher:
         Of equal scores the earlier image comes first.
 
         Args:
-            queries: of one kernel, which gave them all the same similarity table.
-            top: hits at most.
+            queries: of one kernel, so that all have the same similarity table.
+            top: the maximum number of hits per query.
 
         Returns:
             structured arrays with fields ``score`` and ``image``.
@@ -145,7 +145,7 @@ class Matcher:
         return hits
 
     def load(self, queries: Sequence[AsmkQuery]) -> Batch:
-        """At most MAX_QUERIES queries, on the GPU. Raises ValueError where they do not belong together."""
+        """Uploads at most MAX_QUERIES queries. Raises ValueError if they do not belong together."""
         device, length = self._device, self._device.code_length
         if any(query.codes.shape != (len(query.words), length) for query in queries):
             raise ValueError(f"expected codes of {length} uint64 words, one for every word of a query")
@@ -189,7 +189,7 @@ class Matcher:
         return totals
 
     def collect(self, batch: Batch, totals: DeviceArray, top: int) -> Collected:
-        """The hits of every query that may be among its ``top`` best: no lower score is left out for theirs."""
+        """The hits of every query that may be among its ``top`` best, as many as there is room for."""
         device, queries, capacity = self._device, len(batch.sizes), _capacity(self.images, top)
         counts = device.zeros((queries, BINS), np.uint32)
         lowest = device.empty((queries,), np.uint32)
@@ -212,7 +212,7 @@ class Matcher:
         ]
 
     def _rank_all(self, totals: DeviceArray, query_words: np.uint32, top: int) -> NDArray[np.void]:
-        """The same from all totals, on the host: where far more images than asked for score nearly the same."""
+        """The same from all totals, on the host: for when far more images than requested score nearly the same."""
         downloaded = self._device.download(totals)
         images = np.flatnonzero((downloaded > 0) & (self._word_counts > 0))
         hits = np.empty(len(images), native.HIT)
@@ -225,7 +225,7 @@ class Matcher:
 
 
 def _table(files: Sequence[DeviceFile], firsts: NDArray[np.int64]) -> NDArray[np.int64]:
-    """``struct file`` of ``scoring.cu`` for every file."""
+    """``struct file`` of ``scoring.cu`` for every file: int64 [files, 5]."""
     rows = [
         (file.codes.data.ptr, file.images.data.ptr, file.offsets.data.ptr, file.words, first)
         for file, first in zip(files, firsts[:-1].tolist(), strict=True)

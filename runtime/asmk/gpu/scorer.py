@@ -19,14 +19,14 @@ from runtime.index import Hit, Index, Part
 
 
 class GpuScorer:
-    """An index in a GPU's memory, as of the commit that the index was at: ``refresh`` takes up later ones.
+    """An index in a GPU's memory, at the commit that the index had loaded: ``refresh`` loads later ones.
 
     Hits are those of ``Index.search``, scores to the bit. Threads may search at the same time, but not while one of
     them refreshes. The GPU's memory is freed with the object.
     """
 
     def __init__(self, index: Index, device: Device | None = None) -> None:
-        """Uploads the index, a segment at a time and that in pieces.
+        """Uploads the index, one segment at a time, each in pieces.
 
         Raises:
             HowlError: there is no NVIDIA GPU, CuPy is missing, or the index does not fit the free memory.
@@ -41,10 +41,10 @@ class GpuScorer:
         self._upload(index.parts())
 
     def refresh(self) -> None:
-        """Takes up the last commit of the index, as ``Index.refresh``; only segments that are new are uploaded.
+        """Loads the last commit of the index, as ``Index.refresh`` does; only new segments are uploaded.
 
         Raises:
-            HowlError: the index is damaged, or does not fit any more; searches go on in the commit before.
+            HowlError: the index is damaged, or no longer fits; searches continue in the previous commit.
         """
         self._index.refresh()
         self._upload(self._index.parts())
@@ -72,7 +72,7 @@ class GpuScorer:
         uploaded = {id(part.segment): file for part, file in zip(self._parts, self._files, strict=True)}
         known = {id(part.segment): uploaded.pop(id(part.segment), None) for part in parts}
         self._check_room(parts, known, sum(file.bytes for file in uploaded.values()))
-        # What is no longer in the index goes before new segments take its room.
+        # Segments that are no longer in the index are freed before new ones take their room.
         self._matcher, self._parts, self._files = None, [], []
         uploaded.clear()
         files = [known[id(part.segment)] or self._upload_segment(part) for part in parts]
@@ -88,7 +88,7 @@ class GpuScorer:
             ) from None
 
     def _check_room(self, parts: list[Part], known: dict[int, DeviceFile | None], dropped: int) -> None:
-        """Raises HowlError where what is to be uploaded, and one search, do not fit the memory that is to be free."""
+        """Raises HowlError if the new segments and one search do not fit into the memory that will be free."""
         images = sum(len(part.live) for part in parts)
         files = sum(upload_bytes(_inverted_file(part)) for part in parts if known[id(part.segment)] is None)
         needed, free = files + search_bytes(images), self._device.free_bytes() + dropped

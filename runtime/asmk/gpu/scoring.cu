@@ -1,7 +1,7 @@
 /* ASMK on a GPU: the arithmetic of runtime/native/scoring.c and ranking.c, to the bit.
 
-   Totals are integers, so that it does not matter in which order their terms come. Threads share nothing but them and
-   counters: no kernel waits for another thread. The host defines CODE_LENGTH, the 64-bit words of a code, and BINS. */
+   Totals are integers, so the order of their terms does not matter. Threads share only totals and counters: no kernel
+   waits for another thread. The host defines CODE_LENGTH, the number of 64-bit words of a code, and BINS. */
 
 #if !defined(CODE_LENGTH) || !defined(BINS)
 #error "CODE_LENGTH and BINS must be defined"
@@ -13,9 +13,9 @@ typedef unsigned long long uint64;
 typedef long long int64;
 
 enum {
-    ENTRY_BATCH = 4, /* entries that a thread asks for before it waits for the first: memory answers late */
-    OCTAVES = 32,    /* of scores that have bins of their own; the first bin takes what is below 2^-31 */
-    BIN_SHIFT = 45,  /* of the bits of a score: what is left tells 128 bins an octave */
+    ENTRY_BATCH = 4, /* entries that a thread requests before it waits for the first: memory is slow to answer */
+    OCTAVES = 32,    /* of scores with bins of their own; the first bin takes what is below 2^-31 */
+    BIN_SHIFT = 45,  /* of the bits of a score: what is left distinguishes 128 bins per octave */
     BINS_A_STEP = 32
 };
 static_assert(BINS == OCTAVES << (52 - BIN_SHIFT), "BINS are not those of the octaves");
@@ -38,7 +38,7 @@ struct code {
     uint64 parts[CODE_LENGTH];
 };
 
-/* What is read once in a search should not drive the totals out of the cache: hence __ldcs here and below. */
+/* Data that a search reads once should not evict the totals from the cache: hence __ldcs here and below. */
 static __device__ struct code load_code(const uint64 *address)
 {
     struct code code;
@@ -66,8 +66,8 @@ static __device__ uint32 hamming(const struct code *a, const struct code *b)
     return different;
 }
 
-/* Block (x, y) adds to the totals [queries, images] the weights of the entries of the x-th asked word in the y-th file:
-   query `queries[x]` asks for `words[x]` with `codes[x]`. From `cutoff` on, distances have no weight, and
+/* Block (x, y) adds the weights of the entries of `words[x]` in the y-th file to the totals [queries, images]. The word
+   belongs to query `queries[x]`, which has `codes[x]` for it. From `cutoff` on, distances have no weight, and
    `weights[cutoff]` is 0. */
 extern "C" __global__ void add_weights(const struct file *files, const uint32 *words, const uint32 *queries,
                                       const uint64 *codes, const uint64 *weights, uint32 cutoff, uint64 images,
@@ -114,14 +114,14 @@ static __device__ double score_of(int64 total, double unit, uint32 query_words, 
     return (double)total * unit / sqrt((double)query_words * (double)word_count);
 }
 
-/* A larger score never has a lower bin: the bits of doubles above 0 are in their order. */
+/* A larger score never has a lower bin: the bits of positive doubles have the same order as the doubles. */
 static __device__ uint32 bin_of(double score)
 {
     const int64 bin = (__double_as_longlong(score) >> BIN_SHIFT) - ((int64)(1023 - (OCTAVES - 1)) << (52 - BIN_SHIFT));
     return (uint32)min(max(bin, (int64)0), (int64)(BINS - 1));
 }
 
-/* A thread an image, blocks (x, query): counts [queries, BINS] the hits in every bin. */
+/* One thread per image, blocks (x, query): counts the hits in every bin, [queries, BINS]. */
 extern "C" __global__ void count_hits(const int64 *totals, const uint32 *word_counts, uint64 images,
                                       const uint32 *query_words, double unit, uint32 *counts)
 {
@@ -133,7 +133,7 @@ extern "C" __global__ void count_hits(const int64 *totals, const uint32 *word_co
         atomicAdd(counts + query * BINS + bin_of(score), 1u);
 }
 
-/* A thread a query: the highest bin from which on there are `top` hits, or else 0. */
+/* One thread per query: the highest bin that has `top` hits together with the bins above it, or 0. */
 extern "C" __global__ void find_lowest(const uint32 *counts, uint32 queries, uint32 top, uint32 *lowest)
 {
     const uint32 query = blockIdx.x * blockDim.x + threadIdx.x;
@@ -156,8 +156,8 @@ extern "C" __global__ void find_lowest(const uint32 *counts, uint32 queries, uin
     lowest[query] = bin;
 }
 
-/* As count_hits: hits from the lowest bin on go to [queries, capacity], in any order. `found` [queries] counts them
-   all, also those that there was no room for. */
+/* Threads as for count_hits: writes the hits from the lowest bin on to [queries, capacity], in any order. `found`
+   [queries] counts all of them, including those without room. */
 extern "C" __global__ void collect_hits(const int64 *totals, const uint32 *word_counts, uint64 images,
                                         const uint32 *query_words, double unit, const uint32 *lowest, uint32 capacity,
                                         uint32 *found, struct hit *hits)

@@ -1,4 +1,4 @@
-"""The one door to TensorRT: finds which of its two flavours is installed, and hears what it says."""
+"""Access to TensorRT: finds which of its two flavours is installed, and collects its messages."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,13 +15,13 @@ TENSORRT_RTX = "tensorrt_rtx"
 
 @dataclass
 class Messages:
-    """What TensorRT said during one piece of work, each message on one line, in the order of their coming."""
+    """What TensorRT said during one piece of work, one line per message, in order."""
 
     errors: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
 
     def hear(self, severity: str, message: str) -> None:
-        """Keeps a message of `severity`, a name of TensorRT's ILogger.Severity; chatter is dropped."""
+        """Keeps errors and warnings; drops the rest. `severity` is a name of TensorRT's ILogger.Severity."""
         line = " ".join(message.split())
         if severity in ("INTERNAL_ERROR", "ERROR"):
             self.errors.append(line)
@@ -29,7 +29,7 @@ class Messages:
             self.warnings.append(line)
 
     def reason(self) -> str:
-        """Why the work failed, in TensorRT's words: its first errors, as the later ones follow from them."""
+        """Why the work failed, in TensorRT's words: its first errors, which cause the later ones."""
         said = dict.fromkeys(self.errors or self.warnings)
         return "; ".join(list(said)[:3]) or "TensorRT gave no reason"
 
@@ -41,7 +41,7 @@ class TensorRT:
     Attributes:
         flavour: the module's name, TENSORRT or TENSORRT_RTX.
         version: e.g. "11.4.0.106".
-        module: the module itself, used by what TensorRT 10, TensorRT 11 and TensorRT-RTX share.
+        module: the module itself; only what TensorRT 10, TensorRT 11 and TensorRT-RTX share is used.
         logger: the trt.ILogger to give to every Builder, Runtime and OnnxParser.
     """
 
@@ -55,7 +55,7 @@ class TensorRT:
 
     @contextmanager
     def listen(self) -> Iterator[Messages]:
-        """Gathers what TensorRT says while the block runs (in all threads: TensorRT works in several)."""
+        """Collects what TensorRT says while the block runs (in all threads: TensorRT works in several)."""
         messages = Messages()
         self.logger.listeners[id(messages)] = messages
         try:
@@ -71,10 +71,10 @@ def product_name(flavour: str, version: str) -> str:
 
 @cache
 def load_tensorrt() -> TensorRT:
-    """The TensorRT of this installation; where both flavours are installed, TensorRT itself.
+    """The installed TensorRT; if both flavours are installed, TensorRT itself.
 
-    Cached, because TensorRT obeys only the first logger that a process gives it.
-    Raises DependencyError where neither flavour can be imported.
+    Cached, because TensorRT uses only the first logger that a process gives it.
+    Raises DependencyError if neither flavour can be imported.
     """
     reasons = []
     for flavour in (TENSORRT, TENSORRT_RTX):
@@ -91,11 +91,11 @@ def load_tensorrt() -> TensorRT:
 
 def _create_logger(module: Any) -> Any:
     class Logger(module.ILogger):
-        """Tells every listener what TensorRT says; silent where nobody listens."""
+        """Passes TensorRT's messages to every listener; silent if there is none."""
 
         def __init__(self) -> None:
-            module.ILogger.__init__(self)  # by name: the bindings do not take super()
-            self.listeners: dict[int, Messages] = {}  # by address: two that heard the same are equal
+            module.ILogger.__init__(self)  # by name: the bindings do not support super()
+            self.listeners: dict[int, Messages] = {}  # by id(): two with the same messages compare equal
 
         def log(self, severity: Any, msg: str) -> None:
             for listener in tuple(self.listeners.values()):

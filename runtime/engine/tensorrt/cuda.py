@@ -17,11 +17,11 @@ Graph = Any  # cudaGraphExec_t
 
 @dataclass(frozen=True)
 class Buffer:
-    """A tensor's two places.
+    """A tensor's memory on the host and on the GPU.
 
     Attributes:
         host: uint8 [bytes], page-locked: the GPU copies from and to it by itself, also in a graph.
-        address: of as many bytes of the GPU's memory.
+        address: of the same number of bytes in the GPU's memory.
     """
 
     host: NDArray[np.uint8]
@@ -31,11 +31,11 @@ class Buffer:
 class Cuda:
     """A stream of the current GPU, on which copies, kernels and graphs run in the order in which they were queued.
 
-    Its methods raise DeviceErrors that name the plan where CUDA fails. Buffers and memory stay valid until `close`.
+    If CUDA fails, its methods raise DeviceErrors that name the plan. Buffers and memory stay valid until `close`.
     """
 
     def __init__(self, path: Path) -> None:
-        """Opens a stream for the plan at `path`. Raises DependencyError where cuda-bindings is missing."""
+        """Opens a stream for the plan at `path`. Raises DependencyError if cuda-bindings is missing."""
         self._path = path
         self._api = import_cuda(path)
         self._resources = ExitStack()
@@ -54,7 +54,7 @@ class Cuda:
         return address
 
     def allocate_buffer(self, size: int) -> Buffer:
-        """`size` > 0 bytes on both sides."""
+        """`size` > 0 bytes on the host and on the GPU."""
         host = int(self._call("cudaHostAlloc", size, self._api.cudaHostAllocDefault))
         self._resources.callback(self._api.cudaFreeHost, host)
         array = np.ctypeslib.as_array((ctypes.c_uint8 * size).from_address(host))
@@ -71,15 +71,15 @@ class Cuda:
         self._call("cudaMemcpyAsync", buffer.host.ctypes.data, buffer.address, buffer.host.nbytes, kind, self._stream)
 
     def wait(self) -> None:
-        """Returns when all that is queued is done."""
+        """Returns when everything that is queued is done."""
         self._call("cudaStreamSynchronize", self._stream)
 
     def record(self, work: Callable[[], None]) -> Graph:
-        """The graph of what `work` queues; none of it runs yet. To be given to `forget` in the end.
+        """The graph of what `work` queues; none of it runs yet. The caller frees it with `forget`.
 
-        Raises DeviceError where the work fails or cannot be recorded; the stream is as before.
+        Raises DeviceError if the work fails or cannot be recorded; the stream is then as before.
         """
-        # Thread-local: what other threads do with CUDA meanwhile is no part of it and cannot spoil it.
+        # Thread-local: CUDA calls of other threads are not recorded and cannot break the recording.
         mode = self._api.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
         with ExitStack() as cleanup:
             self._call("cudaStreamBeginCapture", self._stream, mode)
@@ -91,19 +91,19 @@ class Cuda:
             return self._call("cudaGraphInstantiate", recorded, 0)
 
     def launch(self, graph: Graph) -> None:
-        """Queues all that was recorded."""
+        """Queues everything that was recorded."""
         self._call("cudaGraphLaunch", graph, self._stream)
 
     def forget(self, graph: Graph) -> None:
-        """Frees a graph that does not run."""
+        """Frees a graph that is not running."""
         self._api.cudaGraphExecDestroy(graph)
 
     def close(self) -> None:
-        """Gives everything back but graphs. Failures do not count: when the process ends, CUDA may be gone already."""
+        """Frees everything but graphs. Ignores failures: when the process ends, CUDA may be gone already."""
         self._resources.close()
 
     def _call(self, function: str, *arguments: Any) -> Any:
-        """What the CUDA function gives beside its error code, which is checked."""
+        """Calls a CUDA function, checks its error code and returns its other result."""
         error, *values = getattr(self._api, function)(*arguments)
         if error != self._api.cudaError_t.cudaSuccess:
             self._api.cudaGetLastError()  # CUDA keeps the error; TensorRT's next call would report it as its own
@@ -113,7 +113,7 @@ class Cuda:
 
 
 def import_cuda(path: Path) -> Any:
-    """The module of CUDA's runtime functions. Raises DependencyError where cuda-bindings is missing."""
+    """The module of CUDA's runtime functions. Raises DependencyError if cuda-bindings is missing."""
     try:
         from cuda.bindings import runtime
     except ImportError as error:

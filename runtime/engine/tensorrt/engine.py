@@ -20,24 +20,24 @@ from runtime.errors import DeviceError, MissingError, UsageError
 from runtime.features import Features
 from runtime.gpu import Gpu, find_gpus
 
-GRAPHS = 8  # kept at a time: as many shapes of photos as are usual
+GRAPHS = 8  # kept at a time: photos usually have no more shapes
 _REBUILD = "build the plan again on this machine with export/to_trt.py"
 
 
 class TensorRTEngine:
     """An Engine that runs `engine.plan` on the first GPU that CUDA sees (CUDA_VISIBLE_DEVICES chooses it).
 
-    Image sizes that come again run as CUDA graphs. Threads may share the engine: they take turns. Its memory is freed
-    by `close`, at the end of a `with` block, or when the engine is garbage-collected.
+    Repeated image sizes run as CUDA graphs. Threads may share the engine: they take turns. Its memory is freed by
+    `close`, at the end of a `with` block, or when the engine is garbage-collected.
     """
 
     provider: str
 
     def __init__(self, path: Path) -> None:
-        """Loads the plan, and takes all the memory that its largest image needs.
+        """Loads the plan, and allocates all the memory that its largest image needs.
 
         Raises:
-            HowlError: there is no GPU, or too little of its memory; TensorRT or cuda-bindings is missing; or the plan
+            HowlError: there is no GPU or too little memory on it; TensorRT or cuda-bindings is missing; or the plan
                 was built by another TensorRT or for another kind of GPU.
         """
         gpu = _first_gpu(path)  # before TensorRT is touched: without a driver it can crash the process
@@ -56,8 +56,9 @@ class TensorRTEngine:
     def extract(self, image: NDArray[np.uint8]) -> Features:
         """The features of an RGB uint8 image [H, W, 3].
 
-        Raises HowlError where the image is not of that kind or of a size the plan was not built for, or where
-        the GPU fails; ValueError after `close`.
+        Raises:
+            HowlError: the image has another type, or a size that the plan was not built for; or the GPU fails.
+            ValueError: the engine is closed.
         """
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
             raise UsageError(f"{self._path}: takes uint8 images [H, W, 3], not {image.dtype} {list(image.shape)}")
@@ -72,7 +73,7 @@ class TensorRTEngine:
             return features_of({name: output.copy() for name, output in self._plan.outputs.items()})
 
     def close(self) -> None:
-        """Frees the memory; the engine cannot be used after. Closing twice is harmless."""
+        """Frees the memory; the engine cannot be used afterwards. Closing twice is harmless."""
         with self._turn:
             self._context = self._plan = None
             self._free()
@@ -92,7 +93,7 @@ def _run(context: Context, shape: tuple[int, ...]) -> None:
 
 
 def _make_work(plan: Plan, shape: tuple[int, ...]) -> Work:
-    """What a graph is recorded from: a graph asks that its context stays as it was then."""
+    """The work that a graph records, in a context of its own, which must not change while the graph is in use."""
     context = Context(plan)
     context.set_image_shape(shape)
     return context.queue
@@ -115,7 +116,7 @@ def _onnx(path: Path) -> str:
 
 
 def _check_record(path: Path, trt: TensorRT, gpu: Gpu) -> None:
-    """Raises HowlError where the manifest, if there is one, says that the plan was built for something else."""
+    """Raises HowlError if there is a manifest that says that the plan was built for something else."""
     manifest = EngineFiles.of(path).manifest
     record = Manifest.load(manifest).plan if manifest.exists() else None
     if record is None:
@@ -132,7 +133,7 @@ def _check_record(path: Path, trt: TensorRT, gpu: Gpu) -> None:
 
 
 def _load_plan(path: Path, trt: TensorRT, gpu: Gpu) -> Any:
-    """The plan as a trt.ICudaEngine. Raises HowlError where this TensorRT or this GPU does not take it."""
+    """The plan as a trt.ICudaEngine. Raises HowlError if this TensorRT or this GPU cannot run it."""
     try:
         plan = path.read_bytes()
     except OSError as error:
@@ -161,7 +162,7 @@ def _unfit(path: Path, trt: TensorRT, gpu: Gpu, reason: str) -> DeviceError:
 
 
 def _check_size(plan: Plan, shape: tuple[int, ...]) -> None:
-    """Raises HowlError where the plan was not built for images of this shape."""
+    """Raises HowlError if the plan was not built for images of this shape."""
     (least_height, least_width, _), (most_height, most_width, _) = plan.smallest, plan.largest
     height, width, _ = shape
     if not (least_height <= height <= most_height and least_width <= width <= most_width):

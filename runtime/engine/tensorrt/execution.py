@@ -1,4 +1,4 @@
-"""A TensorRT plan at work: its memory on both sides, and the contexts that run it there."""
+"""A loaded TensorRT plan: its memory on the host and on the GPU, and the contexts that run it."""
 
 from math import prod
 from pathlib import Path
@@ -17,15 +17,15 @@ class Plan:
     """A plan in the GPU's memory, with room for the largest image that it takes.
 
     Attributes:
-        smallest: image that it takes: height, width, 3.
-        largest: likewise.
-        outputs: of the last run, by name, padding included; the next run writes over them.
+        smallest: shape of the smallest image that it takes: height, width, 3.
+        largest: shape of the largest.
+        outputs: of the last run, by name, including padding; the next run overwrites them.
     """
 
     def __init__(self, path: Path, trt: TensorRT, engine: Any, cuda: Cuda) -> None:
-        """Takes all memory that a trt.ICudaEngine needs, once and for all: graphs hold on to addresses.
+        """Allocates all memory that a trt.ICudaEngine needs, once: graphs keep its addresses.
 
-        Raises HowlError where howl did not export the plan, or the GPU is full.
+        Raises HowlError if howl did not export the plan, or the GPU is full.
         """
         names = _check_tensors(path, engine)
         self.path = path
@@ -39,7 +39,7 @@ class Plan:
         self.scratch = cuda.allocate(self.scratch_size)  # for all contexts: they take turns
 
     def write_image(self, image: NDArray[np.uint8]) -> None:
-        """Puts an image [H, W, 3] where the next run finds it."""
+        """Copies an image [H, W, 3] to where the next run reads it."""
         np.copyto(self.buffers[IMAGE].host[: image.size].reshape(image.shape), image)
 
     def _allocate_output(self, name: str) -> NDArray[Any]:
@@ -51,10 +51,10 @@ class Plan:
 
 
 class Context:
-    """What TensorRT needs to run a plan on images of one size after the other."""
+    """Runs a plan on images of one size at a time."""
 
     def __init__(self, plan: Plan) -> None:
-        """Raises HowlError where TensorRT has no room for it."""
+        """Raises HowlError if TensorRT has no memory for it."""
         self._plan = plan
         self._image_bytes = 0
         with plan.trt.listen() as messages:
@@ -66,7 +66,7 @@ class Context:
             self._context.set_tensor_address(name, buffer.address)
 
     def set_image_shape(self, shape: tuple[int, ...]) -> None:
-        """Says of what height, width and 3 the next images are."""
+        """Sets the shape of the next images: height, width, 3."""
         with self._plan.trt.listen() as messages:
             if not self._context.set_input_shape(IMAGE, shape):
                 raise self._failure("refused the image", messages)
@@ -87,10 +87,10 @@ class Context:
 
 
 def records_graphs(trt: TensorRT) -> bool:
-    """Whether TensorRT makes CUDA graphs of its own accord, as TensorRT-RTX does.
+    """Whether TensorRT makes CUDA graphs by itself, as TensorRT-RTX does.
 
-    It compiles kernels for a new image size while others stand in for them: a graph recorded from outside would keep
-    the stand-ins.
+    TensorRT-RTX runs fallback kernels until it has compiled those for a new image size. A graph recorded from outside
+    would keep the fallback kernels.
     """
     return trt.flavour == TENSORRT_RTX
 
@@ -107,7 +107,7 @@ def _create_context(plan: Plan) -> Any:
 
 
 def _check_tensors(path: Path, engine: Any) -> tuple[str, ...]:
-    """The outputs that the plan has. Raises IncompatibleError where howl did not export it."""
+    """The outputs that the plan has. Raises IncompatibleError if howl did not export it."""
     present = {engine.get_tensor_name(i) for i in range(engine.num_io_tensors)}
     outputs = check_tensors(path, present, present)
     for name in outputs:

@@ -1,4 +1,4 @@
-"""CUDA graphs of the image sizes that come again: their work is recorded once and from then on starts as a whole."""
+"""CUDA graphs of repeated image sizes: their work is recorded once, and from then on is launched as a whole."""
 
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
@@ -8,19 +8,19 @@ from dataclasses import dataclass
 from runtime.engine.tensorrt.cuda import Cuda, Graph
 from runtime.errors import HowlError
 
-RECORDED_RUN = 2  # of a size: recording costs more than a run, and many sizes never come again
+RECORDED_RUN = 2  # of a size: recording costs more than a run, and many sizes come only once
 
 Work = Callable[[], None]  # queues copies and kernels, always the same, on the stream
 
 
 @dataclass
 class _Size:
-    """What became of one image size.
+    """The state of one image size.
 
     Attributes:
-        runs: since it is known.
-        graph: None before it is recorded, and for ever where it cannot be.
-        work: what was recorded; a graph is valid only as long as the work's TensorRT context is, unchanged.
+        runs: since the cache has known it.
+        graph: None before it is recorded, and always if it cannot be.
+        work: what was recorded; the graph is valid only while the work's TensorRT context exists unchanged.
     """
 
     runs: int = 0
@@ -29,10 +29,10 @@ class _Size:
 
 
 class GraphCache:
-    """Runs work by graphs, where it can."""
+    """Runs work as graphs if it can."""
 
     def __init__(self, cuda: Cuda, sizes: int) -> None:
-        """Knows the `sizes` image sizes that came last; with 0, all work is queued as it comes."""
+        """Keeps the `sizes` most recent image sizes; with 0, all work runs without graphs."""
         self._cuda = cuda
         self._limit = sizes
         self._sizes: OrderedDict[Hashable, _Size] = OrderedDict()
@@ -41,12 +41,12 @@ class GraphCache:
         """Does the work for the image size `key`, and waits for its end.
 
         Args:
-            key: of all that the work depends on beside the buffers' content.
-            work: how it is done without a graph.
+            key: of everything that the work depends on, except the buffers' content.
+            work: does it without a graph.
             make_work: makes the same work with a TensorRT context that nobody else uses.
 
         Raises:
-            HowlError: the GPU fails. That a graph cannot be had is none: the size goes on without.
+            HowlError: the GPU fails. A graph that cannot be recorded is not an error: the size runs without one.
         """
         size = self._visit(key)
         if size.graph is not None:
@@ -63,7 +63,7 @@ class GraphCache:
             self._forget_oldest()
 
     def _visit(self, key: Hashable) -> _Size:
-        """The size, which is now the newest, in place of the oldest where there are too many."""
+        """The size, which is now the newest; drops the oldest if there are too many."""
         size = self._sizes.setdefault(key, _Size())
         self._sizes.move_to_end(key)
         if len(self._sizes) > self._limit:
@@ -82,7 +82,7 @@ class GraphCache:
         except HowlError:  # no room for another context
             work()
             return
-        own_work()  # TensorRT's first run after a change of size does what cannot be recorded
+        own_work()  # TensorRT's first run after a change of size does work that cannot be recorded
         self._cuda.wait()
         with suppress(HowlError):
             size.graph = self._cuda.record(own_work)

@@ -121,7 +121,7 @@ def test_the_provider_follows_from_device_package_and_machine(
 @pytest.mark.parametrize(
     ("device", "available", "gpus", "words"),
     [
-        ("cuda", [CPU], 1, "has no CUDA: put onnxruntime-gpu"),
+        ("cuda", [CPU], 1, "has no CUDA: install onnxruntime-gpu"),
         ("cuda", [CUDA, CPU], 0, "no NVIDIA GPU was found"),
         ("gpu", [CUDA, CPU], 1, "device 'gpu': needs to be cpu or cuda"),
         ("", [CPU], 0, "needs to be cpu or cuda"),
