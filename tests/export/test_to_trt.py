@@ -14,6 +14,7 @@ from export.options import PRESETS
 from runtime.asmk.kernel import AsmkKernel
 from runtime.bundle import load_first_stage, load_manifest
 from runtime.errors import HowlError
+from runtime.first_stage import VECTORS
 from runtime.io.cli import run_command
 from runtime.retriever import Retriever
 from train.checkpoint import Checkpoint
@@ -26,6 +27,14 @@ Write = Callable[..., Path]
 @pytest.fixture(autouse=True)
 def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(exporter, "find_gpus", list)
+
+
+def write_photos(folder: Path) -> list[str]:
+    """Four photos of different scenes, by path."""
+    paths = [str(folder / f"{scene}.jpg") for scene in range(4)]
+    for scene, path in enumerate(paths):
+        cv2.imwrite(path, render_view(5, scene, 0, width=128, height=96)[:, :, ::-1])
+    return paths
 
 
 def test_the_engine_is_proven_written_and_searches(
@@ -48,13 +57,52 @@ def test_the_engine_is_proven_written_and_searches(
     assert isinstance(kernel, AsmkKernel)
     assert (manifest.features, manifest.image_size, len(kernel.codebook)) == (200, 128, 32)
     assert manifest.network["smoothing"] == "learned"
-    photos = []
-    for scene in range(4):
-        photos.append(str(tmp_path / f"{scene}.jpg"))
-        cv2.imwrite(photos[-1], render_view(5, scene, 0, width=128, height=96)[:, :, ::-1])
+    photos = write_photos(tmp_path)
     with Retriever(plan.with_suffix(".onnx"), device="cpu") as retriever:
         retriever.add(photos)
         assert all(photo in [hit.id for hit in retriever.search(photo)] for photo in photos)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_a_global_system_is_exported_and_searches(
+    precision: str, checkpoint: Write, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    engine = tmp_path / "out" / "engine.onnx"
+    to_trt.main([str(checkpoint(system="gem")), "--out", str(engine), "--precision", precision])
+    printed = capsys.readouterr().out
+    assert printed.count("global descriptor") == 6
+    assert "codebook" not in printed
+    assert sorted(file.name for file in engine.parent.iterdir()) == ["engine.json", "engine.onnx"]
+
+    manifest = load_manifest(engine)
+    assert (manifest.system, manifest.method, manifest.dimensions) == ("gem", VECTORS, 12)
+    assert (manifest.features, manifest.asmk, manifest.precision) == (None, None, precision)
+    photos = write_photos(tmp_path)
+    with Retriever(engine, device="cpu") as retriever:
+        retriever.add(photos)
+        assert [retriever.search(photo)[0].id for photo in photos] == photos
+
+
+@pytest.mark.parametrize(
+    ("flags", "line"),
+    [
+        (["--codebook", "words.npy"], "--codebook words.npy: gem has no visual words; leave it out"),
+        (["--features", "9"], "--features 9: the checkpoint's system has no local features; leave it out"),
+    ],
+)
+def test_a_global_system_has_no_words_and_no_features(
+    flags: list[str], line: str, checkpoint: Write, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = checkpoint(system="gem")
+    assert run_command(lambda _: to_trt.main([str(source), "--out", str(tmp_path / "e.onnx"), *flags])) == 2
+    assert capsys.readouterr().err == f"error: {line}\n"
+    assert list(tmp_path.iterdir()) == [source]
+
+
+def test_a_preset_leaves_a_global_system_without_features(checkpoint: Write) -> None:
+    loaded, fast = Checkpoint.load(checkpoint(system="gem")), PRESETS["fast"]
+    extraction = configured(loaded, to_trt.parse(["ckpt.pt", "--preset", "fast"])).extraction
+    assert extraction == ExtractionConfig(fast.image_size, fast.scales, features=None)
 
 
 def test_options_replace_the_checkpoint_s_settings_and_the_photos(
