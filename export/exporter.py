@@ -9,12 +9,11 @@ from itertools import islice
 from pathlib import Path
 
 from export.codebook import codebook_for
-from export.fold import fold
 from export.options import ExportOptions
 from export.parity import TOLERANCES, check_parity, raise_if_unequal, sizes_to_check
 from export.plan import build_plan
 from export.quantise import quantise_backbone
-from export.tracing import export_onnx
+from export.tracing import export_onnx, fold
 from runtime.bundle import EngineFiles, Manifest, file_checksum
 from runtime.engine import open_engine
 from runtime.errors import HowlError, ImageError, UsageError

@@ -5,6 +5,7 @@ import pytest
 
 from export.parity import (
     Tolerance,
+    global_difference,
     local_difference,
     match_positions,
     raise_if_unequal,

@@ -9,10 +9,9 @@ import onnx
 import onnxruntime
 import pytest
 
-from export.fold import fold
 from export.parity import TOLERANCES, global_difference, local_difference
 from export.plan import build_plan
-from export.tracing import export_onnx
+from export.tracing import export_onnx, fold
 from runtime.features import LocalFeatures
 from train.data.synthetic import render_view
 from train.models.base import ExtractionConfig

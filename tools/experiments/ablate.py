@@ -1,4 +1,4 @@
-"""What each refinement is worth: ``python tools/experiments/ablate.py --train DIR --test DIR... [-- FLAGS]``.
+"""What each refinement adds: ``python tools/experiments/ablate.py --train DIR --test DIR... [-- FLAGS]``.
 
 Trains HOW, with the learnable filter, with the graph and with both, alike in all else, exports each, and evaluates the
 exported engines. The same command resumes an interrupted ablation, and makes the tables anew at its end.
@@ -52,13 +52,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     ablate(jobs, out, options.jobs)
 
 
-def ablate(jobs: Sequence[Job], out: Path, at_once: int = 1) -> None:
+def ablate(jobs: Sequence[Job], out: Path, processes: int = 1) -> None:
     """Every stage of every run that is not done yet, and then, or if it is interrupted, the results so far.
 
     Args:
         jobs: all rows of some backbones and seeds.
         out: folder of their files, with the settings that it was started with, and of the results.
-        at_once: jobs that are worked on at a time.
+        processes: jobs that are worked on at a time.
 
     Raises:
         UsageError: the folder was started with other settings.
@@ -67,7 +67,7 @@ def ablate(jobs: Sequence[Job], out: Path, at_once: int = 1) -> None:
     require_packages("matplotlib", "pandas", "tabulate")
     check_data(jobs[0])
     keep_settings(jobs, out)
-    pool = JobPool(at_once)
+    pool = JobPool(processes)
     try:
         with tqdm(total=len(jobs) * len(STAGES), desc="ablation", unit="stage", disable=None) as bar:
             pool.work(jobs, lambda job: finish(job, pool.call, bar.update))

@@ -82,7 +82,7 @@ class JobPool:
 
 
 def _run(function: Callable[..., object], arguments: tuple[Any, ...], log: Path, threads: int) -> None:
-    """In the new process: calls the function with its prints going to the log; exits with 1 where it fails."""
+    """In the new process: calls the function with its prints going to the log; exits with 1 if it fails."""
     import torch
 
     torch.set_num_threads(threads)
