@@ -20,7 +20,7 @@ test: $(INSTALLED)
 
 $(INSTALLED): pyproject.toml constraints.txt setup.py $(wildcard runtime/native/*.[ch])
 	$(PYTHON) -m venv --clear $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[cpu,train,rtx,dev]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[cpu,train,rtx,experiments,dev]'
 	touch $@
 
 clean:

@@ -1,4 +1,4 @@
-"""A network → one ONNX graph: uint8 image of any size in, K descriptors out."""
+"""A network → one ONNX graph: uint8 image of any size in, an engine's outputs out."""
 
 import logging
 import warnings
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from runtime.engine.schema import IMAGE, LOCAL_OUTPUTS
+from runtime.engine.schema import IMAGE
 from runtime.io.image import MIN_SIDE
 from train.models.base import Extractor
 
@@ -20,8 +20,8 @@ EXAMPLE = (288, 416, 3)  # height and width are dynamic; where a level of it is 
 def export_onnx(extractor: Extractor, path: Path, metadata: dict[str, str]) -> None:
     """Writes the whole graph, pyramid, selection and refinement inside.
 
-    The graph takes ``image``, uint8 [height, width, 3], RGB, and gives ``descriptors`` float32 [K, D],
-    ``strengths`` float32 [K], ``positions`` float32 [K, 3] and ``count`` int32 [1], as ``Extractor`` documents.
+    The graph takes ``image``, uint8 [height, width, 3], RGB, and gives the extractor's ``outputs``, as
+    ``runtime.engine.schema`` defines them.
 
     Args:
         extractor: in eval mode, on the CPU.
@@ -39,7 +39,7 @@ def export_onnx(extractor: Extractor, path: Path, metadata: dict[str, str]) -> N
             dynamo=True,
             dynamic_shapes=(size,),
             input_names=[IMAGE],
-            output_names=list(LOCAL_OUTPUTS),
+            output_names=list(extractor.outputs),
             opset_version=OPSET,
             verbose=False,
         )

@@ -14,9 +14,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from runtime.errors import HowlError
-from runtime.io.cli import run_command
+from runtime.io.cli import program, run_command
 from runtime.retriever import Retriever
 from tools.running import run_script
+from tools.visualization.canvas import save
 from tools.visualization.gallery import Answer, Row, draw_gallery
 from train.data.synthetic import write_scenes
 
@@ -82,7 +83,7 @@ def draw_results(engine: Path, photos: Path, picture: Path) -> None:
             hits = [hit for hit in retriever.search(query, SHOWN + 1) if hit.id != str(query)][:SHOWN]
             answers = [Answer(Path(hit.id), hit.score, Path(hit.id).parent == query.parent) for hit in hits]
             rows.append(Row(query, answers))
-    draw_gallery(rows, "howl: queries, and the photos found for them", picture)
+    save(draw_gallery(rows, "howl: queries, and the photos found for them"), picture)
 
 
 def run(script: str, *arguments: str | Path, quiet: bool = False) -> str:
@@ -97,7 +98,9 @@ def say(what: str) -> None:
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="tools/demo.py", description="The whole way, on made photos, in minutes.")
+    parser = argparse.ArgumentParser(
+        prog=program("tools/demo.py"), description="The whole way, on made photos, in minutes."
+    )
     parser.add_argument("--out", metavar="DIR", default="demo", help="folder to fill; what is there goes (%(default)s)")
     return parser.parse_args(arguments)
 

@@ -1,7 +1,6 @@
 """A checkpoint that exports in seconds: two layers under the real smoothing, graph, whitening and selection."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -34,7 +33,7 @@ class SmallBackbone(Backbone):
         return F.relu(self.bn2(self.conv2(F.relu(self.bn1(self.conv1(image))))))
 
 
-CONFIG = HowConfig(
+SMALL = dict(
     backbone="small",
     smoothing="learned",
     graph=True,
@@ -64,7 +63,7 @@ def network() -> Iterator[Callable[..., HowNetwork]]:
     """Builds a small network with random weights; keywords change its configuration."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(BUILDERS, "small", SmallBackbone)
-        yield lambda seed=0, **changes: random_network(replace(CONFIG, **changes), seed)
+        yield lambda seed=0, **changes: random_network(HowConfig(**SMALL | changes), seed)
 
 
 @pytest.fixture

@@ -10,12 +10,12 @@ import onnxruntime
 import pytest
 
 from export.fold import fold
-from export.parity import TOLERANCES, difference, run_pytorch
+from export.parity import TOLERANCES, local_difference
 from export.plan import build_plan
 from export.tracing import export_onnx
-from runtime.engine import Features
+from runtime.features import LocalFeatures
 from train.data.synthetic import render_view
-from train.models.extractor import LocalExtractor
+from train.models.extractor import LocalExtractor, extract
 from train.models.how import HowConfig, HowNetwork
 
 Build = Callable[..., HowNetwork]
@@ -71,8 +71,8 @@ def test_the_graph_equals_pytorch_at_any_size(variant: str, network: Build, expo
         counts.append(n)
         assert not descriptors[n:].any()
         assert not strengths[n:].any()
-        got = Features(descriptors[:n], strengths[:n], positions[:n])
-        result = difference(got, run_pytorch(pytorch, image), image, TOLERANCES["fp32"])
+        got = LocalFeatures(descriptors[:n], strengths[:n], positions[:n])
+        result = local_difference(got, extract(pytorch, image).need_local(), image, TOLERANCES["fp32"])
         assert not result.exceeds(TOLERANCES["fp32"]), str(result)
     assert counts[0] == K > counts[-1] > 0
 
@@ -84,8 +84,8 @@ def test_a_half_precision_backbone_stays_near(network: Build, exported: Export) 
     descriptors, strengths, positions, _ = run(path, image)
     assert np.isfinite(descriptors).all()
     pytorch = LocalExtractor(network(**VARIANTS["both"]), SCALES, K).eval()
-    got = Features(descriptors, strengths, positions)
-    result = difference(got, run_pytorch(pytorch, image), image, TOLERANCES["fp16"])
+    got = LocalFeatures(descriptors, strengths, positions)
+    result = local_difference(got, extract(pytorch, image).need_local(), image, TOLERANCES["fp16"])
     assert result.median < 0.02, str(result)
 
 

@@ -7,6 +7,7 @@ import pytest
 
 from runtime.errors import HowlError
 from tools.demo import make_room, run
+from tools.visualization.canvas import save
 from tools.visualization.gallery import Answer, Row, draw_gallery
 
 
@@ -37,8 +38,8 @@ def test_the_gallery_is_a_picture_with_a_row_a_query(photos: list[str], tmp_path
         Row(paths[0], [Answer(paths[1], 0.5, True), Answer(paths[2], 0.25, False)]),
         Row(paths[3], [Answer(paths[4], 0.125, None)]),
     ]
-    draw_gallery(rows[:1], "one", tmp_path / "one.png")
-    draw_gallery(rows, "two", tmp_path / "two.png")
+    save(draw_gallery(rows[:1], "one"), tmp_path / "one.png")
+    save(draw_gallery(rows, "two"), tmp_path / "two.png")
     one, two = (cv2.imread(str(tmp_path / name)) for name in ("one.png", "two.png"))
     assert two.shape[0] > one.shape[0] > 100
     assert two.shape[1] == one.shape[1]

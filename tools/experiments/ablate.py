@@ -20,7 +20,7 @@ from runtime.errors import HowlError
 from runtime.io.atomic import atomic_write
 from runtime.io.cli import positive_int, run_command, whole_number
 from runtime.io.image import find_photos
-from tools.environment import describe_machine
+from tools.environment import describe_machine, load_pyplot
 from tools.evaluation.distractors import R1M
 from tools.experiments.ablation.figures import evaluated
 from tools.experiments.ablation.job_pool import Crew
@@ -29,7 +29,6 @@ from tools.experiments.ablation.runs import ROWS, Run, all_runs
 from tools.experiments.ablation.settings import Settings, keep_settings
 from tools.experiments.ablation.stages import STAGES, finish
 from tools.experiments.ablation.tables import report
-from tools.plotting import load_pyplot
 from train.backbones import BUILDERS
 from train.data import open_set
 from train.models.how import HowConfig

@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 
+from tools.environment import load_pyplot
 from tools.experiments.ablation.figures import columns, points
 from tools.experiments.ablation.runs import ROWS
 from tools.experiments.ablation.tables import backbones
-from tools.plotting import load_pyplot
 
 WIDTH = 0.8  # that the backbones of a row share
 
