@@ -18,10 +18,12 @@ from train.data.synthetic import render_view
 from train.models.extractor import Extractor
 from train.models.how import Network, NetworkConfig
 
+pytestmark = pytest.mark.slow
+
 Build = Callable[..., Network]
 Export = Callable[..., Path]
 K = 300
-SCALES = (1.414, 1.0, 0.5)
+SCALES = (1.414, 0.5)
 SIZES = [(96, 128), (131, 77), (64, 64), (33, 40)]  # of the last, the pyramid has fewer than K positions
 
 

@@ -67,6 +67,7 @@ def begin(
     return build
 
 
+@pytest.mark.slow
 def test_training_learns_all_but_what_is_frozen(begin: Callable, config: TrainingConfig, tmp_path: Path) -> None:
     training = begin(replace(config, epochs=6, tuples=18, learning_rate=2e-3))
     before = copied(training.network.state_dict())
@@ -172,6 +173,7 @@ def test_a_step_sums_the_gradients_of_its_tuples(begin: Callable, config: Traini
         torch.testing.assert_close(value, reference.network.state_dict()[name], rtol=1e-3, atol=1e-4, msg=name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("scores", "every", "best"),
     [
@@ -216,7 +218,8 @@ def resumed(begin: Callable, config: TrainingConfig, path: Path) -> Training:
     return training
 
 
-@pytest.mark.parametrize("stop", [0, 1, 2])
+@pytest.mark.slow
+@pytest.mark.parametrize("stop", [0, 2])
 def test_resuming_comes_to_the_same_numbers(begin: Callable, config: TrainingConfig, tmp_path: Path, stop: int) -> None:
     whole = begin(replace(config, epochs=3))
     whole.run(tmp_path / "whole.pt")
@@ -353,15 +356,18 @@ def run_in_processes(processes: int, arguments: list[str]) -> None:
             process.kill()
 
 
-@pytest.mark.parametrize("per_step", [3, 2], ids=["a process has one tuple more", "a process has none"])
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("per_step", "epochs"), [(3, 2), (2, 1)], ids=["a process has one tuple more", "a process has none"]
+)
 def test_two_processes_learn_what_one_learns(
-    per_step: int, tmp_path: Path, write_photos: Callable, break_photo: Callable
+    per_step: int, epochs: int, tmp_path: Path, write_photos: Callable, break_photo: Callable
 ) -> None:
     """Five tuples an epoch: steps of 3 + 2, or of 2 + 2 + 1; one photo is broken, and one process alone meets it."""
     write_photos(tmp_path / "photos", scenes=4, views=3)
     break_photo(tmp_path / "photos" / "place1" / "1.jpg", "truncated")
     arguments = ["--data", str(tmp_path / "photos"), "--image-size", "64", "--scales", "1", "--features", "20"]
-    arguments += ["--smoothing", "learned", "--graph", "--dimensions", "16", "--epochs", "2", "--tuples", "5"]
+    arguments += ["--smoothing", "learned", "--graph", "--dimensions", "16", "--epochs", str(epochs), "--tuples", "5"]
     arguments += ["--tuples-per-step", str(per_step), "--learning-rate", "1e-5"]
     main([*arguments, "--out", str(tmp_path / "one.pt")])
     run_in_processes(2, [*arguments, "--out", str(tmp_path / "two.pt")])

@@ -133,6 +133,7 @@ def test_mapped_bytes_are_those_of_a_folder(tmp_path: Path) -> None:
     assert measuring.mapped_bytes(tmp_path / "with") == 0
 
 
+@pytest.mark.slow
 def test_the_whole_benchmark_alone(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     json_file, plot = tmp_path / "result.json", tmp_path / "plot.png"
     pytest.importorskip("matplotlib", reason="needs matplotlib")

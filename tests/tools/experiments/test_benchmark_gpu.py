@@ -31,15 +31,14 @@ def file(popularity: NDArray[np.float64]) -> InvertedFile:
 
 
 @pytest.fixture
-def gpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
+def gpu(compiled: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """A stand-in for a GPU, and a benchmark small enough for it."""
-    pytest.importorskip("ziglang", reason="needs ziglang, whose compiler runs CUDA C++ on the CPU")
     for name, value in {"COPIED_BYTES": 1000, "COPIES": 3, "CHECKED_IMAGES": 300, "CHECKED_FILE": 128}.items():
         monkeypatch.setattr(benchmark_gpu, name, value)
     monkeypatch.setattr(benchmark_gpu, "BATCHES", {1: 3, 2: 2})
     monkeypatch.setattr(benchmark_gpu, "MAX_IMAGES", 300)
     monkeypatch.setattr(benchmark_gpu, "find_gpus", lambda: [Gpu("Test GPU", (9, 0))])
-    gpu = StandIn(tmp_path)
+    gpu = StandIn(compiled)
     monkeypatch.setattr(benchmark_gpu, "load_cupy", lambda: gpu)
     return gpu
 
@@ -81,6 +80,7 @@ def test_files_hold_all_images(popularity: NDArray[np.float64]) -> None:
     assert [len(made) for made in files] == [100, 100, 50]
 
 
+@pytest.mark.slow
 def test_the_whole_benchmark(gpu: Any, capsys: pytest.CaptureFixture[str]) -> None:
     benchmark_gpu.main(["--images", "700", "--top", "7", "--json"])
     report = json.loads(capsys.readouterr().out)
@@ -98,6 +98,7 @@ def test_the_whole_benchmark(gpu: Any, capsys: pytest.CaptureFixture[str]) -> No
     assert [line.split()[0] for line in lines[-3:]] == ["at", "1", "2"]
 
 
+@pytest.mark.slow
 def test_hits_that_are_not_the_cpus_are_an_error(gpu: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     best = benchmark_gpu.best_on_cpu
     monkeypatch.setattr(benchmark_gpu, "best_on_cpu", lambda *arguments: best(*arguments)[1:])
@@ -105,6 +106,7 @@ def test_hits_that_are_not_the_cpus_are_an_error(gpu: Any, monkeypatch: pytest.M
         benchmark_gpu.main(["--images", "700"])
 
 
+@pytest.mark.slow
 def test_an_index_that_does_not_fit_is_refused(gpu: Any) -> None:
     with pytest.raises(
         HowlError, match=r"--images 1000000 needs \d\.\d\d GB of the GPU's memory, and 1\.07 GB are free"

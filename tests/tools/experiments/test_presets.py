@@ -48,6 +48,7 @@ def test_the_plot_is_drawn(result: dict, tmp_path: Path) -> None:
     assert cv2.imread(str(tmp_path / "presets.png")).shape[1] > 1000
 
 
+@pytest.mark.slow
 def test_a_command_that_fails_ends_it(tmp_path: Path) -> None:
     with pytest.raises(HowlError, match=r"export/to_trt\.py failed with exit status 1"):
         presets.run(["export/to_trt.py", str(tmp_path / "missing.pt")])

@@ -34,6 +34,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     use_small_resnets(monkeypatch)
 
 
+@pytest.mark.slow
 @LAYOUTS
 @BACKBONES
 def test_a_published_file_loads_whole(architecture: str, older: bool, tmp_path: Path) -> None:
