@@ -135,6 +135,7 @@ def test_the_profiler_tells_levels_and_the_rest(pyramid: onnx.ModelProto, tmp_pa
     assert [file.name for file in tmp_path.iterdir()] == ["pyramid.onnx"]
 
 
+@pytest.mark.slow
 def test_the_whole_benchmark(
     engine: Path, photos: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

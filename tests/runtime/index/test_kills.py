@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-KILLS = 240
+KILLS = 120
 SEED = int(os.environ.get("HOWL_KILL_SEED", secrets.randbelow(1 << 32)))
 
 pytestmark = [

@@ -53,6 +53,7 @@ def test_a_published_file_loads_whole(architecture: str, older: bool, tmp_path: 
     )
 
 
+@pytest.mark.slow
 @LAYOUTS
 @BACKBONES
 @pytest.mark.usefixtures("small")
