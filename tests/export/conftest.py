@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -78,7 +79,7 @@ def checkpoint(network: Callable[..., HowNetwork], tmp_path: Path) -> Callable[.
             system="how",
             network=made.config,
             weights=made.state_dict(),
-            extraction=ExtractionConfig(image_size=128, scales=(1.414, 1.0, 0.5), features=200),
+            extraction=ExtractionConfig(image_size=128, scales=(1.414, 0.5), features=200),
             asmk=AsmkParameters(),
             codebook=Codebook(centroids),
             training={"config": {"data": "scenes"}},
@@ -86,3 +87,30 @@ def checkpoint(network: Callable[..., HowNetwork], tmp_path: Path) -> Callable[.
         return path
 
     return write
+
+
+def content(module: nn.Module) -> str:
+    """All that its trace depends on: the settings of its modules and their weights."""
+    settings = [{key: value for key, value in vars(each).items() if key[0] != "_"} for each in module.modules()]
+    weights = [*module.named_parameters(), *module.named_buffers()]
+    return repr((module, settings, [(name, weight.dtype, weight.tolist()) for name, weight in weights]))
+
+
+@pytest.fixture(scope="session")
+def programs() -> dict[str, Any]:
+    """What ``torch.onnx.export`` made, by the content of what was traced."""
+    return {}
+
+
+@pytest.fixture
+def trace_once(programs: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Traces every network once: that is most of an export's time, and always gives the same."""
+    export = torch.onnx.export
+
+    def traced(extractor: nn.Module, *arguments: Any, **settings: Any) -> Any:
+        key = content(extractor)
+        if key not in programs:
+            programs[key] = export(extractor, *arguments, **settings)
+        return programs[key]
+
+    monkeypatch.setattr(torch.onnx, "export", traced)
