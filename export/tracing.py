@@ -18,11 +18,7 @@ from train.models.base import Extractor, RetrievalModel
 
 OPSET = 20  # the newest that TensorRT 10 parses
 MAX_SIDE = 16_384  # pixels; the tracer wants a bound
-EXAMPLE = (
-    288,
-    416,
-    3,
-)  # height and width are dynamic; if a level of it were 3×3, the tracer would tie the two together
+EXAMPLE = (288, 416, 3)  # height and width are dynamic; if a level were 3×3, the tracer would tie the two together
 
 
 def fold(network: RetrievalModel, precision: str) -> RetrievalModel:

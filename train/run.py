@@ -15,7 +15,7 @@ from train.config import ResumeOptions, TrainOptions, options_for
 from train.log import CURVE_SUFFIX, LOG_SUFFIX, EpochLog
 from train.trainer import resume_training, start_training
 
-SCRIPT = "train/run.py"
+PROGRAM = "train/run.py"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -44,7 +44,7 @@ def parse(arguments: Sequence[str] | None = None) -> TrainOptions | ResumeOption
         HowlError: a value is out of range, or ``--resume`` comes with settings of its run.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
-    name = program(SCRIPT)
+    name = program(PROGRAM)
     looked_at = argparse.ArgumentParser(
         prog=name, add_help=False, allow_abbrev=False, argument_default=argparse.SUPPRESS
     )
@@ -62,7 +62,7 @@ def command_for(options: TrainOptions | ResumeOptions) -> str:
     """The command that a user would type for these options: the inverse of ``parse``."""
     if isinstance(options, ResumeOptions):
         plain = ResumeOptions(options.resume)
-        return command_line(SCRIPT, "--resume", options.resume, options=options, defaults=plain)
+        return command_line(PROGRAM, "--resume", options.resume, options=options, defaults=plain)
     system, data, backbone = options.system, options.training.data, options.network.backbone
     words: list[object] = []
     for flag, value, default in (
@@ -73,7 +73,7 @@ def command_for(options: TrainOptions | ResumeOptions) -> str:
     ):
         words += [flag, value] if value != default else []
     fitting = options_for(system, data, backbone, options.extraction.image_size)
-    return command_line(SCRIPT, *words, options=options, defaults=fitting)
+    return command_line(PROGRAM, *words, options=options, defaults=fitting)
 
 
 def parse_resume(words: Sequence[str], name: str) -> ResumeOptions:

@@ -89,11 +89,44 @@ def checkpoint(network: Callable[..., RetrievalModel], tmp_path: Path) -> Callab
             system=made.system,
             network=made.config,
             weights=made.state_dict(),
+<<<<<<< HEAD
             extraction=ExtractionConfig(128, (1.414, 1.0, 0.5), features=200 if is_local else None),
             asmk=AsmkParameters() if is_local else None,
             codebook=Codebook(centroids) if is_local else None,
+=======
+            extraction=ExtractionConfig(image_size=128, scales=(1.414, 0.5), features=200),
+            asmk=AsmkParameters(),
+            codebook=Codebook(centroids),
+>>>>>>> main
             training={"config": {"data": "scenes"}},
         ).save(path)
         return path
 
     return write
+
+
+def content(module: nn.Module) -> str:
+    """All that its trace depends on: the settings of its modules and their weights."""
+    settings = [{key: value for key, value in vars(each).items() if key[0] != "_"} for each in module.modules()]
+    weights = [*module.named_parameters(), *module.named_buffers()]
+    return repr((module, settings, [(name, weight.dtype, weight.tolist()) for name, weight in weights]))
+
+
+@pytest.fixture(scope="session")
+def programs() -> dict[str, Any]:
+    """What ``torch.onnx.export`` made, by the content of what was traced."""
+    return {}
+
+
+@pytest.fixture
+def trace_once(programs: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Traces every network once: that is most of an export's time, and always gives the same."""
+    export = torch.onnx.export
+
+    def traced(extractor: nn.Module, *arguments: Any, **settings: Any) -> Any:
+        key = content(extractor)
+        if key not in programs:
+            programs[key] = export(extractor, *arguments, **settings)
+        return programs[key]
+
+    monkeypatch.setattr(torch.onnx, "export", traced)

@@ -26,6 +26,8 @@ from ..train.weights.published_how import (
     write_how,
 )
 
+pytestmark = pytest.mark.slow
+
 STRIDE = {"resnet18": 16, "resnet50": 8}  # of the small ones
 
 

@@ -17,12 +17,14 @@ from runtime.bundle import load_manifest
 from runtime.engine import open_engine
 from runtime.errors import HowlError, UsageError
 from runtime.io.image import Image
-from train.data.synthetic import render_view
+from train.data.synthetic import render_view, write_scenes
 from train.models.extractor import LocalExtractor, extract
 from train.models.how import HowNetwork
 
+pytestmark = pytest.mark.slow
+
 K = 200
-SCALES = (1.0, 0.5)
+SCALES = (1.0,)
 
 
 @pytest.fixture(scope="module")
@@ -92,6 +94,7 @@ def test_descriptors_stay_near_those_of_pytorch(
         assert found.median > 1e-4
 
 
+@pytest.mark.usefixtures("trace_once")
 def test_the_command_writes_an_int8_engine_and_no_plan(
     checkpoint: Callable[..., Path],
     tmp_path: Path,
@@ -100,7 +103,9 @@ def test_the_command_writes_an_int8_engine_and_no_plan(
 ) -> None:
     monkeypatch.setattr(exporter, "find_gpus", lambda: ["a GPU"])
     plan = tmp_path / "out" / "e.plan"
-    to_trt.main([str(checkpoint()), "--out", str(plan), "--precision", "int8"])
+    write_scenes(tmp_path / "photos", scenes=2, views=2, image_size=128, seed=0)
+    options = ["--precision", "int8", "--calibrate", str(tmp_path / "photos")]
+    to_trt.main([str(checkpoint()), "--out", str(plan), *options])
     assert f"{plan}: not built, int8 is for CPUs" in capsys.readouterr().out
     assert sorted(file.suffix for file in plan.parent.iterdir()) == [".json", ".npy", ".onnx"]
     manifest = load_manifest(plan.with_suffix(".onnx"))
@@ -108,6 +113,7 @@ def test_the_command_writes_an_int8_engine_and_no_plan(
     assert any(convolutions(plan.with_suffix(".onnx")).values())
 
 
+@pytest.mark.usefixtures("trace_once")
 def test_a_quantised_graph_that_is_far_off_is_not_kept(
     checkpoint: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

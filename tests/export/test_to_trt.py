@@ -24,11 +24,15 @@ from train.models.base import ExtractionConfig
 Write = Callable[..., Path]
 
 
+pytestmark = pytest.mark.usefixtures("trace_once")
+
+
 @pytest.fixture(autouse=True)
 def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(exporter, "find_gpus", list)
 
 
+<<<<<<< HEAD
 def write_photos(folder: Path) -> list[str]:
     """Four photos of different scenes, by path."""
     paths = [str(folder / f"{scene}.jpg") for scene in range(4)]
@@ -37,6 +41,9 @@ def write_photos(folder: Path) -> list[str]:
     return paths
 
 
+=======
+@pytest.mark.slow
+>>>>>>> main
 def test_the_engine_is_proven_written_and_searches(
     checkpoint: Write, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -63,6 +70,7 @@ def test_the_engine_is_proven_written_and_searches(
         assert all(photo in [hit.id for hit in retriever.search(photo)] for photo in photos)
 
 
+<<<<<<< HEAD
 @pytest.mark.parametrize("precision", ["fp32", "int8"])
 def test_a_global_system_is_exported_and_searches(
     precision: str, checkpoint: Write, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -105,6 +113,9 @@ def test_a_preset_leaves_a_global_system_without_features(checkpoint: Write) -> 
     assert extraction == ExtractionConfig(fast.image_size, fast.scales, features=None)
 
 
+=======
+@pytest.mark.slow
+>>>>>>> main
 def test_options_replace_the_checkpoint_s_settings_and_the_photos(
     checkpoint: Write, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -164,8 +175,9 @@ def test_a_precision_keeps_the_identity_and_other_weights_change_it(checkpoint: 
     assert fingerprint_of(first) != fingerprint_of(Checkpoint.load(checkpoint(seed=1)))
 
 
+@pytest.mark.slow
 def test_a_graph_that_differs_is_not_kept(checkpoint: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    source, plan = checkpoint(), tmp_path / "e.plan"
+    source, plan = checkpoint(graph=False, smoothing="average"), tmp_path / "e.plan"
     plan.with_suffix(".onnx").write_text("an earlier engine")
     before = {file: file.read_bytes() for file in tmp_path.iterdir()}
 

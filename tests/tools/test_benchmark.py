@@ -151,6 +151,7 @@ def test_the_profiler_tells_levels_and_the_rest(pyramid: onnx.ModelProto, tmp_pa
     assert [file.name for file in tmp_path.iterdir()] == ["pyramid.onnx"]
 
 
+@pytest.mark.slow
 def test_the_whole_benchmark(engine: Path, photos: list[str], tmp_path: Path) -> None:
     pytest.importorskip("matplotlib", reason="needs matplotlib")
     empty, plot = tmp_path / "empty.jpg", tmp_path / "plot.png"

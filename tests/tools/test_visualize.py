@@ -253,6 +253,7 @@ def test_a_query_never_finds_itself_and_folders_tell_right_from_wrong(
 # The commands
 
 
+@pytest.mark.slow
 def test_every_picture_of_a_checkpoint(checkpoint: Write, large: Path, engine: Path, tmp_path: Path) -> None:
     model = checkpoint()
     for number, arguments in enumerate(

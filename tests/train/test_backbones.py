@@ -134,6 +134,7 @@ def test_training_leaves_batch_norm_statistics_alone(name: str) -> None:
     assert all(layer.weight.grad is not None for layer in layers)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TORCHVISION)
 @pytest.mark.parametrize("counts_batches", [True, False], ids=["new", "as published, without batch counts"])
 def test_published_weights_load_as_they_are(name: str, counts_batches: bool, tmp_path: Path) -> None:
@@ -213,6 +214,7 @@ def truncated(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:5000])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "write",
     [another_network, other_shapes, no_state_dict, truncated, lambda path: path.write_text("404"), lambda path: None],

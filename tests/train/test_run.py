@@ -59,6 +59,7 @@ def log_of(checkpoint: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in checkpoint.with_suffix(".jsonl").read_text().splitlines()]
 
 
+@pytest.mark.slow
 def test_training_writes_checkpoint_log_and_curve(
     photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -82,6 +83,7 @@ def test_training_writes_checkpoint_log_and_curve(
     assert printed.err == ""
 
 
+@pytest.mark.slow
 def test_resume_goes_on_in_the_same_file(photos: Path, tmp_path: Path) -> None:
     out = tmp_path / "ckpt.pt"
     run("--data", photos, "--out", out, "--epochs", 1, *SMALL)
@@ -92,6 +94,7 @@ def test_resume_goes_on_in_the_same_file(photos: Path, tmp_path: Path) -> None:
     assert Checkpoint.load(out).training["config"]["epochs"] == 2
 
 
+@pytest.mark.slow
 def test_a_network_begins_with_a_trained_one(photos: Path, tmp_path: Path) -> None:
     how, both, again = (tmp_path / name for name in ("how.pt", "both.pt", "again.pt"))
     run("--data", photos, "--out", how, "--epochs", 1, "--learning-rate", 1e-3, *SMALL)
@@ -265,6 +268,7 @@ def test_resuming_takes_epochs_and_paths_beside_the_checkpoint() -> None:
     assert parse(["--resume=a.pt"]) == ResumeOptions(Path("a.pt"))
 
 
+@pytest.mark.slow
 def test_the_file_runs_as_a_command(tmp_path: Path) -> None:
     root = Path(train.__file__).parents[1]
 

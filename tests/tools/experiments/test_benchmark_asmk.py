@@ -52,6 +52,7 @@ def test_built_images_are_the_first_of_the_workload(workload: Workload) -> None:
         np.testing.assert_array_equal(np.unique(own), image.words)
 
 
+@pytest.mark.slow
 def test_the_same_seed_makes_the_same_workload(workload: Workload, tmp_path: Path) -> None:
     again = make_workload(tmp_path / "again", Size(images=300, queries=2, words=WORDS, seed=7), threads=2)
     np.testing.assert_array_equal(again.codes, workload.codes)
@@ -139,6 +140,7 @@ def test_mapped_bytes_are_those_of_a_folder(tmp_path: Path) -> None:
     assert measuring.mapped_bytes(tmp_path / "with") == 0
 
 
+@pytest.mark.slow
 def test_the_whole_benchmark_alone(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     json_file, plot = tmp_path / "result.json", tmp_path / "plot.png"
     for package in ("matplotlib", "pandas", "tabulate"):

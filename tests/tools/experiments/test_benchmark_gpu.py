@@ -36,11 +36,10 @@ SMALL = Effort(batches={1: 3, 2: 2}, copies=3, copied_bytes=1000, checked_images
 
 
 @pytest.fixture
-def gpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Device:
+def gpu(monkeypatch: pytest.MonkeyPatch, compiled: Path) -> Device:
     """A stand-in for a GPU."""
-    pytest.importorskip("ziglang", reason="needs ziglang, whose compiler runs CUDA C++ on the CPU")
     monkeypatch.setattr(benchmark_gpu, "find_gpus", lambda: [Gpu("Test GPU", (9, 0))])
-    return Device(code_length(benchmark_gpu.D), StandIn(tmp_path))
+    return Device(code_length(benchmark_gpu.D), StandIn(compiled))
 
 
 def test_lists_are_as_long_as_those_of_real_words(popularity: NDArray[np.float64]) -> None:
@@ -80,6 +79,7 @@ def test_files_hold_all_images(popularity: NDArray[np.float64]) -> None:
     assert [len(made) for made in files] == [100, 100, 50]
 
 
+@pytest.mark.slow
 def test_the_whole_benchmark(gpu: Device) -> None:
     measured = benchmark_gpu.measure(gpu, 700, 7, SMALL)
     report = json.loads(benchmark_gpu.as_json(measured))
@@ -98,6 +98,7 @@ def test_the_whole_benchmark(gpu: Device) -> None:
     assert (first_cells[0], first_cells[2:]) == ("queries at once", ["1", "2"])
 
 
+@pytest.mark.slow
 def test_hits_that_are_not_the_cpus_are_an_error(gpu: Device, monkeypatch: pytest.MonkeyPatch) -> None:
     best = benchmark_gpu.best_on_cpu
     monkeypatch.setattr(benchmark_gpu, "best_on_cpu", lambda *arguments: best(*arguments)[1:])
@@ -105,6 +106,7 @@ def test_hits_that_are_not_the_cpus_are_an_error(gpu: Device, monkeypatch: pytes
         benchmark_gpu.measure(gpu, 700, 100, SMALL)
 
 
+@pytest.mark.slow
 def test_an_index_that_does_not_fit_is_refused(gpu: Device) -> None:
     with pytest.raises(
         DeviceError, match=r"--images 1000000 needs \d\.\d\d GB of the GPU's memory, and 1\.07 GB are free"

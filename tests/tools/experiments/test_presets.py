@@ -49,6 +49,7 @@ def test_the_plot_is_drawn(result: dict, tmp_path: Path) -> None:
     assert cv2.imread(str(tmp_path / "presets.png")).shape[1] > 1000
 
 
+@pytest.mark.slow
 def test_a_checkpoint_that_is_missing_ends_it(tmp_path: Path) -> None:
     cv2.imwrite(str(tmp_path / "a.png"), np.zeros((40, 60, 3), np.uint8))
     with pytest.raises(HowlError, match=r"missing\.pt: no such file"):

@@ -35,6 +35,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     use_small_resnets(monkeypatch)
 
 
+@pytest.mark.slow
 @LAYOUTS
 @BACKBONES
 def test_a_published_file_loads_whole(architecture: str, older: bool, tmp_path: Path) -> None:
@@ -53,6 +54,7 @@ def test_a_published_file_loads_whole(architecture: str, older: bool, tmp_path: 
     )
 
 
+@pytest.mark.slow
 @LAYOUTS
 @BACKBONES
 @pytest.mark.usefixtures("small")
