@@ -89,15 +89,9 @@ def checkpoint(network: Callable[..., RetrievalModel], tmp_path: Path) -> Callab
             system=made.system,
             network=made.config,
             weights=made.state_dict(),
-<<<<<<< HEAD
-            extraction=ExtractionConfig(128, (1.414, 1.0, 0.5), features=200 if is_local else None),
+            extraction=ExtractionConfig(128, (1.414, 0.5), features=200 if is_local else None),
             asmk=AsmkParameters() if is_local else None,
             codebook=Codebook(centroids) if is_local else None,
-=======
-            extraction=ExtractionConfig(image_size=128, scales=(1.414, 0.5), features=200),
-            asmk=AsmkParameters(),
-            codebook=Codebook(centroids),
->>>>>>> main
             training={"config": {"data": "scenes"}},
         ).save(path)
         return path

@@ -32,7 +32,6 @@ def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(exporter, "find_gpus", list)
 
 
-<<<<<<< HEAD
 def write_photos(folder: Path) -> list[str]:
     """Four photos of different scenes, by path."""
     paths = [str(folder / f"{scene}.jpg") for scene in range(4)]
@@ -41,9 +40,7 @@ def write_photos(folder: Path) -> list[str]:
     return paths
 
 
-=======
 @pytest.mark.slow
->>>>>>> main
 def test_the_engine_is_proven_written_and_searches(
     checkpoint: Write, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -70,7 +67,7 @@ def test_the_engine_is_proven_written_and_searches(
         assert all(photo in [hit.id for hit in retriever.search(photo)] for photo in photos)
 
 
-<<<<<<< HEAD
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["fp32", "int8"])
 def test_a_global_system_is_exported_and_searches(
     precision: str, checkpoint: Write, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -113,9 +110,7 @@ def test_a_preset_leaves_a_global_system_without_features(checkpoint: Write) -> 
     assert extraction == ExtractionConfig(fast.image_size, fast.scales, features=None)
 
 
-=======
 @pytest.mark.slow
->>>>>>> main
 def test_options_replace_the_checkpoint_s_settings_and_the_photos(
     checkpoint: Write, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -109,6 +109,7 @@ def test_the_graph_is_whole_static_in_k_and_dynamic_in_size(exported: Export) ->
     assert {p.key: p.value for p in model.metadata_props}["howl.fingerprint"] == "abc"
 
 
+@pytest.mark.slow
 def test_a_global_system_has_one_output_and_equals_pytorch(network: Build, tmp_path: Path) -> None:
     extraction = ExtractionConfig(128, SCALES, features=None)
     pytorch = network(system="gem").extractor(extraction).eval()

@@ -258,12 +258,14 @@ def test_missing_photos_are_found_out_before_any_training(tmp_path: Path) -> Non
 # The job pool; its functions are those of the standard library, which any process can import.
 
 
+@pytest.mark.slow
 def test_what_is_printed_goes_to_the_log(tmp_path: Path) -> None:
     log = tmp_path / "run.log"
     JobPool(1).call(print, "it works", log=log, command="python say.py")
     assert log.read_text() == "$ python say.py\nit works\n"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("function", "argument", "line"), [(sys.exit, 3, ""), (int, "x", "ValueError: invalid")])
 def test_a_failing_function_names_its_log(function: Callable, argument: object, line: str, tmp_path: Path) -> None:
     log = tmp_path / "run.log"
@@ -272,6 +274,7 @@ def test_a_failing_function_names_its_log(function: Callable, argument: object, 
     assert line in log.read_text()
 
 
+@pytest.mark.slow
 def test_a_failure_ends_the_other_processes(tmp_path: Path) -> None:
     pool, begin, started = JobPool(2), time.perf_counter(), tmp_path / "started"
     sleep = f"import pathlib, time; pathlib.Path({str(started)!r}).touch(); time.sleep(60)"
@@ -286,6 +289,7 @@ def test_a_failure_ends_the_other_processes(tmp_path: Path) -> None:
     assert time.perf_counter() - begin < 30
 
 
+@pytest.mark.slow
 def test_processes_share_the_cores(tmp_path: Path) -> None:
     log = tmp_path / "run.log"
     JobPool(os.cpu_count() or 1).call(exec, "import torch; print(torch.get_num_threads())", log=log, command="python x")
