@@ -9,12 +9,11 @@ from itertools import islice
 from pathlib import Path
 
 from export.codebook import codebook_for
-from export.fold import fold
 from export.options import ExportOptions
 from export.parity import TOLERANCES, check_parity, raise_if_unequal, sizes_to_check
 from export.plan import build_plan
 from export.quantise import quantise_backbone
-from export.tracing import export_onnx
+from export.tracing import export_onnx, fold
 from runtime.bundle import EngineFiles, Manifest, file_checksum
 from runtime.engine import open_engine
 from runtime.errors import HowlError, ImageError, UsageError
@@ -72,7 +71,8 @@ def export_checkpoint(options: ExportOptions, say: Say = print) -> Exported:
     elif find_gpus():
         manifest = add_plan(checkpoint, precision, files, photos, say)
     else:
-        command = options.command(files.codebook if checkpoint.codebook is not own_codebook else None)
+        learned = checkpoint.codebook is not own_codebook
+        command = options.elsewhere(files.codebook if learned else None).command()
         say(f"{files.plan}: not built, there is no NVIDIA GPU here; on a machine with one: {command}")
     return Exported(files.onnx, files.plan if manifest.plan else None, manifest)
 

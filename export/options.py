@@ -131,11 +131,14 @@ class ExportOptions:
                 chosen[name] = value
         return replace(own, **chosen)
 
-    def command(self, codebook: Path | None) -> str:
-        """The command that exports the same on another machine.
+    def elsewhere(self, codebook: Path | None) -> "ExportOptions":
+        """The same export on another machine, which needs the checkpoint and the codebook but no photos.
 
         Args:
             codebook: of the engine, if it is not the checkpoint's: words that are learned elsewhere would be others.
         """
-        elsewhere = replace(self, codebook=codebook, codebook_photos=None, photos=None)
-        return command_line(SCRIPT, self.checkpoint, options=elsewhere, defaults=ExportOptions(self.checkpoint))
+        return replace(self, codebook=codebook, codebook_photos=None, photos=None)
+
+    def command(self) -> str:
+        """The command that a user would type for this."""
+        return command_line(SCRIPT, self.checkpoint, options=self, defaults=ExportOptions(self.checkpoint))

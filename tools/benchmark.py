@@ -77,7 +77,7 @@ def benchmark(
         callers: numbers of callers that ask at a time.
         rounds: of all photos.
         top: answers asked for, at most.
-        device: ``cpu``, ``cuda``, or None for a GPU where there is one.
+        device: ``cpu``, ``cuda``, or None for a GPU if there is one.
         threads: that share a query on the CPU; None for one a core.
         cold_starts: of every system.
 

@@ -140,7 +140,7 @@ def add_attention(pictures: Pictures) -> None:
     parser = add_picture(pictures, attention, "attention, before and after refinement or of two models")
     add_view_arguments(parser, "a checkpoint, or an engine for its strongest features")
     parser.add_argument("--against", type=Path, metavar="MODEL", help="another, to compare with")
-    parser.add_argument("--device", choices=("cpu", "cuda"), help="of engines; default: a GPU where there is one")
+    parser.add_argument("--device", choices=("cpu", "cuda"), help="of engines; default: a GPU if there is one")
 
 
 def add_smoothing(pictures: Pictures) -> None:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from export.fold import fold
+from export.tracing import fold
 from train.backbones import BUILDERS
 from train.models.how import HowNetwork
 from train.models.smoothing import FixedSmoothing

@@ -5,6 +5,7 @@ import pytest
 
 from export.parity import (
     Tolerance,
+    global_difference,
     local_difference,
     match_positions,
     raise_if_unequal,
@@ -72,3 +73,18 @@ def test_the_sizes_checked_differ_and_one_is_small() -> None:
     assert len(set(shapes)) == 4
     assert all(side % 2 for side in shapes[2])
     assert max(shapes[3]) < 100
+
+
+@pytest.mark.parametrize(("scale", "exceeds"), [(1.0, False), (1.0005, False), (1.1, True)])
+def test_a_global_descriptor_may_be_off_by_its_relative_error(scale: float, exceeds: bool) -> None:
+    wanted = np.array([0.6, 0.8, 0], np.float32)
+    result = global_difference((scale * wanted).astype(np.float32), wanted, IMAGE)
+    assert result.error == pytest.approx(scale - 1, abs=1e-6)
+    assert result.exceeds(TOLERANCE) == exceeds
+    assert (result.width, result.height) == (64, 48)
+
+
+@pytest.mark.parametrize("got", [[0.6, float("nan"), 0.0], [0.6, 0.8]])
+def test_no_number_and_another_dimension_exceed_the_tolerance(got: list[float]) -> None:
+    wanted = np.array([0.6, 0.8, 0], np.float32)
+    assert global_difference(np.array(got, np.float32), wanted, IMAGE).exceeds(TOLERANCE)

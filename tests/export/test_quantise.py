@@ -9,11 +9,10 @@ import onnx
 import pytest
 
 from export import exporter, to_trt
-from export.fold import fold
 from export.options import ExportOptions
 from export.parity import TOLERANCES, local_difference
 from export.quantise import backbone_nodes, quantise_backbone
-from export.tracing import export_onnx
+from export.tracing import export_onnx, fold
 from runtime.bundle import load_manifest
 from runtime.engine import open_engine
 from runtime.errors import HowlError, UsageError

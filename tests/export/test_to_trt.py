@@ -14,6 +14,7 @@ from export.options import PRESETS
 from runtime.asmk.kernel import AsmkKernel
 from runtime.bundle import load_first_stage, load_manifest
 from runtime.errors import HowlError
+from runtime.first_stage import VECTORS
 from runtime.io.cli import run_command
 from runtime.retriever import Retriever
 from train.checkpoint import Checkpoint
@@ -29,6 +30,14 @@ pytestmark = pytest.mark.usefixtures("trace_once")
 @pytest.fixture(autouse=True)
 def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(exporter, "find_gpus", list)
+
+
+def write_photos(folder: Path) -> list[str]:
+    """Four photos of different scenes, by path."""
+    paths = [str(folder / f"{scene}.jpg") for scene in range(4)]
+    for scene, path in enumerate(paths):
+        cv2.imwrite(path, render_view(5, scene, 0, width=128, height=96)[:, :, ::-1])
+    return paths
 
 
 @pytest.mark.slow
@@ -52,13 +61,53 @@ def test_the_engine_is_proven_written_and_searches(
     assert isinstance(kernel, AsmkKernel)
     assert (manifest.features, manifest.image_size, len(kernel.codebook)) == (200, 128, 32)
     assert manifest.network["smoothing"] == "learned"
-    photos = []
-    for scene in range(4):
-        photos.append(str(tmp_path / f"{scene}.jpg"))
-        cv2.imwrite(photos[-1], render_view(5, scene, 0, width=128, height=96)[:, :, ::-1])
+    photos = write_photos(tmp_path)
     with Retriever(plan.with_suffix(".onnx"), device="cpu") as retriever:
         retriever.add(photos)
         assert all(photo in [hit.id for hit in retriever.search(photo)] for photo in photos)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_a_global_system_is_exported_and_searches(
+    precision: str, checkpoint: Write, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    engine = tmp_path / "out" / "engine.onnx"
+    to_trt.main([str(checkpoint(system="gem")), "--out", str(engine), "--precision", precision])
+    printed = capsys.readouterr().out
+    assert printed.count("global descriptor") == 6
+    assert "codebook" not in printed
+    assert sorted(file.name for file in engine.parent.iterdir()) == ["engine.json", "engine.onnx"]
+
+    manifest = load_manifest(engine)
+    assert (manifest.system, manifest.method, manifest.dimensions) == ("gem", VECTORS, 12)
+    assert (manifest.features, manifest.asmk, manifest.precision) == (None, None, precision)
+    photos = write_photos(tmp_path)
+    with Retriever(engine, device="cpu") as retriever:
+        retriever.add(photos)
+        assert [retriever.search(photo)[0].id for photo in photos] == photos
+
+
+@pytest.mark.parametrize(
+    ("flags", "line"),
+    [
+        (["--codebook", "words.npy"], "--codebook words.npy: gem has no visual words; leave it out"),
+        (["--features", "9"], "--features 9: the checkpoint's system has no local features; leave it out"),
+    ],
+)
+def test_a_global_system_has_no_words_and_no_features(
+    flags: list[str], line: str, checkpoint: Write, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = checkpoint(system="gem")
+    assert run_command(lambda _: to_trt.main([str(source), "--out", str(tmp_path / "e.onnx"), *flags])) == 2
+    assert capsys.readouterr().err == f"error: {line}\n"
+    assert list(tmp_path.iterdir()) == [source]
+
+
+def test_a_preset_leaves_a_global_system_without_features(checkpoint: Write) -> None:
+    loaded, fast = Checkpoint.load(checkpoint(system="gem")), PRESETS["fast"]
+    extraction = configured(loaded, to_trt.parse(["ckpt.pt", "--preset", "fast"])).extraction
+    assert extraction == ExtractionConfig(fast.image_size, fast.scales, features=None)
 
 
 @pytest.mark.slow
@@ -111,8 +160,8 @@ def test_the_command_for_another_machine_is_what_was_decided() -> None:
         ["a b.pt", "--out", "e.plan", "--preset", "fast", "--scales", "1", "0.5", "--photos", "photos"]
     )
     asked = "--out e.plan --preset fast --scales 1.0 0.5 --codebook e.codebook.npy"
-    assert options.command(Path("e.codebook.npy")) == f"python export/to_trt.py 'a b.pt' {asked}"
-    assert to_trt.parse(["ckpt.pt"]).command(None) == "python export/to_trt.py ckpt.pt"
+    assert options.elsewhere(Path("e.codebook.npy")).command() == f"python export/to_trt.py 'a b.pt' {asked}"
+    assert to_trt.parse(["ckpt.pt"]).command() == "python export/to_trt.py ckpt.pt"
 
 
 def test_a_precision_keeps_the_identity_and_other_weights_change_it(checkpoint: Write) -> None:

@@ -9,12 +9,12 @@ import onnx
 import onnxruntime
 import pytest
 
-from export.fold import fold
-from export.parity import TOLERANCES, local_difference
+from export.parity import TOLERANCES, global_difference, local_difference
 from export.plan import build_plan
-from export.tracing import export_onnx
+from export.tracing import export_onnx, fold
 from runtime.features import LocalFeatures
 from train.data.synthetic import render_view
+from train.models.base import ExtractionConfig
 from train.models.extractor import LocalExtractor, extract
 from train.models.how import HowConfig, HowNetwork
 
@@ -107,6 +107,21 @@ def test_the_graph_is_whole_static_in_k_and_dynamic_in_size(exported: Export) ->
     assert "BatchNormalization" not in {node.op_type for node in model.graph.node}
     assert {node.domain for node in model.graph.node} <= {"", "ai.onnx"}
     assert {p.key: p.value for p in model.metadata_props}["howl.fingerprint"] == "abc"
+
+
+@pytest.mark.slow
+def test_a_global_system_has_one_output_and_equals_pytorch(network: Build, tmp_path: Path) -> None:
+    extraction = ExtractionConfig(128, SCALES, features=None)
+    pytorch = network(system="gem").extractor(extraction).eval()
+    path = tmp_path / "gem.onnx"
+    export_onnx(fold(network(system="gem"), "fp32").extractor(extraction).eval(), path, {})
+    (output,) = onnx.load(path).graph.output
+    assert (output.name, [d.dim_value for d in output.type.tensor_type.shape.dim]) == ("global_descriptor", [12])
+    for height, width in SIZES:
+        image = render_view(3, 0, 0, width=width, height=height)
+        (descriptor,) = run(path, image)
+        result = global_difference(descriptor, extract(pytorch, image).need_global(), image)
+        assert not result.exceeds(TOLERANCES["fp32"]), str(result)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])

@@ -6,7 +6,7 @@ import cv2
 import pytest
 
 from runtime.errors import HowlError
-from tools.demo import make_room, run
+from tools.demo import index_and_search, make_room
 from tools.visualization.canvas import save
 from tools.visualization.gallery import Answer, Row, draw_gallery
 
@@ -26,10 +26,18 @@ def test_only_what_an_earlier_demo_left_is_deleted(tmp_path: Path) -> None:
     assert (mine / "thesis.txt").read_text() == "years of work"
 
 
-def test_a_command_that_fails_stops_the_demo(capfd: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(HowlError, match=r"tools/search\.py failed with exit status 1"):
-        run("tools/search.py", "missing.onnx", "query.jpg")
-    assert "missing.onnx: no such engine" in capfd.readouterr().err
+def test_a_step_that_fails_stops_the_demo(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(HowlError, match=r"missing\.onnx: no such engine"):
+        index_and_search(tmp_path / "missing.onnx", tmp_path, tmp_path / "query.jpg")
+
+
+def test_an_index_is_made_and_searched(engine: Path, photos: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    folder = Path(photos[0]).parent
+    index_and_search(engine, folder, Path(photos[0]), top=2)
+    printed = capsys.readouterr().out
+    assert f"$ python tools/index.py {engine} {folder} --stats" in printed
+    assert f"$ python tools/search.py {engine} {photos[0]} --top 2" in printed
+    assert printed.rstrip().splitlines()[-2].endswith(photos[0])
 
 
 def test_the_gallery_is_a_picture_with_a_row_a_query(photos: list[str], tmp_path: Path) -> None:

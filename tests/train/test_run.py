@@ -1,6 +1,7 @@
 """The command: what it writes, and what it says when it cannot."""
 
 import json
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable
@@ -19,7 +20,7 @@ from train.checkpoint import Checkpoint
 from train.config import ResumeOptions, TrainOptions, options_for
 from train.models.how import HowConfig
 from train.models.registry import SYSTEMS
-from train.run import main, parse
+from train.run import command_for, main, parse
 
 SMALL = ["--image-size", "64", "--scales", "1", "--features", "20", "--tuples", "4", "--dimensions", "16"]
 
@@ -297,3 +298,17 @@ def test_the_file_runs_as_a_command(tmp_path: Path) -> None:
     ):
         assert flag in usage
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        [],
+        ["--system", "gem", "--epochs", "0"],
+        ["--data", "photos", "--image-size", "320", "--graph", "--smoothing", "learned", "--scales", "1", "0.5"],
+        ["--resume", "ckpt.pt", "--epochs", "9"],
+    ],
+)
+def test_a_command_gives_the_options_that_it_was_made_from(flags: list[str]) -> None:
+    options = parse(flags)
+    assert parse(shlex.split(command_for(options))[2:]) == options

@@ -34,7 +34,7 @@ def profile_levels(engine: Path, levels: int, images: Iterable[Image], threads: 
         threads: that share the work of an image; None for one a core.
 
     Returns:
-        float64 [images, levels + 1]; None where the package onnx is not installed or the graph is of another kind.
+        float64 [images, levels + 1]; None if the package onnx is not installed or the graph is of another kind.
     """
     try:
         import onnx

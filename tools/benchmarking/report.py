@@ -115,7 +115,7 @@ class Report:
         top: answers asked for, at most.
         threads: that shared a query on the CPU.
         systems: one, or two that are compared.
-        ratio: of the second's whole query to the first's, where there are two.
+        ratio: of the second's whole query to the first's, if there are two.
         peak_memory: bytes that this process, with all systems in it, had in RAM at most.
     """
 

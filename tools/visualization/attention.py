@@ -96,7 +96,7 @@ def draw_sides(photo: Photo, sides: Sequence[Attention], heading: str) -> Figure
 def difference(sides: Sequence[Attention]) -> AttentionMap | None:
     """The second map minus the first, each over its mean: where attention went to, and where from.
 
-    None where there are no two maps, or their positions differ.
+    None if there are no two maps, or their positions differ.
     """
     maps = [side for side in sides if isinstance(side, AttentionMap)]
     if len(maps) != 2 or maps[0].strengths.shape != maps[1].strengths.shape:

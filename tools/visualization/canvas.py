@@ -48,7 +48,7 @@ class Photo:
 
     @classmethod
     def load(cls, path: Path) -> "Photo":
-        """Raises ImageError where it cannot be read."""
+        """Raises ImageError if it cannot be read."""
         return cls(path, load_rgb(path))
 
     @property

@@ -18,7 +18,7 @@ SIDE = 320  # pixels of a photo in the picture
 
 @dataclass(frozen=True)
 class Answer:
-    """One ranked photo: its score, and whether it shows the query's place (None where nobody knows)."""
+    """One ranked photo: its score, and whether it shows the query's place (None if nobody knows)."""
 
     photo: Path
     score: float
@@ -59,7 +59,7 @@ def ranked(retriever: Retriever, query: Path, top: int, *, by_folder: bool) -> R
 
 
 def draw_gallery(rows: Sequence[Row], title: str) -> Figure:
-    """The picture. Raises ImageError where a photo cannot be read."""
+    """The picture. Raises ImageError if a photo cannot be read."""
     columns = 1 + max(len(row.answers) for row in rows)
     figure = Figure(figsize=(1.9 * columns, 1.75 * len(rows) + 0.5), layout="constrained")
     figure.suptitle(title)

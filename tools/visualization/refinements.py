@@ -31,7 +31,7 @@ from train.models.smoothing import SharedSmoothing
 TAIL = 1.0  # per cent of the values on either side that share the last colours: one odd position must not take them all
 APART = 0.25  # of the photo's shorter side: the least between nodes that the picture chooses
 WIDEST = 3.5  # points, of the line of a node's heaviest edge
-LEAST_WEIGHT = 1e-6  # keeps 0/0 out where no node has a neighbour that is like it
+LEAST_WEIGHT = 1e-6  # prevents 0/0 if no node has a similar neighbour
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Inspected:
 
 
 def inspect_photo(path: Path, photo: Photo, view: View) -> Inspected:
-    """Runs a checkpoint's network on a photo. Raises HowlError where the checkpoint is none, or cannot be read."""
+    """Runs a checkpoint's network on a photo. Raises HowlError if the checkpoint is none, or cannot be read."""
     if is_engine(path):
         raise UsageError(f"{path}: an engine cannot be looked into; name the checkpoint that it was exported from")
     checkpoint = Checkpoint.load(path)
