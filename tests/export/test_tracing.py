@@ -111,7 +111,7 @@ def test_the_graph_is_whole_static_in_k_and_dynamic_in_size(exported: Export) ->
 
 @pytest.mark.slow
 def test_a_global_system_has_one_output_and_equals_pytorch(network: Build, tmp_path: Path) -> None:
-    extraction = ExtractionConfig(128, SCALES, features=None)
+    extraction = ExtractionConfig(128, (1.0, 0.5), features=None)
     pytorch = network(system="gem").extractor(extraction).eval()
     path = tmp_path / "gem.onnx"
     export_onnx(fold(network(system="gem"), "fp32").extractor(extraction).eval(), path, {})
