@@ -299,10 +299,10 @@ REFUSALS = [
     (["smoothing", "{both}", "{broken}"], "truncated"),
     (["matches", "{engine}", "{photo}", "{broken}"], "truncated"),
     (["gallery", "{engine}", "{photo}"], "no index here"),
-    (["gallery", "{both}", "{photo}"], "ckpt.pt"),
 ]
 
 MISUSES = [
+    (["gallery", "{both}", "{photo}"], "ckpt.pt: an engine is an .onnx or a .plan file"),
     (["graph", "{engine}", "{photo}"], "an engine cannot be looked into; name the checkpoint"),
     (["graph", "{both}", "{photo}", "--point", "128,5"], "--point 128,5: outside the photo, which is 128×96 pixels"),
     (["graph", "{both}", "{photo}", "--point", "5,nan"], "outside the photo"),

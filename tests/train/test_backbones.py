@@ -80,6 +80,7 @@ def test_parameters_have_torchvisions_names_and_shapes(name: str) -> None:
     assert sum(parameter.numel() for parameter in backbone.parameters()) == PARAMETERS[name]
 
 
+@pytest.mark.slow
 @every_backbone
 @pytest.mark.parametrize(("height", "width"), [(64, 96), (65, 33), (80, 47)])
 @torch.no_grad()
@@ -100,6 +101,7 @@ def test_channels_and_size_of_the_map(name: str, height: int, width: int) -> Non
     assert features.max() > 0
 
 
+@pytest.mark.slow
 @every_backbone
 @torch.no_grad()
 def test_position_i_lies_on_pixel_stride_times_i(name: str, symmetric_backbone: Callable[[str], Backbone]) -> None:

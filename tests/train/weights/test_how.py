@@ -98,6 +98,7 @@ def without_whitening(content: dict[str, Any]) -> None:
     content["state_dict"] = {k: v for k, v in content["state_dict"].items() if not k.startswith("dim_reduction")}
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("small")
 @pytest.mark.parametrize(
     ("change", "line"),
