@@ -1,13 +1,16 @@
-# Two commands, on a machine with nothing but Python 3.11 and make:
+# With nothing but Python 3.11 and make:
 #   make demo    photos → training → export → index → search, with a picture to open
-#   make test    lint, types and tests
+#   make test    lint, types and all tests, one process a core
+#   make quick   the tests that need no export, training, compiler or kill: under 30 s on two cores
+# A single test: .venv/bin/python -m pytest tests/train/test_losses.py -k margin
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/installed
+PYTEST := $(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist worksteal
 
-.PHONY: demo test clean
+.PHONY: demo test quick clean
 
 demo: $(INSTALLED)
 	$(BIN)/python tools/demo.py --out demo
@@ -16,11 +19,14 @@ test: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest
+	$(PYTEST)
+
+quick: $(INSTALLED)
+	$(PYTEST) -m "not slow"
 
 $(INSTALLED): pyproject.toml constraints.txt setup.py $(wildcard runtime/native/*.[ch])
 	$(PYTHON) -m venv --clear $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[cpu,train,rtx,dev]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[cpu,train,rtx,experiments,dev]'
 	touch $@
 
 clean:

@@ -3,11 +3,13 @@
 HOW publishes networks without words, and any network's words can be learned anew, from the photos that it is to search.
 """
 
+from collections.abc import Callable
 from pathlib import Path
 
+from export.options import CODEBOOK_PHOTOS
 from runtime.asmk.codebook import Codebook
 from runtime.asmk_method.pickles import load_any_codebook
-from runtime.errors import HowlError
+from runtime.errors import IncompatibleError
 from runtime.io.image import describe_unreadable, find_photos
 from train.checkpoint import Checkpoint
 from train.data import LabelledPhotos
@@ -15,70 +17,77 @@ from train.data.folder import folder_photos
 from train.data.synthetic import synthetic_scenes
 from train.validation import codebook_of
 
-MAX_WORDS = 65_536  # HOW's number; fewer photos have fewer, 32 descriptors a word at least
-PHOTOS = 400  # of a folder: some minutes of a CPU, and about 8,000 words
+MAX_WORDS = 65_536  # HOW's number; there are 32 descriptors a word at least, so that fewer photos give fewer words
 SYNTHETIC_SCENES, SYNTHETIC_VIEWS = 24, 4  # a minute or two of a CPU, and about 2,000 words
 SEED = 0
 
 
-def words_for(checkpoint: Checkpoint, source: str | None, most_photos: int | None) -> Codebook:
-    """The visual words for a checkpoint's network; says what they were learned from.
+def codebook_for(
+    checkpoint: Checkpoint,
+    source: Path | None,
+    max_photos: int | None = None,
+    say: Callable[[str], None] = print,
+    *,
+    scenes: int = SYNTHETIC_SCENES,
+) -> Codebook:
+    """The visual words for a checkpoint's network, of a system that searches by ASMK.
 
     Args:
         checkpoint: with the settings that its engine is to have.
-        source: a codebook's file, a folder of photos, or None for the checkpoint's own words, or, if
-            there are none, synthetic scenes.
-        most_photos: of the folder, that words are learned from; default: ``PHOTOS``.
+        source: a codebook's file, a folder of photos, or None for the checkpoint's own words, or, if it has none, for
+            words of synthetic scenes.
+        max_photos: of the folder, that words are learned from; default: ``CODEBOOK_PHOTOS``.
+        say: is told what the words were learned from.
+        scenes: synthetic ones to learn from.
 
     Raises:
         HowlError: there is no such file or folder, it holds no words and no photos, or words of other dimensions.
     """
     if source is None:
-        return checkpoint.codebook or from_synthetic_scenes(checkpoint)
-    if Path(source).is_dir():
-        return from_folder(checkpoint, Path(source), most_photos or PHOTOS)
-    return from_file(checkpoint, Path(source))
+        return checkpoint.codebook or learn_from_scenes(checkpoint, scenes, say)
+    if source.is_dir():
+        return learn_from_folder(checkpoint, source, max_photos or CODEBOOK_PHOTOS, say)
+    return load_codebook(checkpoint, source)
 
 
-def from_file(checkpoint: Checkpoint, path: Path) -> Codebook:
+def load_codebook(checkpoint: Checkpoint, path: Path) -> Codebook:
     """Words of another engine's ``.codebook.npy``, or of what the asmk package saves: ``codebook.pkl``."""
     codebook = load_any_codebook(path)
     if codebook.dimensions != checkpoint.network.dimensions:
-        raise HowlError(
+        raise IncompatibleError(
             f"{path}: visual words of {codebook.dimensions} dimensions, the network's descriptors have "
             f"{checkpoint.network.dimensions}: name the codebook of this network, or a folder of photos"
         )
     return codebook
 
 
-def from_folder(checkpoint: Checkpoint, folder: Path, most_photos: int) -> Codebook:
+def learn_from_folder(checkpoint: Checkpoint, folder: Path, max_photos: int, say: Callable[[str], None]) -> Codebook:
     """Words of at most so many of a folder's photos, which may lie in folders below it."""
     photos = folder_photos(folder, {"": find_photos([folder])}, checkpoint.extraction.image_size)
-    codebook = learn_words(checkpoint, photos, most_photos)
-    used = min(most_photos, len(photos)) - len(photos.unreadable)
-    more = "--codebook-photos takes more of them" if len(photos) > most_photos else "more photos give more words"
+    codebook = learn_words(checkpoint, photos, max_photos)
+    used = min(max_photos, len(photos)) - len(photos.unreadable)
+    more = "--codebook-photos takes more of them" if len(photos) > max_photos else "more photos give more words"
     hint = f"; {more}" if len(codebook) < MAX_WORDS else ""
-    print(f"{len(codebook)} visual words, learned from {used} of {len(photos)} photos in {folder}{hint}", flush=True)
+    say(f"{len(codebook)} visual words, learned from {used} of {len(photos)} photos in {folder}{hint}")
     if photos.unreadable:
-        print(describe_unreadable(photos.unreadable))
+        say(describe_unreadable(photos.unreadable))
     return codebook
 
 
-def from_synthetic_scenes(checkpoint: Checkpoint) -> Codebook:
+def learn_from_scenes(checkpoint: Checkpoint, scenes: int, say: Callable[[str], None]) -> Codebook:
     """Words of the program's own pictures, for want of better ones."""
-    photos = synthetic_scenes(
-        scenes=SYNTHETIC_SCENES, views=SYNTHETIC_VIEWS, image_size=checkpoint.extraction.image_size, seed=SEED
-    )
+    size = checkpoint.extraction.image_size
+    photos = synthetic_scenes(scenes=scenes, views=SYNTHETIC_VIEWS, image_size=size, seed=SEED)
     codebook = learn_words(checkpoint, photos, len(photos))
-    print(
-        f"{len(codebook)} visual words, learned from synthetic scenes, for the checkpoint has none: "
-        "--codebook DIR, a folder of your own photos, ranks better",
-        flush=True,
+    say(
+        f"{len(codebook)} visual words, learned from synthetic scenes, because the checkpoint has none: "
+        "--codebook DIR, a folder of your own photos, ranks better"
     )
     return codebook
 
 
-def learn_words(checkpoint: Checkpoint, photos: LabelledPhotos, most_photos: int) -> Codebook:
+def learn_words(checkpoint: Checkpoint, photos: LabelledPhotos, max_photos: int) -> Codebook:
+    """At most ``MAX_WORDS`` words of at most so many photos."""
     return codebook_of(
-        checkpoint.build_model(), photos, checkpoint.extraction, count=most_photos, words=MAX_WORDS, seed=SEED
+        checkpoint.build_model(), photos, checkpoint.extraction, count=max_photos, words=MAX_WORDS, seed=SEED
     )

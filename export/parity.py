@@ -19,11 +19,11 @@ from train.models.extractor import extract
 class Tolerance:
     """How far an exported graph may be off.
 
-    Near-ties may swap places in a top-K, and a swapped node or neighbour moves what hears from it: rows are matched by
-    position, and a small share of them may differ.
+    Near-ties may swap places in a top-K, and a node or neighbour that swapped changes what depends on it: local rows
+    are matched by position, and a small share of them may differ.
 
     Attributes:
-        descriptor: relative error ‖a − b‖ / ‖b‖ of a descriptor that counts as equal.
+        descriptor: relative error ‖a − b‖ / ‖b‖ of a local or global descriptor that counts as equal.
         matched: share of PyTorch's positions that the graph must give too.
         equal: share of the matched descriptors that must be equal.
     """
@@ -41,8 +41,8 @@ TOLERANCES = {
 
 
 @dataclass(frozen=True)
-class Difference:
-    """The graph against PyTorch on one image.
+class LocalDifference:
+    """The local features of the graph against PyTorch's on one image.
 
     Attributes:
         height, width: of the image, in pixels.
@@ -72,28 +72,60 @@ class Difference:
         return self.count != self.engine_count or self.matched < tolerance.matched or self.equal < tolerance.equal
 
 
+@dataclass(frozen=True)
+class GlobalDifference:
+    """The global descriptor of the graph against PyTorch's on one image.
+
+    Attributes:
+        height, width: of the image, in pixels.
+        error: relative error ‖a − b‖ / ‖b‖; infinite if a descriptor has another dimension or is not finite.
+        cosine: of the two descriptors.
+    """
+
+    height: int
+    width: int
+    error: float
+    cosine: float
+
+    def __str__(self) -> str:
+        return (
+            f"{self.width:>5}×{self.height:<5} global descriptor  cosine {self.cosine:.6f}  "
+            f"relative error: {self.error:.1e}"
+        )
+
+    def exceeds(self, tolerance: Tolerance) -> bool:
+        """Whether the graph is further off than it may be."""
+        return self.error > tolerance.descriptor
+
+
+Difference = LocalDifference | GlobalDifference
+
+
 def check_parity(
     engine: Engine, extractor: Extractor, images: Sequence[Image], tolerance: Tolerance
 ) -> list[Difference]:
-    """Runs both on every image, RGB uint8 [H, W, 3]; see ``Difference.exceeds`` for the verdict."""
-    return [
-        difference(engine.extract(image).need_local(), run_pytorch(extractor, image), image, tolerance)
-        for image in images
-    ]
+    """Runs both on every image, RGB uint8 [H, W, 3], and compares all that they give.
+
+    Raises:
+        IncompatibleError: the engine does not give what PyTorch gives.
+    """
+    differences: list[Difference] = []
+    for image in images:
+        got, wanted = engine.extract(image), extract(extractor, image)
+        if wanted.local is not None:
+            differences.append(local_difference(got.need_local(), wanted.local, image, tolerance))
+        if wanted.global_descriptor is not None:
+            differences.append(global_difference(got.need_global(), wanted.global_descriptor, image))
+    return differences
 
 
-def run_pytorch(extractor: Extractor, image: Image) -> LocalFeatures:
-    """PyTorch's answer, in the form of an engine's."""
-    return extract(extractor, image).need_local()
-
-
-def difference(got: LocalFeatures, wanted: LocalFeatures, image: Image, tolerance: Tolerance) -> Difference:
+def local_difference(got: LocalFeatures, wanted: LocalFeatures, image: Image, tolerance: Tolerance) -> LocalDifference:
     """Compares the descriptors at the positions that both give."""
     pairs = match_positions(got.positions, wanted.positions)
     a, b = got.descriptors[pairs[:, 0]], wanted.descriptors[pairs[:, 1]]
     errors = np.linalg.norm(a - b, axis=1) / np.maximum(np.linalg.norm(b, axis=1), 1e-6)
     errors = errors if len(errors) else np.array([np.inf])
-    return Difference(
+    return LocalDifference(
         height=image.shape[0],
         width=image.shape[1],
         count=len(wanted),
@@ -105,6 +137,15 @@ def difference(got: LocalFeatures, wanted: LocalFeatures, image: Image, toleranc
     )
 
 
+def global_difference(got: NDArray[np.float32], wanted: NDArray[np.float32], image: Image) -> GlobalDifference:
+    """Compares two global descriptors, float32 [G], both L2-normalised."""
+    height, width = image.shape[:2]
+    if got.shape != wanted.shape or not np.isfinite(got).all():
+        return GlobalDifference(height, width, error=float("inf"), cosine=float("nan"))
+    error = float(np.linalg.norm(got - wanted)) / max(float(np.linalg.norm(wanted)), 1e-6)
+    return GlobalDifference(height, width, error, cosine=float(got @ wanted))
+
+
 def match_positions(a: NDArray[np.float32], b: NDArray[np.float32]) -> NDArray[np.intp]:
     """Pairs of rows of [n, 3] and [m, 3] that are one position: x and y to a hundredth of a pixel, and scale."""
     rows = {tuple(np.round(position, 2)): row for row, position in enumerate(a)}
@@ -112,17 +153,17 @@ def match_positions(a: NDArray[np.float32], b: NDArray[np.float32]) -> NDArray[n
     return np.array(pairs, np.intp).reshape(-1, 2)
 
 
-def sizes_to_check(photo: Image, few: int) -> list[Image]:
-    """A photo as it is, upright, at an odd size, and so small that its pyramid has fewer than ``few`` positions."""
+def sizes_to_check(photo: Image, features: int | None) -> list[Image]:
+    """A photo as it is, turned, at an odd size, and so small that its pyramid has fewer positions than ``features``."""
     height, width = photo.shape[:2]
     odd = cv2.resize(photo, (max(33, width * 3 // 4 | 1), max(33, height * 2 // 3 | 1)), interpolation=cv2.INTER_AREA)
-    side = max(33, min(80, int(few**0.5)))
+    side = max(33, min(80, int((features or 0) ** 0.5)))
     small = cv2.resize(photo, (side, side), interpolation=cv2.INTER_AREA)
     return [photo, np.ascontiguousarray(np.rot90(photo)), odd.astype(np.uint8), small.astype(np.uint8)]
 
 
 def raise_if_unequal(differences: Sequence[Difference], tolerance: Tolerance, name: str) -> None:
-    """Raises HowlError where any image is off by more than the tolerance."""
+    """Raises HowlError if any image is off by more than the tolerance."""
     wrong = [d for d in differences if d.exceeds(tolerance)]
     if wrong:
         raise HowlError(

@@ -45,7 +45,7 @@ def build_plan(onnx_path: Path, plan_path: Path, *, smallest: int, typical: tupl
     what was at `plan_path` before stays. TensorRT-RTX builds on any machine; TensorRT needs a GPU, on which it
     measures: the measurements are kept in `engine.timing`, and later builds are faster by them.
 
-    Raises HowlError where the sizes are not in order, TensorRT or its GPU is missing, TensorRT refuses the
+    Raises HowlError if the sizes are not in order, TensorRT or its GPU is missing, TensorRT refuses the
     graph, or the plan cannot be written.
     """
     _check_sizes(smallest, typical, largest)

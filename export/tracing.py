@@ -1,27 +1,56 @@
-"""A network → one ONNX graph: uint8 image of any size in, K descriptors out."""
+"""A network → one ONNX graph, folded and traced: uint8 image of any size in, an engine's outputs out."""
 
+import copy
 import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import cast
 
 import torch
+from torch import nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from runtime.engine.schema import IMAGE, LOCAL_OUTPUTS
+from runtime.engine.schema import IMAGE
 from runtime.io.image import MIN_SIDE
-from train.models.base import Extractor
+from train.models.base import Extractor, RetrievalModel
 
 OPSET = 20  # the newest that TensorRT 10 parses
 MAX_SIDE = 16_384  # pixels; the tracer wants a bound
-EXAMPLE = (288, 416, 3)  # height and width are dynamic; where a level of it is 3×3, the tracer ties the two together
+EXAMPLE = (288, 416, 3)  # height and width are dynamic; if a level were 3×3, the tracer would tie the two together
+
+
+def fold(network: RetrievalModel, precision: str) -> RetrievalModel:
+    """A copy for export that computes the same: BatchNorm folded, and what the system itself folds.
+
+    Args:
+        network: as trained.
+        precision: ``fp32``, ``fp16`` or ``int8``: ``RetrievalModel.folded``.
+    """
+    folded = copy.deepcopy(network).eval()
+    fold_batch_norm(folded.backbone)
+    return folded.folded(precision)
+
+
+@torch.no_grad()
+def fold_batch_norm(module: nn.Module) -> None:
+    """Folds every BatchNorm into the convolution defined right before it: in our backbones the one that it follows."""
+    previous: tuple[str, nn.Module] | None = None
+    for name, child in list(module.named_children()):
+        if isinstance(child, nn.BatchNorm2d) and previous is not None and isinstance(previous[1], nn.Conv2d):
+            setattr(module, previous[0], fuse_conv_bn_eval(cast(nn.Conv2d, previous[1]), child))
+            setattr(module, name, nn.Identity())
+        else:
+            fold_batch_norm(child)
+        previous = name, child
 
 
 def export_onnx(extractor: Extractor, path: Path, metadata: dict[str, str]) -> None:
     """Writes the whole graph, pyramid, selection and refinement inside.
 
-    The graph takes ``image``, uint8 [height, width, 3], RGB, and gives ``descriptors`` float32 [K, D],
-    ``strengths`` float32 [K], ``positions`` float32 [K, 3] and ``count`` int32 [1], as ``Extractor`` documents.
+    The graph takes ``image``, uint8 [height, width, 3], RGB, and gives the extractor's ``outputs``, as
+    ``runtime.engine.schema`` defines them.
 
     Args:
         extractor: in eval mode, on the CPU.
@@ -39,7 +68,7 @@ def export_onnx(extractor: Extractor, path: Path, metadata: dict[str, str]) -> N
             dynamo=True,
             dynamic_shapes=(size,),
             input_names=[IMAGE],
-            output_names=list(LOCAL_OUTPUTS),
+            output_names=list(extractor.outputs),
             opset_version=OPSET,
             verbose=False,
         )

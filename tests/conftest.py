@@ -7,6 +7,10 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+# One thread a test process: pytest-xdist runs one a core, and threads that wait for each other burn more time than they
+# save in networks this small. Before the libraries that read it are loaded.
+os.environ |= dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+
 import cv2
 import numpy as np
 import onnx
@@ -122,6 +126,16 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     for i, path in enumerate(paths):
         assert cv2.imwrite(path, draw_photo(i))
     return paths
+
+
+@pytest.fixture(scope="session")
+def compiled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the GPU's kernels, compiled for the CPU; processes of pytest-xdist share it."""
+    pytest.importorskip("ziglang", reason="needs ziglang, whose compiler runs CUDA C++ on the CPU")
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "cuda"
+    folder.mkdir(exist_ok=True)
+    return folder
 
 
 def write_graph(engine: Path, graph: str, filters: NDArray[np.float32]) -> None:

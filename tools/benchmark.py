@@ -11,57 +11,119 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
-from numpy.typing import NDArray
 from tqdm import tqdm
 
 from runtime.engine.onnxruntime import CPU
-from runtime.errors import HowlError, ImageError
+from runtime.errors import ImageError
 from runtime.io.atomic import atomic_write
-from runtime.io.cli import add_engine_arguments, positive_int, run_command
+from runtime.io.cli import add_engine_arguments, positive_int, program, run_command
 from runtime.io.image import decode, find_photos
 from runtime.io.prefetch import prefetch_map
-from tools.benchmarking.environment import environment
 from tools.benchmarking.levels import profile_levels
-from tools.benchmarking.measuring import WARM_UP, compare, measure_cold_starts, measure_load, measure_stages
-from tools.benchmarking.plot import draw
-from tools.benchmarking.report import Measured, Report, for_machines
+from tools.benchmarking.measuring import (
+    COLD_STARTS,
+    WARM_UP,
+    compare,
+    measure_cold_starts,
+    measure_load,
+    measure_stages,
+)
+from tools.benchmarking.report import Measured, Report, as_dict, as_text, draw
 from tools.benchmarking.system_under_test import STAGES, SystemUnderTest, open_system
-from tools.benchmarking.text import as_text
-from tools.environment import peak_memory
-from tools.plotting import load_pyplot
+from tools.environment import describe_machine, peak_memory, require_packages
 
+PACKAGES = ("numpy", "opencv-python-headless", "onnxruntime", "onnxruntime-gpu", "tensorrt", "tensorrt-rtx-cu13")
+ROUNDS, TOP = 3, 10
 PROFILED = 50  # photos at most: a profile has room for a million events
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     options = parse(arguments)
     if options.plot:
-        load_pyplot()  # sooner a missing package than a lost measurement
-    photos, skipped = readable(find_photos(options.photos))
-    with ExitStack() as opened:
-        systems = [
-            opened.enter_context(open_system(engine, index, photos, device=options.device, threads=options.threads))
-            for engine, index in pairs(options)
-        ]
-        report = measure(systems, photos, skipped, options)
+        require_packages("matplotlib")
+    report = benchmark(
+        pairs(Path(options.engine), options.index, options.compare, options.compare_index),
+        find_photos(options.photos),
+        callers=options.load,
+        rounds=options.repeat,
+        top=options.top,
+        device=options.device,
+        threads=options.threads,
+    )
     print(as_text(report))
     if options.json:
         with atomic_write(options.json) as file:
-            file.write(json.dumps(for_machines(report), indent=1).encode())
+            file.write(json.dumps(as_dict(report), indent=1).encode())
     if options.plot:
         draw(report, options.plot)
 
 
-def pairs(options: argparse.Namespace) -> list[tuple[Path, Path | None]]:
-    """The engine and index of every system: one, or two where there is something to compare."""
-    first = (Path(options.engine), options.index)
-    if not options.compare and not options.compare_index:
-        return [first]
-    return [first, (options.compare or first[0], options.compare_index or options.index)]
+def benchmark(
+    systems: Sequence[tuple[Path, Path | None]],
+    photos: Sequence[Path],
+    *,
+    callers: Sequence[int] = (),
+    rounds: int = ROUNDS,
+    top: int = TOP,
+    device: str | None = None,
+    threads: int | None = None,
+    cold_starts: int = COLD_STARTS,
+) -> Report:
+    """Asks one engine, or two in turn, for every photo, and measures each stage, load and cold start.
+
+    Args:
+        systems: the engine and the index of each; None for an index of the photos, made for this.
+        photos: the queries; those that cannot be read are left out, and the report says why.
+        callers: numbers of callers that ask at a time.
+        rounds: of all photos.
+        top: answers asked for, at most.
+        device: ``cpu``, ``cuda``, or None for a GPU if there is one.
+        threads: that share a query on the CPU; None for one a core.
+        cold_starts: of every system.
+
+    Raises:
+        HowlError: no photo can be read, or an engine or an index is missing, damaged or does not fit the other.
+    """
+    readable, skipped = split_readable(photos)
+    with ExitStack() as stack:
+        opened = [
+            stack.enter_context(open_system(engine, index, readable, device=device, threads=threads))
+            for engine, index in systems
+        ]
+        taken = measure_stages(opened, readable, rounds, top)
+        memory = peak_memory()  # before the profiler and the callers take theirs
+        measured = []
+        for system, milliseconds in zip(opened, taken, strict=True):
+            queries = len(readable) * rounds
+            measured.append(
+                Measured(
+                    engine=str(system.encoder.path),
+                    index=system.index_name,
+                    images=len(system.index),
+                    provider=system.encoder.engine.provider,
+                    manifest=system.encoder.manifest,
+                    milliseconds={stage: milliseconds[:, :, i].ravel().tolist() for i, stage in enumerate(STAGES)},
+                    levels=measure_levels(system, readable[:PROFILED], threads),
+                    cold_starts=measure_cold_starts(system, readable[0], top, device, times=cold_starts),
+                    loads=[measure_load(system, readable, many, queries, top) for many in sorted(callers)],
+                )
+            )
+        return Report(
+            environment=describe_machine(PACKAGES),
+            photos=[str(photo) for photo in readable],
+            skipped=skipped,
+            warm_up=WARM_UP,
+            rounds=rounds,
+            top=top,
+            threads=opened[0].threads,
+            systems=measured,
+            ratio=compare(*(milliseconds.sum(axis=2) for milliseconds in taken)) if len(taken) == 2 else None,
+            peak_memory=memory,
+        )
 
 
-def readable(paths: Sequence[Path]) -> tuple[list[Path], dict[str, str]]:
-    """The photos that can be read, and why the others cannot, by path. Raises HowlError where none can."""
+def split_readable(paths: Sequence[Path]) -> tuple[list[Path], dict[str, str]]:
+    """The photos that can be read, and why the others cannot, by path. Raises ImageError if none can."""
 
     def reason(path: Path) -> str | None:
         try:
@@ -73,64 +135,33 @@ def readable(paths: Sequence[Path]) -> tuple[list[Path], dict[str, str]]:
     checked = dict(tqdm(prefetch_map(reason, paths), total=len(paths), desc="reading", unit="photo", disable=None))
     skipped = {str(path): why for path, why in checked.items() if why is not None}
     if len(skipped) == len(paths):
-        raise HowlError(f"{next(iter(skipped.values()))}; no photo is left to ask")
+        raise ImageError(f"{next(iter(skipped.values()))}; no photo is left to ask")
     return [path for path, why in checked.items() if why is None], skipped
 
 
-def measure(
-    systems: Sequence[SystemUnderTest], photos: Sequence[Path], skipped: dict[str, str], options: argparse.Namespace
-) -> Report:
-    """All that is reported; memory before the profiler and the callers take theirs."""
-    taken = measure_stages(systems, photos, options.repeat, options.top)
-    memory = peak_memory()
-    measured = [measure_rest(*each, photos, options) for each in zip(systems, taken, strict=True)]
-    whole = [milliseconds.sum(axis=2) for milliseconds in taken]
-    return Report(
-        environment=environment(),
-        photos=[str(photo) for photo in photos],
-        skipped=skipped,
-        warm_up=WARM_UP,
-        rounds=options.repeat,
-        top=options.top,
-        threads=systems[0].threads,
-        systems=measured,
-        ratio=compare(*whole) if len(whole) == 2 else None,
-        peak_memory=memory,
-    )
-
-
-def measure_rest(
-    system: SystemUnderTest, milliseconds: NDArray, photos: Sequence[Path], options: argparse.Namespace
-) -> Measured:
-    """A system with its stages [rounds, photos, stages], and what is measured of it alone."""
-    queries = len(photos) * options.repeat
-    return Measured(
-        engine=str(system.encoder.path),
-        index=system.index_name,
-        images=len(system.index),
-        provider=system.encoder.engine.provider,
-        manifest=system.encoder.manifest,
-        milliseconds={stage: milliseconds[:, :, number].ravel().tolist() for number, stage in enumerate(STAGES)},
-        levels=levels(system, photos[:PROFILED], options.threads),
-        cold_starts=measure_cold_starts(system, photos[0], options.top, options.device),
-        loads=[measure_load(system, photos, callers, queries, options.top) for callers in sorted(options.load)],
-    )
-
-
-def levels(system: SystemUnderTest, photos: Sequence[Path], threads: int | None) -> list[list[float]] | None:
-    """The network's milliseconds by level of the pyramid; None for a single level, and where nothing can tell."""
+def measure_levels(system: SystemUnderTest, photos: Sequence[Path], threads: int | None) -> list[list[float]] | None:
+    """The network's milliseconds by level of the pyramid; None for a single level, and if nothing can tell."""
     encoder = system.encoder
     number = len(encoder.manifest.scales)
     if encoder.engine.provider != CPU or number == 1:
-        return None  # on a GPU the profiler times the asking, not the doing
+        return None  # on a GPU, ONNX Runtime's profiler times the launch of a kernel, not its work
     images = (encoder.load(photo) for photo in tqdm(photos, desc="profiling", unit="photo", disable=None))
     taken = profile_levels(encoder.path, number, images, threads)
     return None if taken is None else taken.tolist()
 
 
+def pairs(
+    engine: Path, index: Path | None, compare: Path | None, compare_index: Path | None
+) -> list[tuple[Path, Path | None]]:
+    """The engine and index of every system: one, or two if there is something to compare."""
+    if not compare and not compare_index:
+        return [(engine, index)]
+    return [(engine, index), (compare or engine, compare_index or index)]
+
+
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog="tools/benchmark.py", description="Measures whole queries, stage by stage, and under load."
+        prog=program("tools/benchmark.py"), description="Measures whole queries, stage by stage, and under load."
     )
     add_engine_arguments(parser, searches=False)
     parser.add_argument("photos", metavar="PHOTOS", nargs="+", help="files and folders: the queries")
@@ -143,9 +174,9 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--load", type=positive_int, nargs="+", default=[], metavar="N", help="numbers of callers at a time"
     )
     parser.add_argument(
-        "--repeat", type=positive_int, default=3, metavar="R", help="rounds of all photos (%(default)s)"
+        "--repeat", type=positive_int, default=ROUNDS, metavar="R", help="rounds of all photos (%(default)s)"
     )
-    parser.add_argument("--top", type=positive_int, default=10, metavar="K", help="answers at most (%(default)s)")
+    parser.add_argument("--top", type=positive_int, default=TOP, metavar="K", help="answers at most (%(default)s)")
     parser.add_argument(
         "--threads",
         type=positive_int,

@@ -1,56 +1,79 @@
-"""The whole way on made photos: train, export, index, search, measure, and a picture: ``make demo``.
+"""The whole way on synthetic photos: train, export, index, search, measure, and a picture: ``make demo``.
 
-It runs the commands that a user would type, and prints each.
+It calls the functions behind the commands, and prints each command as a user would type it.
 """
 
 import argparse
-import json
 import shlex
 import shutil
-import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
-from runtime.errors import HowlError
-from runtime.io.cli import run_command
+from export.exporter import export_checkpoint
+from export.options import ExportOptions
+from runtime.errors import UsageError
+from runtime.io.cli import program, run_command
 from runtime.retriever import Retriever
-from tools.running import run_script
-from tools.visualization.gallery import Answer, Row, draw_gallery
+from tools.evaluation import evaluate_engine
+from tools.index import add, print_stats
+from tools.visualization.canvas import save
+from tools.visualization.gallery import draw_gallery, ranked
+from train.config import options_for
 from train.data.synthetic import write_scenes
+from train.run import command_for, train
 
 SEED = 1000  # of a town that no training sees
 BUILDINGS, VIEWS, SIDE = 24, 6, 320
-BUDGET = ["--epochs", "1", "--tuples", "60", "--words", "1024"]
-NETWORKS = {
-    "HOW": ["--smoothing", "average"],
-    "howl": ["--smoothing", "learned", "--graph"],
+TRAINING: dict[str, Any] = {"epochs": 1, "tuples": 60, "words": 1024}
+NETWORKS: dict[str, dict[str, Any]] = {  # the same backbone, training and seed; only what refines the features differs
+    "plain": {"smoothing": "average"},
+    "howl": {"smoothing": "learned", "graph": True},
+}
+TITLES = {
+    "plain": "plain HOW: average smoothing, no graph",
+    "howl": "HOW with both refinements: learned smoothing and graph",
 }
 MARK = ".howl-demo"  # tells a folder that the demo may empty
 SHOWN = 5  # queries in the picture, and answers to each
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    options = parse(arguments)
+    demonstrate(parse(arguments).out)
+
+
+def demonstrate(out: Path) -> None:
+    """Fills a folder with photos, checkpoints, engines, an index and a picture.
+
+    Args:
+        out: what an earlier demo left there is deleted.
+
+    Raises:
+        UsageError: the folder holds other files.
+        HowlError: a step fails.
+    """
     begin = time.perf_counter()
-    out = Path(options.out)
     photos = out / "photos"
     make_room(out)
     say(f"{BUILDINGS} synthetic buildings, {VIEWS} views each → {photos}")
     write_scenes(photos, scenes=BUILDINGS, views=VIEWS, image_size=SIDE, seed=SEED)
 
-    scores = {name: measured(name, flags, out, photos) for name, flags in NETWORKS.items()}
-    engine = out / "howl.onnx"
+    scores = {name: measured(name, network, out, photos) for name, network in NETWORKS.items()}
+    engine, picture = out / "howl.onnx", out / "results.png"
     say("an index of all photos, and a search")
-    run("tools/index.py", engine, photos, "--stats")
-    run("tools/search.py", engine, photos / "building003" / "view00.jpg", "--top", "6")
-
-    picture = out / "results.png"
+    index_and_search(engine, photos, photos / "building003" / "view00.jpg")
     draw_results(engine, photos, picture)
-    say("mean average precision on buildings that training never saw, every photo a query against all others")
+
+    say("mean average precision on synthetic buildings that training never saw, every photo a query against all others")
     for name, score in scores.items():
-        print(f"    {name:<6} {score:.4f}   {' '.join(NETWORKS[name])}")
+        print(f"    {score:.4f}   {TITLES[name]}")
+    print(
+        f"One training of {TRAINING['epochs']} epoch and one seed each: enough to see every step work, too little to "
+        "compare methods. docs/experiments.md does that."
+    )
     print(f"\nopen {picture}    ({time.perf_counter() - begin:.0f} s in all)")
 
 
@@ -58,47 +81,76 @@ def make_room(out: Path) -> None:
     """An empty folder for the demo; only what an earlier demo left is deleted."""
     mark = out / MARK
     if out.exists() and any(out.iterdir()) and not mark.exists():
-        raise HowlError(f"{out}: holds files that are not a demo's; name another folder with --out")
+        raise UsageError(f"{out}: holds files that are not a demo's; name another folder with --out")
     shutil.rmtree(out, ignore_errors=True)
     out.mkdir(parents=True)
     mark.touch()
 
 
-def measured(name: str, flags: Sequence[str], out: Path, photos: Path) -> float:
+def measured(name: str, network: Mapping[str, Any], out: Path, photos: Path) -> float:
     """Trains and exports one network, and gives its mean average precision on the demo's photos."""
-    checkpoint, engine = out / f"{name.lower()}.pt", out / f"{name.lower()}.onnx"
-    say(f"{name}: train, export, measure")
-    run("train/run.py", *flags, *BUDGET, "--out", checkpoint)
-    run("export/to_trt.py", checkpoint, "--out", engine.with_suffix(".plan"))
-    return json.loads(run("tools/evaluate.py", engine, photos, "--json", quiet=True))["sets"][0]["mAP"]
+    checkpoint, engine = out / f"{name}.pt", out / f"{name}.onnx"
+    say(f"{TITLES[name]}: train, export, measure")
+    plain = options_for()
+    options = replace(
+        plain,
+        network=replace(plain.network, **network),
+        training=replace(plain.training, **TRAINING),
+        out=checkpoint,
+    )
+    show(command_for(options))
+    train(options)
+
+    export = ExportOptions(checkpoint, out=engine)
+    show(export.command())
+    export_checkpoint(export)
+
+    show(shlex.join(["python", "tools/evaluate.py", str(engine), str(photos)]))
+    evaluation = evaluate_engine(engine, [str(photos)])
+    print(evaluation.as_text())
+    return float(evaluation.as_dict()["sets"][0]["mAP"])
+
+
+def index_and_search(engine: Path, photos: Path, query: Path, top: int = 6) -> None:
+    """An index of the photos beside the engine, and the answers to one of them."""
+    with Retriever(engine) as retriever:
+        show(shlex.join(["python", "tools/index.py", str(engine), str(photos), "--stats"]))
+        add(retriever, [str(photos)])
+        print_stats(retriever.index_path)
+        show(shlex.join(["python", "tools/search.py", str(engine), str(query), "--top", str(top)]))
+        for rank, hit in enumerate(retriever.search(query, top), 1):
+            print(f"{rank:4d}  {hit.score:.6f}  {hit.id}")
 
 
 def draw_results(engine: Path, photos: Path, picture: Path) -> None:
     """The picture: queries of different buildings and what was found for them."""
-    rows = []
+    queries = [
+        photos / f"building{building:03d}" / "view00.jpg"
+        for building in range(0, BUILDINGS, BUILDINGS // SHOWN)[:SHOWN]
+    ]
+    show(shlex.join(["python", "tools/visualize.py", "gallery", *map(str, [engine, *queries]), "--by-folder"]))
     with Retriever(engine) as retriever:
-        for building in range(0, BUILDINGS, BUILDINGS // SHOWN)[:SHOWN]:
-            query = photos / f"building{building:03d}" / "view00.jpg"
-            hits = [hit for hit in retriever.search(query, SHOWN + 1) if hit.id != str(query)][:SHOWN]
-            answers = [Answer(Path(hit.id), hit.score, Path(hit.id).parent == query.parent) for hit in hits]
-            rows.append(Row(query, answers))
-    draw_gallery(rows, "howl: queries, and the photos found for them", picture)
+        rows = [ranked(retriever, query, SHOWN, by_folder=True) for query in queries]
+    save(draw_gallery(rows, f"{TITLES['howl']}: queries among synthetic buildings, and answers"), picture)
 
 
-def run(script: str, *arguments: str | Path, quiet: bool = False) -> str:
-    """Runs one of the project's commands, printing it, and gives what it prints when ``quiet``."""
-    words = [script, *map(str, arguments)]
-    print("$ python " + shlex.join(words), flush=True)
-    return run_script(*words, stdout=subprocess.PIPE if quiet else None)
+def show(command: str) -> None:
+    """Prints a command as a user would type it."""
+    print(f"$ {command}", flush=True)
 
 
 def say(what: str) -> None:
+    """Prints what comes next."""
     print(f"\n── {what}", flush=True)
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="tools/demo.py", description="The whole way, on made photos, in minutes.")
-    parser.add_argument("--out", metavar="DIR", default="demo", help="folder to fill; what is there goes (%(default)s)")
+    parser = argparse.ArgumentParser(
+        prog=program("tools/demo.py"), description="The whole way, on synthetic photos, in minutes."
+    )
+    parser.add_argument(
+        "--out", type=Path, metavar="DIR", default="demo", help="folder to fill; what is there goes (%(default)s)"
+    )
     return parser.parse_args(arguments)
 
 

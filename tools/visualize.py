@@ -6,86 +6,116 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
+from runtime.bundle import is_engine
 from runtime.encoder import Encoder
-from runtime.errors import HowlError
-from runtime.io.cli import add_engine_arguments, image_side, positive_int, run_command
+from runtime.io.cli import add_engine_arguments, image_side, positive_int, program, run_command
 from runtime.retriever import Retriever
+from tools.environment import require_packages
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-NEEDED = {"matplotlib": "matplotlib", "torch": "PyTorch"}  # by pictures only: the commands that search do without
+HINT = "pip install '.[train]'"  # for packages that pictures alone need: the commands that search do without
 SCALES = 0.1, 4.0  # of a pyramid, the least and the largest
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    options = parse(arguments)
-    out = Path(options.out or f"{options.picture}.png")
-    try:
-        from tools.visualization.canvas import check_output, save
+    options = vars(parse(arguments))
+    picture, draw, out = (options.pop(name) for name in ("picture", "draw", "out"))
+    out = Path(out or f"{picture}.png")
+    require_packages("matplotlib", hint=HINT)
+    from tools.visualization.canvas import check_output, save
 
-        check_output(out, inputs(options))
-        save(options.draw(options), out)
-    except ModuleNotFoundError as error:
-        if error.name not in NEEDED:
-            raise
-        raise HowlError(
-            f"{NEEDED[error.name]} is not installed, and this picture needs it: pip install '.[train]'"
-        ) from None
+    values = (*options.values(), *options.get("queries", ()))
+    check_output(out, [Path(value) for value in values if isinstance(value, str | Path)])
+    save(draw(**options), out)
     print(out)
 
 
-def inputs(options: argparse.Namespace) -> list[Path]:
-    """The files that a picture is made of."""
-    values = [getattr(options, name, None) for name in ("model", "engine", "against", "photo", "query", "image")]
-    return [Path(value) for value in [*values, *getattr(options, "queries", [])] if value is not None]
+# A function for each picture; its arguments are named like the command's options. Matplotlib and PyTorch are imported
+# inside: that takes a second, and `--help` needs neither.
 
 
-def attention(options: argparse.Namespace) -> "Figure":
+def attention(
+    model: Path, photo: Path, *, against: Path | None, image_size: int | None, scale: float, device: str | None
+) -> "Figure":
+    """``draw_attention``; only checkpoints need PyTorch."""
+    if not all(is_engine(path) for path in (model, against) if path is not None):
+        require_packages("torch", hint=HINT)
     from tools.visualization.attention import draw_attention
     from tools.visualization.canvas import Photo, View
 
-    against = Path(options.against) if options.against else None
-    view = View(options.image_size, options.scale)
-    return draw_attention(Path(options.model), Photo.load(Path(options.photo)), against, view, options.device)
+    return draw_attention(model, Photo.load(photo), against, View(image_size, scale), device)
 
 
-def smoothing(options: argparse.Namespace) -> "Figure":
+def smoothing(model: Path, photo: Path, *, image_size: int | None, scale: float) -> "Figure":
+    """``draw_smoothing``."""
+    require_packages("torch", hint=HINT)
     from tools.visualization.canvas import Photo, View
-    from tools.visualization.smoothing import draw_smoothing
+    from tools.visualization.refinements import draw_smoothing
 
-    return draw_smoothing(Path(options.model), Photo.load(Path(options.photo)), View(options.image_size, options.scale))
+    return draw_smoothing(model, Photo.load(photo), View(image_size, scale))
 
 
-def graph(options: argparse.Namespace) -> "Figure":
+def graph(
+    model: Path,
+    photo: Path,
+    *,
+    image_size: int | None,
+    scale: float,
+    point: Sequence[tuple[float, float]],
+    nodes: int,
+) -> "Figure":
+    """``draw_graph``."""
+    require_packages("torch", hint=HINT)
     from tools.visualization.canvas import Photo, View
-    from tools.visualization.graph import draw_graph
+    from tools.visualization.refinements import draw_graph
 
-    view = View(options.image_size, options.scale)
-    return draw_graph(Path(options.model), Photo.load(Path(options.photo)), view, options.point, options.nodes)
+    return draw_graph(model, Photo.load(photo), View(image_size, scale), point, nodes)
 
 
-def matches(options: argparse.Namespace) -> "Figure":
+def matches(
+    engine: str,
+    query: Path,
+    image: Path,
+    *,
+    device: str | None,
+    threshold: float | None,
+    alpha: float | None,
+    top: int,
+    assignments: int | None,
+) -> "Figure":
+    """``draw_matches``."""
     from tools.visualization.canvas import Photo
     from tools.visualization.matches import draw_matches
 
-    encoder = Encoder(Path(options.engine), device=options.device, threshold=options.threshold, alpha=options.alpha)
-    query, image = (Photo.load(Path(path)) for path in (options.query, options.image))
-    return draw_matches(encoder, query, image, options.top, options.assignments)
+    encoder = Encoder(Path(engine), device=device, threshold=threshold, alpha=alpha)
+    return draw_matches(encoder, Photo.load(query), Photo.load(image), top, assignments)
 
 
-def gallery(options: argparse.Namespace) -> "Figure":
-    from tools.visualization.gallery import gallery, ranked
+def gallery(
+    engine: str,
+    queries: Sequence[Path],
+    *,
+    index: Path | None,
+    device: str | None,
+    threshold: float | None,
+    alpha: float | None,
+    top: int,
+    by_folder: bool,
+) -> "Figure":
+    """``draw_gallery`` of what the queries find in an index."""
+    from tools.visualization.gallery import draw_gallery, ranked
 
-    with Retriever(
-        options.engine, options.index, device=options.device, threshold=options.threshold, alpha=options.alpha
-    ) as retriever:
-        rows = [ranked(retriever, Path(query), options.top, by_folder=options.by_folder) for query in options.queries]
-    return gallery(rows, "Queries, and the photos found for them")
+    with Retriever(engine, index, device=device, threshold=threshold, alpha=alpha) as retriever:
+        rows = [ranked(retriever, query, top, by_folder=by_folder) for query in queries]
+    return draw_gallery(rows, "Queries, and the photos found for them")
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="tools/visualize.py", description="Draws what a network or a search sees.")
+    parser = argparse.ArgumentParser(
+        prog=program("tools/visualize.py"), description="Draws what a network or a search sees."
+    )
     pictures = parser.add_subparsers(dest="picture", metavar="PICTURE", required=True)
     add_attention(pictures)
     add_smoothing(pictures)
@@ -98,9 +128,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 Pictures: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 
-def add_picture(
-    pictures: Pictures, draw: Callable[[argparse.Namespace], "Figure"], what: str
-) -> argparse.ArgumentParser:
+def add_picture(pictures: Pictures, draw: Callable[..., "Figure"], what: str) -> argparse.ArgumentParser:
     """A sub-command named like the function that draws it."""
     parser = pictures.add_parser(draw.__name__, help=what, description=f"Draws {what}.")
     parser.set_defaults(draw=draw)
@@ -111,8 +139,8 @@ def add_picture(
 def add_attention(pictures: Pictures) -> None:
     parser = add_picture(pictures, attention, "attention, before and after refinement or of two models")
     add_view_arguments(parser, "a checkpoint, or an engine for its strongest features")
-    parser.add_argument("--against", metavar="MODEL", help="another, to compare with")
-    parser.add_argument("--device", choices=("cpu", "cuda"), help="of engines; default: a GPU where there is one")
+    parser.add_argument("--against", type=Path, metavar="MODEL", help="another, to compare with")
+    parser.add_argument("--device", choices=("cpu", "cuda"), help="of engines; default: a GPU if there is one")
 
 
 def add_smoothing(pictures: Pictures) -> None:
@@ -138,8 +166,8 @@ def add_graph(pictures: Pictures) -> None:
 def add_matches(pictures: Pictures) -> None:
     parser = add_picture(pictures, matches, "matched features of two photos")
     add_engine_arguments(parser, searches=True)
-    parser.add_argument("query", metavar="QUERY", help="a photo, as one searches with it")
-    parser.add_argument("image", metavar="PHOTO", help="a photo, as an index keeps it")
+    parser.add_argument("query", type=Path, metavar="QUERY", help="a photo, as one searches with it")
+    parser.add_argument("image", type=Path, metavar="PHOTO", help="a photo, as an index keeps it")
     parser.add_argument("--top", type=positive_int, default=50, metavar="N", help="pairs at most (%(default)s)")
     parser.add_argument(
         "--assignments", type=positive_int, metavar="M", help="visual words of a query feature; default: the search's"
@@ -150,9 +178,9 @@ def add_gallery(pictures: Pictures) -> None:
     parser = add_picture(pictures, gallery, "queries, and the photos of an index found for them")
     add_engine_arguments(parser, searches=True)
     parser.add_argument(
-        "queries", metavar="QUERY", nargs="+", help="photos; one that is in the index never finds itself"
+        "queries", type=Path, metavar="QUERY", nargs="+", help="photos; one that is in the index never finds itself"
     )
-    parser.add_argument("--index", metavar="DIR", help="default: engine.index beside the engine")
+    parser.add_argument("--index", type=Path, metavar="DIR", help="default: engine.index beside the engine")
     parser.add_argument("--top", type=positive_int, default=5, metavar="N", help="answers at most (%(default)s)")
     parser.add_argument(
         "--by-folder", action="store_true", help="a folder holds one place: mark answers as right or wrong by theirs"
@@ -161,8 +189,8 @@ def add_gallery(pictures: Pictures) -> None:
 
 def add_view_arguments(parser: argparse.ArgumentParser, model: str) -> None:
     """The model, the photo, and how a checkpoint's network looks at it."""
-    parser.add_argument("model", metavar="MODEL", help=model)
-    parser.add_argument("photo", metavar="PHOTO", help="any photo")
+    parser.add_argument("model", type=Path, metavar="MODEL", help=model)
+    parser.add_argument("photo", type=Path, metavar="PHOTO", help="any photo")
     parser.add_argument(
         "--image-size", type=image_side, metavar="PIXELS", help="shrink larger photos to; default: the checkpoint's"
     )

@@ -8,12 +8,14 @@ from pathlib import Path
 import tyro
 
 from runtime.errors import HowlError
-from runtime.io.cli import program, run_command
+from runtime.io.cli import command_line, program, run_command
 from runtime.io.image import describe_unreadable
 from train.checkpoint import Checkpoint
 from train.config import ResumeOptions, TrainOptions, options_for
 from train.log import CURVE_SUFFIX, LOG_SUFFIX, EpochLog
 from train.trainer import resume_training, start_training
+
+PROGRAM = "train/run.py"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -42,7 +44,7 @@ def parse(arguments: Sequence[str] | None = None) -> TrainOptions | ResumeOption
         HowlError: a value is out of range, or ``--resume`` comes with settings of its run.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
-    name = program("train/run.py")
+    name = program(PROGRAM)
     looked_at = argparse.ArgumentParser(
         prog=name, add_help=False, allow_abbrev=False, argument_default=argparse.SUPPRESS
     )
@@ -54,6 +56,24 @@ def parse(arguments: Sequence[str] | None = None) -> TrainOptions | ResumeOption
         return parse_resume(words, name)
     flat = (tyro.conf.OmitArgPrefixes,)  # --epochs rather than --training.epochs
     return tyro.cli(TrainOptions, prog=name, args=words, default=options_for(**first), config=flat)
+
+
+def command_for(options: TrainOptions | ResumeOptions) -> str:
+    """The command that a user would type for these options: the inverse of ``parse``."""
+    if isinstance(options, ResumeOptions):
+        plain = ResumeOptions(options.resume)
+        return command_line(PROGRAM, "--resume", options.resume, options=options, defaults=plain)
+    system, data, backbone = options.system, options.training.data, options.network.backbone
+    words: list[object] = []
+    for flag, value, default in (
+        ("--system", system, options_for().system),
+        ("--data", data, options_for().training.data),
+        ("--backbone", backbone, options_for(system).network.backbone),
+        ("--image-size", options.extraction.image_size, options_for(system, data).extraction.image_size),
+    ):
+        words += [flag, value] if value != default else []
+    fitting = options_for(system, data, backbone, options.extraction.image_size)
+    return command_line(PROGRAM, *words, options=options, defaults=fitting)
 
 
 def parse_resume(words: Sequence[str], name: str) -> ResumeOptions:

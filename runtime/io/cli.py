@@ -1,10 +1,11 @@
 """What all commands share: exit codes, one-line errors, and arguments checked before any work."""
 
 import argparse
+import shlex
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import fields, replace
-from typing import TypeVar
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import fields, is_dataclass, replace
+from typing import Any, TypeVar
 
 from runtime.errors import HowlError, UsageError
 
@@ -12,7 +13,7 @@ Config = TypeVar("Config")  # a dataclass
 
 
 def program(script: str) -> str:
-    """How a usage line names a command: by its script, or as ``howl NAME`` if it was called that way."""
+    """How a usage line names a command: by its script, or as ``howl NAME`` where it was called so."""
     return sys.argv[0] if sys.argv[0].startswith("howl ") else script
 
 
@@ -33,26 +34,26 @@ def run_command(main: Callable[[Sequence[str] | None], None]) -> int:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
-    except BrokenPipeError:  # `howl ... | head` is not an error
+    except BrokenPipeError:  # `howl ... | head` is no error
         sys.stderr.close()
         return 0
     return 0
 
 
 def add_engine_arguments(parser: argparse.ArgumentParser, *, searches: bool, default: str | None = None) -> None:
-    """Adds the engine, its device and, if the command ``searches``, τ and α. With ``default`` it need not be named."""
+    """The engine that a command runs, on what, and, where it searches, how; with ``default`` it need not be named."""
     if default is None:
         parser.add_argument("engine", metavar="ENGINE", help="engine.onnx or engine.plan")
     else:
         parser.add_argument("engine", metavar="[ENGINE]", help=f"engine.onnx or engine.plan; default: {default}")
-    parser.add_argument("--device", choices=("cpu", "cuda"), help="default: a GPU if there is one")
+    parser.add_argument("--device", choices=("cpu", "cuda"), help="default: a GPU where there is one")
     if searches:
         parser.add_argument("--threshold", type=float, metavar="TAU", help="τ; default: the engine's")
         parser.add_argument("--alpha", type=float, metavar="ALPHA", help="α; default: the engine's")
 
 
 def with_options(config: Config, options: argparse.Namespace) -> Config:
-    """A configuration, with the values of those options that were given and have the name of a field."""
+    """A configuration with the values of the options that were given and are named like its fields."""
     given = {name: value for name, value in vars(options).items() if value is not None}
     names = {field.name for field in fields(config)}  # type: ignore[arg-type]
     return replace(config, **{name: value for name, value in given.items() if name in names})  # type: ignore[type-var]
@@ -95,7 +96,32 @@ def scale_list(text: str) -> tuple[float, ...]:
     try:
         scales = tuple(float(part) for part in text.split(","))
     except ValueError:
-        raise argparse.ArgumentTypeError(f"{text}: needs numbers separated by commas, such as 1.414,1,0.707") from None
+        raise argparse.ArgumentTypeError(f"{text}: needs numbers with commas between, as 1.414,1,0.707") from None
     if not all(0.1 <= scale <= 4 for scale in scales):
         raise argparse.ArgumentTypeError(f"{text}: a scale must lie between 0.1 and 4")
     return scales
+
+
+def command_line(script: str, *words: object, options: Any, defaults: Any) -> str:
+    """The command that a user would type to get these options.
+
+    Args:
+        script: such as ``export/to_trt.py``.
+        words: its arguments without a flag.
+        options: a dataclass whose fields are named like the flags; a field may hold such a dataclass.
+        defaults: one of the same kind; what is equal in both is left out.
+    """
+    return shlex.join(["python", script, *map(str, words), *_flags(options, defaults)])
+
+
+def _flags(options: Any, defaults: Any) -> Iterator[str]:
+    for field in fields(options):
+        value, default = getattr(options, field.name), getattr(defaults, field.name)
+        flag = field.name.replace("_", "-")
+        if is_dataclass(value):
+            yield from _flags(value, default)
+        elif value != default and isinstance(value, bool):
+            yield f"--{flag}" if value else f"--no-{flag}"
+        elif value != default:
+            yield f"--{flag}"
+            yield from map(str, value) if isinstance(value, tuple | list) else [str(value)]

@@ -5,6 +5,7 @@ new memory is not zero, kernels are not told the types of their arguments, and a
 """
 
 import ctypes
+import hashlib
 import os
 import re
 import subprocess
@@ -139,13 +140,17 @@ class Kernel:
 
 @cache
 def compile_cuda(folder: Path, code: str, options: tuple[str, ...]) -> ctypes.CDLL:
-    """The library of all kernels in a source."""
+    """The library of all kernels in a source, which is compiled once for all who share the folder."""
     flags = ["-ffp-contract=off" if option == "--fmad=false" else option for option in options]
     kernels = re.findall(r'extern "C" __global__ void (\w+)\(', code)
-    name = f"cuda{len(list(folder.glob('*.cpp')))}"
-    source, library = folder / f"{name}.cpp", folder / f"{name}.so"
-    source.write_text("\n".join([f'#include "{HEADER}"', code, *(f"KERNEL({kernel})" for kernel in kernels)]))
+    text = "\n".join([f'#include "{HEADER}"', code, *(f"KERNEL({kernel})" for kernel in kernels)])
+    library = folder / f"{hashlib.sha256(repr((text, flags)).encode()).hexdigest()}.so"
+    if library.exists():
+        return ctypes.CDLL(str(library))
+    source, draft = (library.with_suffix(f".{os.getpid()}{kind}") for kind in (".cpp", ".so"))  # others do the same
+    source.write_text(text)
     environment = os.environ | {"ZIG_GLOBAL_CACHE_DIR": str(folder), "ZIG_LOCAL_CACHE_DIR": str(folder)}
-    command = [sys.executable, "-m", "ziglang", "c++", *FLAGS, *flags, "-o", str(library), str(source)]
+    command = [sys.executable, "-m", "ziglang", "c++", *FLAGS, *flags, "-o", str(draft), str(source)]
     subprocess.run(command, env=environment, check=True, timeout=600)
+    draft.replace(library)
     return ctypes.CDLL(str(library))

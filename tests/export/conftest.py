@@ -1,8 +1,8 @@
 """A checkpoint that exports in seconds: two layers under the real smoothing, graph, whitening and selection."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,10 +12,13 @@ from torch.nn import functional as F
 
 from runtime.asmk.codebook import Codebook
 from runtime.asmk.kernel import AsmkParameters
+from runtime.first_stage import ASMK
 from train.backbones import BUILDERS, Backbone
 from train.checkpoint import Checkpoint
-from train.models.base import ExtractionConfig
-from train.models.how import HowConfig, HowNetwork
+from train.models.base import ExtractionConfig, RetrievalModel
+from train.models.gem import GemConfig
+from train.models.how import HowConfig
+from train.models.registry import build_model
 
 
 class SmallBackbone(Backbone):
@@ -34,7 +37,7 @@ class SmallBackbone(Backbone):
         return F.relu(self.bn2(self.conv2(F.relu(self.bn1(self.conv1(image))))))
 
 
-CONFIG = HowConfig(
+SMALL = dict(
     backbone="small",
     smoothing="learned",
     graph=True,
@@ -45,10 +48,11 @@ CONFIG = HowConfig(
 )
 
 
-def random_network(config: HowConfig, seed: int) -> HowNetwork:
-    """Weights away from their initial values, so that no module is the fingerprint and statistics are not 0 and 1."""
-    torch.manual_seed(seed)
-    network = HowNetwork(config)
+SMALL_GEM = dict(backbone="small", dimensions=12)
+
+
+def with_random_weights(network: RetrievalModel) -> RetrievalModel:
+    """Weights away from their initial values, so that no module is the identity and statistics are not 0 and 1."""
     with torch.no_grad():
         for parameter in network.parameters():
             parameter.add_(0.3 * torch.randn_like(parameter))
@@ -60,30 +64,63 @@ def random_network(config: HowConfig, seed: int) -> HowNetwork:
 
 
 @pytest.fixture(scope="session")
-def network() -> Iterator[Callable[..., HowNetwork]]:
-    """Builds a small network with random weights; keywords change its configuration."""
+def network() -> Iterator[Callable[..., RetrievalModel]]:
+    """Builds a small network of a system, HOW's by default, with random weights; keywords change its configuration."""
+
+    def build(seed: int = 0, system: str = "how", **changes: Any) -> RetrievalModel:
+        torch.manual_seed(seed)
+        config = HowConfig(**SMALL | changes) if system == "how" else GemConfig(**SMALL_GEM | changes)
+        return with_random_weights(build_model(system, config))
+
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(BUILDERS, "small", SmallBackbone)
-        yield lambda seed=0, **changes: random_network(replace(CONFIG, **changes), seed)
+        yield build
 
 
 @pytest.fixture
-def checkpoint(network: Callable[..., HowNetwork], tmp_path: Path) -> Callable[..., Path]:
+def checkpoint(network: Callable[..., RetrievalModel], tmp_path: Path) -> Callable[..., Path]:
     """Writes the checkpoint of a small network and gives its path."""
 
-    def write(**changes: object) -> Path:
+    def write(**changes: Any) -> Path:
         made = network(**changes)
+        path, is_local = tmp_path / "ckpt.pt", made.method == ASMK
         centroids = np.random.default_rng(0).normal(size=(32, 16)).astype(np.float32)
-        path = tmp_path / "ckpt.pt"
         Checkpoint(
-            system="how",
+            system=made.system,
             network=made.config,
             weights=made.state_dict(),
-            extraction=ExtractionConfig(image_size=128, scales=(1.414, 1.0, 0.5), features=200),
-            asmk=AsmkParameters(),
-            codebook=Codebook(centroids),
+            extraction=ExtractionConfig(128, (1.414, 0.5), features=200 if is_local else None),
+            asmk=AsmkParameters() if is_local else None,
+            codebook=Codebook(centroids) if is_local else None,
             training={"config": {"data": "scenes"}},
         ).save(path)
         return path
 
     return write
+
+
+def content(module: nn.Module) -> str:
+    """All that its trace depends on: the settings of its modules and their weights."""
+    settings = [{key: value for key, value in vars(each).items() if key[0] != "_"} for each in module.modules()]
+    weights = [*module.named_parameters(), *module.named_buffers()]
+    return repr((module, settings, [(name, weight.dtype, weight.tolist()) for name, weight in weights]))
+
+
+@pytest.fixture(scope="session")
+def programs() -> dict[str, Any]:
+    """What ``torch.onnx.export`` made, by the content of what was traced."""
+    return {}
+
+
+@pytest.fixture
+def trace_once(programs: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Traces every network once: that is most of an export's time, and always gives the same."""
+    export = torch.onnx.export
+
+    def traced(extractor: nn.Module, *arguments: Any, **settings: Any) -> Any:
+        key = content(extractor)
+        if key not in programs:
+            programs[key] = export(extractor, *arguments, **settings)
+        return programs[key]
+
+    monkeypatch.setattr(torch.onnx, "export", traced)

@@ -8,11 +8,10 @@ import cv2
 import numpy as np
 import pytest
 
-from export import codebook as words
-from export.codebook import words_for
+from export.codebook import codebook_for
 from export.to_trt import parse
 from runtime.asmk.codebook import Codebook
-from runtime.errors import HowlError
+from runtime.errors import HowlError, UsageError
 from train.checkpoint import Checkpoint
 from train.data.synthetic import write_scenes
 
@@ -42,14 +41,14 @@ def asmk_pickle(path: Path, content: np.ndarray) -> Path:
 
 
 def test_the_checkpoint_s_own_words_are_kept(loaded: Checkpoint) -> None:
-    assert words_for(loaded, None, None) is loaded.codebook
+    assert codebook_for(loaded, None) is loaded.codebook
 
 
 def test_words_of_a_folder_and_what_it_says(
     loaded: Checkpoint, photos: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (photos / "broken.jpg").write_bytes(b"no photo")
-    learned = words_for(loaded, str(photos), None)
+    learned = codebook_for(loaded, photos)
     assert learned.dimensions == DIMENSIONS
     printed = capsys.readouterr().out
     assert (
@@ -57,25 +56,24 @@ def test_words_of_a_folder_and_what_it_says(
     )
     assert "left out 1 unreadable photo:\n  " in printed
     assert "broken.jpg" in printed
-    again = words_for(loaded, str(photos), None)
+    again = codebook_for(loaded, photos)
     np.testing.assert_array_equal(again.centroids, learned.centroids)
 
 
 def test_fewer_photos_of_a_folder_give_fewer_words(
     loaded: Checkpoint, photos: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert len(words_for(loaded, str(photos), 1)) < len(words_for(loaded, str(photos), 4))
+    assert len(codebook_for(loaded, photos, 1)) < len(codebook_for(loaded, photos, 4))
     assert "learned from 1 of 4 photos in " in capsys.readouterr().out
-    words_for(loaded, str(photos), 1)
+    codebook_for(loaded, photos, 1)
     assert capsys.readouterr().out.endswith("; --codebook-photos takes more of them\n")
 
 
 def test_without_any_words_made_scenes_stand_in_and_it_says_so(
-    loaded: Checkpoint, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    loaded: Checkpoint, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(words, "SYNTHETIC_SCENES", 2)
     loaded.codebook = Codebook(np.empty((0, DIMENSIONS), np.float32))
-    assert len(words_for(loaded, None, None)) > 1
+    assert len(codebook_for(loaded, None, scenes=2)) > 1
     printed = capsys.readouterr().out
     assert "learned from synthetic scenes" in printed
     assert "--codebook DIR" in printed
@@ -87,7 +85,7 @@ def test_words_of_asmk_and_of_an_engine(loaded: Checkpoint, tmp_path: Path) -> N
     Codebook(centroids()).save(tmp_path / "ours.pkl")  # as runtime.asmk_method.method saves it at asmk's cache path
     asmk_pickle(tmp_path / "codebook.pkl", centroids())
     for path in (tmp_path / name for name in ("engine.codebook.npy", "ours.pkl", "codebook.pkl")):
-        np.testing.assert_array_equal(words_for(loaded, str(path), None).centroids, centroids())
+        np.testing.assert_array_equal(codebook_for(loaded, path).centroids, centroids())
 
 
 @pytest.mark.parametrize(
@@ -111,13 +109,12 @@ def test_what_holds_no_words_for_the_network_is_one_clear_error(
     (tmp_path / "broken").mkdir()
     cv2.imwrite(str(tmp_path / "broken" / "a.png"), np.zeros((3, 3, 3), np.uint8))
     with pytest.raises(HowlError) as caught:
-        words_for(loaded, str(tmp_path / name), None)
+        codebook_for(loaded, tmp_path / name)
     assert line in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("codebook", [[], ["--codebook", "codebook.pkl"]])
 def test_a_number_of_photos_without_a_folder_is_wrong_usage(codebook: list[str]) -> None:
-    with pytest.raises(SystemExit) as caught:
+    with pytest.raises(UsageError, match="--codebook-photos is for --codebook DIR"):
         parse(["ckpt.pt", "--codebook-photos", "9", *codebook])
-    assert caught.value.code == 2

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from export.fold import fold
+from export.tracing import fold
 from train.backbones import BUILDERS
 from train.models.how import HowNetwork
 from train.models.smoothing import FixedSmoothing
@@ -14,6 +14,7 @@ from train.models.smoothing import FixedSmoothing
 Build = Callable[..., HowNetwork]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backbone", sorted(BUILDERS))
 def test_folding_batch_norm_leaves_none_and_keeps_the_features(backbone: str, network: Build) -> None:
     original = network(backbone=backbone, graph=False, smoothing="none").double()  # rounding would show beside a ReLU6
@@ -25,6 +26,7 @@ def test_folding_batch_norm_leaves_none_and_keeps_the_features(backbone: str, ne
     assert (got - wanted).abs().max() <= 1e-3 * wanted.abs().max()
 
 
+@pytest.mark.slow
 def test_a_shared_bandwidth_becomes_one_constant_kernel(network: Build) -> None:
     original = network(bandwidth="shared")
     folded = fold(original, "fp32")

@@ -5,9 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from export import to_trt
-from export.codebook import words_for
-from runtime.bundle import codebook_path, load_checked
+from export import exporter, to_trt
+from export.codebook import codebook_for
+from export.exporter import fingerprint_of
+from runtime.bundle import EngineFiles, load_manifest
 from runtime.engine import open_engine
 from runtime.io.image import find_photos, load_rgb
 from runtime.retriever import Retriever
@@ -25,6 +26,8 @@ from ..train.weights.published_how import (
     write_how,
 )
 
+pytestmark = pytest.mark.slow
+
 STRIDE = {"resnet18": 16, "resnet50": 8}  # of the small ones
 
 
@@ -33,7 +36,7 @@ def test_the_engine_gives_what_how_gives_and_searches(
     architecture: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     use_small_resnets(monkeypatch)
-    monkeypatch.setattr(to_trt, "find_gpus", list)
+    monkeypatch.setattr(exporter, "find_gpus", list)
     content = how_content(random_how(architecture))
     source, engine, folder = tmp_path / "how.pth", tmp_path / "engine.onnx", tmp_path / "photos"
     write_how(source, content)
@@ -41,20 +44,20 @@ def test_the_engine_gives_what_how_gives_and_searches(
     to_trt.main([str(source), "--out", str(engine), "--codebook", str(folder)])
     printed = capsys.readouterr().out
     assert f"learned from 6 of 6 photos in {folder}" in printed
-    assert f"--codebook {codebook_path(engine)}" in printed.splitlines()[-1]
+    assert f"--codebook {EngineFiles.of(engine).codebook}" in printed.splitlines()[-1]
 
     photos = find_photos([folder])
     image = load_rgb(photos[0], IMAGE_SIZE)
-    got = open_engine(engine, "cpu").extract(image)
+    got = open_engine(engine, "cpu").extract(image).need_local()
     wanted = how_inference(content["state_dict"], image, SCALES, FEATURES)
     np.testing.assert_allclose(got.strengths, wanted.strengths, rtol=1e-4, atol=1e-6)
     np.testing.assert_allclose(got.positions, pixels_of(wanted.cells.numpy(), image.shape, STRIDE[architecture]), 1e-5)
     np.testing.assert_allclose(got.descriptors, wanted.descriptors, rtol=1e-3, atol=1e-3)
 
-    manifest, _ = load_checked(engine)
+    manifest = load_manifest(engine)
     again = Checkpoint.load(source)
-    again.codebook = words_for(again, str(codebook_path(engine)), None)
-    assert to_trt.fingerprint_of(again) == manifest.fingerprint
+    again.codebook = codebook_for(again, EngineFiles.of(engine).codebook)
+    assert fingerprint_of(again) == manifest.fingerprint
     with Retriever(engine, device="cpu") as retriever:
         retriever.add([str(photo) for photo in photos])
         assert {hit.id for hit in retriever.search(photos[0])} == {str(photo) for photo in photos}

@@ -3,31 +3,38 @@
 import numpy as np
 import pytest
 
-from export.parity import Tolerance, difference, match_positions, raise_if_unequal, sizes_to_check
-from runtime.engine import Features
+from export.parity import (
+    Tolerance,
+    global_difference,
+    local_difference,
+    match_positions,
+    raise_if_unequal,
+    sizes_to_check,
+)
 from runtime.errors import HowlError
+from runtime.features import LocalFeatures
 
 TOLERANCE = Tolerance(descriptor=1e-3, matched=0.9, equal=0.9)
 IMAGE = np.zeros((48, 64, 3), np.uint8)
 
 
-def features(n: int = 40, seed: int = 0) -> Features:
+def features(n: int = 40, seed: int = 0) -> LocalFeatures:
     random = np.random.default_rng(seed)
-    return Features(
+    return LocalFeatures(
         random.normal(size=(n, 8)).astype(np.float32),
         np.sort(random.random(n).astype(np.float32))[::-1],
         (random.permutation(n * 3).reshape(n, 3) * 4).astype(np.float32),
     )
 
 
-def rows(of: Features, order: np.ndarray) -> Features:
-    return Features(of.descriptors[order], of.strengths[order], of.positions[order])
+def rows(of: LocalFeatures, order: np.ndarray) -> LocalFeatures:
+    return LocalFeatures(of.descriptors[order], of.strengths[order], of.positions[order])
 
 
 def test_swapped_rows_are_no_difference() -> None:
     wanted = features()
     got = rows(wanted, np.random.default_rng(1).permutation(len(wanted)))
-    result = difference(got, wanted, IMAGE, TOLERANCE)
+    result = local_difference(got, wanted, IMAGE, TOLERANCE)
     assert (result.matched, result.equal, result.largest) == (1, 1, 0)
     assert not result.exceeds(TOLERANCE)
 
@@ -43,7 +50,7 @@ def test_wrong_descriptors_count_by_their_share(share: float) -> None:
     wanted = features()
     wrong = wanted.descriptors.copy()
     wrong[: int(share * len(wanted))] *= 1.1
-    result = difference(Features(wrong, wanted.strengths, wanted.positions), wanted, IMAGE, TOLERANCE)
+    result = local_difference(LocalFeatures(wrong, wanted.strengths, wanted.positions), wanted, IMAGE, TOLERANCE)
     assert result.equal == pytest.approx(1 - share)
     assert result.largest == pytest.approx(0.1, rel=1e-3)
     assert result.exceeds(TOLERANCE) == (share > 0.1)
@@ -51,18 +58,33 @@ def test_wrong_descriptors_count_by_their_share(share: float) -> None:
 
 def test_missing_rows_and_positions_exceed_the_tolerance() -> None:
     wanted = features()
-    assert difference(rows(wanted, np.arange(39)), wanted, IMAGE, TOLERANCE).exceeds(TOLERANCE)
-    elsewhere = Features(wanted.descriptors, wanted.strengths, wanted.positions + 1)
-    result = difference(elsewhere, wanted, IMAGE, TOLERANCE)
+    assert local_difference(rows(wanted, np.arange(39)), wanted, IMAGE, TOLERANCE).exceeds(TOLERANCE)
+    elsewhere = LocalFeatures(wanted.descriptors, wanted.strengths, wanted.positions + 1)
+    result = local_difference(elsewhere, wanted, IMAGE, TOLERANCE)
     assert result.matched == 0
     with pytest.raises(HowlError, match=r"g\.onnx: differs .* 1 of 2 images \(first: 64×48\)"):
-        raise_if_unequal([difference(wanted, wanted, IMAGE, TOLERANCE), result], TOLERANCE, "g.onnx")
+        raise_if_unequal([local_difference(wanted, wanted, IMAGE, TOLERANCE), result], TOLERANCE, "g.onnx")
 
 
 def test_the_sizes_checked_differ_and_one_is_small() -> None:
     photo = np.zeros((240, 320, 3), np.uint8)
-    shapes = [image.shape[:2] for image in sizes_to_check(photo, few=1000)]
+    shapes = [image.shape[:2] for image in sizes_to_check(photo, features=1000)]
     assert shapes[:2] == [(240, 320), (320, 240)]
     assert len(set(shapes)) == 4
     assert all(side % 2 for side in shapes[2])
     assert max(shapes[3]) < 100
+
+
+@pytest.mark.parametrize(("scale", "exceeds"), [(1.0, False), (1.0005, False), (1.1, True)])
+def test_a_global_descriptor_may_be_off_by_its_relative_error(scale: float, exceeds: bool) -> None:
+    wanted = np.array([0.6, 0.8, 0], np.float32)
+    result = global_difference((scale * wanted).astype(np.float32), wanted, IMAGE)
+    assert result.error == pytest.approx(scale - 1, abs=1e-6)
+    assert result.exceeds(TOLERANCE) == exceeds
+    assert (result.width, result.height) == (64, 48)
+
+
+@pytest.mark.parametrize("got", [[0.6, float("nan"), 0.0], [0.6, 0.8]])
+def test_no_number_and_another_dimension_exceed_the_tolerance(got: list[float]) -> None:
+    wanted = np.array([0.6, 0.8, 0], np.float32)
+    assert global_difference(np.array(got, np.float32), wanted, IMAGE).exceeds(TOLERANCE)

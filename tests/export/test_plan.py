@@ -12,7 +12,8 @@ import pytest
 from onnx import numpy_helper
 
 from export import plan as plan_module
-from export.plan import build_plan, timing_path
+from export.plan import build_plan
+from runtime.bundle import EngineFiles
 from runtime.engine.tensorrt.api import TENSORRT, TENSORRT_RTX, Messages, load_tensorrt
 from runtime.errors import HowlError
 from runtime.gpu import Gpu, find_gpus
@@ -259,7 +260,7 @@ def test_a_plan_of_tensorrt_rtx_is_for_several_kinds_of_gpu_and_has_no_timings(d
         pytest.skip("tensorrt is installed, which goes before tensorrt_rtx")
     plan = descriptors_onnx.with_name("engine.plan")
     assert build_plan(descriptors_onnx, plan, **SIZES).compute_capability is None
-    assert not timing_path(plan).exists()
+    assert not EngineFiles.of(plan).timing.exists()
 
 
 class Config:

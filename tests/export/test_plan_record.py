@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from export import to_trt
+from export import exporter
 from export.plan import PlanInfo
-from runtime.bundle import Manifest, load_checked, manifest_path
+from runtime.bundle import EngineFiles, Manifest, load_manifest
 from runtime.errors import HowlError
 from runtime.io.image import MIN_SIDE
 
@@ -22,17 +22,17 @@ def add_plan(engine: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
         return PlanInfo("tensorrt", "11.4.0.106", (9, 0), size=6, seconds=1.0, warnings=())
 
     def add(prove: Any) -> Path:
-        monkeypatch.setattr(to_trt, "build_plan", build)
-        monkeypatch.setattr(to_trt, "prove", prove)
+        monkeypatch.setattr(exporter, "build_plan", build)
+        monkeypatch.setattr(exporter, "prove", prove)
         checkpoint: Any = SimpleNamespace(extraction=SimpleNamespace(image_size=128))
-        to_trt.add_plan(checkpoint, "fp32", engine, engine.with_suffix(".plan"), [])
+        exporter.add_plan(checkpoint, "fp32", EngineFiles.of(engine), [], say=print)
         return engine.with_suffix(".plan")
 
     return add
 
 
 def test_the_manifest_says_what_the_plan_was_built_by_and_for(add_plan: Any) -> None:
-    manifest, _ = load_checked(add_plan(prove=lambda *_: None))
+    manifest = load_manifest(add_plan(prove=lambda *_: None))
     assert manifest.plan == {
         "flavour": "tensorrt",
         "version": "11.4.0.106",
@@ -46,8 +46,8 @@ def test_a_plan_that_is_not_proven_leaves_nothing(add_plan: Any, engine: Path) -
     def refuse(*_: Any) -> None:
         raise HowlError("not equal")
 
-    before = Manifest.load(manifest_path(engine))
+    before = Manifest.load(EngineFiles.of(engine).manifest)
     with pytest.raises(HowlError, match="not equal"):
         add_plan(prove=refuse)
     assert not engine.with_suffix(".plan").exists()
-    assert Manifest.load(manifest_path(engine)) == before
+    assert Manifest.load(EngineFiles.of(engine).manifest) == before

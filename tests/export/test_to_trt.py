@@ -8,22 +8,39 @@ import cv2
 import numpy as np
 import pytest
 
-from export import to_trt
-from runtime.bundle import load_checked
+from export import exporter, to_trt
+from export.exporter import configured, fingerprint_of
+from export.options import PRESETS
+from runtime.asmk.kernel import AsmkKernel
+from runtime.bundle import load_first_stage, load_manifest
 from runtime.errors import HowlError
-from runtime.io.cli import run_command, with_options
+from runtime.first_stage import VECTORS
+from runtime.io.cli import run_command
 from runtime.retriever import Retriever
 from train.checkpoint import Checkpoint
 from train.data.synthetic import render_view
+from train.models.base import ExtractionConfig
 
 Write = Callable[..., Path]
 
 
+pytestmark = pytest.mark.usefixtures("trace_once")
+
+
 @pytest.fixture(autouse=True)
 def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(to_trt, "find_gpus", list)
+    monkeypatch.setattr(exporter, "find_gpus", list)
 
 
+def write_photos(folder: Path) -> list[str]:
+    """Four photos of different scenes, by path."""
+    paths = [str(folder / f"{scene}.jpg") for scene in range(4)]
+    for scene, path in enumerate(paths):
+        cv2.imwrite(path, render_view(5, scene, 0, width=128, height=96)[:, :, ::-1])
+    return paths
+
+
+@pytest.mark.slow
 def test_the_engine_is_proven_written_and_searches(
     checkpoint: Write, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -39,28 +56,71 @@ def test_the_engine_is_proven_written_and_searches(
         "engine.onnx",
     ]
 
-    manifest, codebook = load_checked(plan.with_suffix(".onnx"))
-    assert (manifest.features, manifest.image_size, len(codebook)) == (200, 128, 32)
+    manifest = load_manifest(plan.with_suffix(".onnx"))
+    kernel = load_first_stage(plan.with_suffix(".onnx"), manifest)
+    assert isinstance(kernel, AsmkKernel)
+    assert (manifest.features, manifest.image_size, len(kernel.codebook)) == (200, 128, 32)
     assert manifest.network["smoothing"] == "learned"
-    photos = []
-    for scene in range(4):
-        photos.append(str(tmp_path / f"{scene}.jpg"))
-        cv2.imwrite(photos[-1], render_view(5, scene, 0, width=128, height=96)[:, :, ::-1])
+    photos = write_photos(tmp_path)
     with Retriever(plan.with_suffix(".onnx"), device="cpu") as retriever:
         retriever.add(photos)
         assert all(photo in [hit.id for hit in retriever.search(photo)] for photo in photos)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_a_global_system_is_exported_and_searches(
+    precision: str, checkpoint: Write, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    engine = tmp_path / "out" / "engine.onnx"
+    to_trt.main([str(checkpoint(system="gem")), "--out", str(engine), "--precision", precision])
+    printed = capsys.readouterr().out
+    assert printed.count("global descriptor") == 6
+    assert "codebook" not in printed
+    assert sorted(file.name for file in engine.parent.iterdir()) == ["engine.json", "engine.onnx"]
+
+    manifest = load_manifest(engine)
+    assert (manifest.system, manifest.method, manifest.dimensions) == ("gem", VECTORS, 12)
+    assert (manifest.features, manifest.asmk, manifest.precision) == (None, None, precision)
+    photos = write_photos(tmp_path)
+    with Retriever(engine, device="cpu") as retriever:
+        retriever.add(photos)
+        assert [retriever.search(photo)[0].id for photo in photos] == photos
+
+
+@pytest.mark.parametrize(
+    ("flags", "line"),
+    [
+        (["--codebook", "words.npy"], "--codebook words.npy: gem has no visual words; leave it out"),
+        (["--features", "9"], "--features 9: the checkpoint's system has no local features; leave it out"),
+    ],
+)
+def test_a_global_system_has_no_words_and_no_features(
+    flags: list[str], line: str, checkpoint: Write, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = checkpoint(system="gem")
+    assert run_command(lambda _: to_trt.main([str(source), "--out", str(tmp_path / "e.onnx"), *flags])) == 2
+    assert capsys.readouterr().err == f"error: {line}\n"
+    assert list(tmp_path.iterdir()) == [source]
+
+
+def test_a_preset_leaves_a_global_system_without_features(checkpoint: Write) -> None:
+    loaded, fast = Checkpoint.load(checkpoint(system="gem")), PRESETS["fast"]
+    extraction = configured(loaded, to_trt.parse(["ckpt.pt", "--preset", "fast"])).extraction
+    assert extraction == ExtractionConfig(fast.image_size, fast.scales, features=None)
+
+
+@pytest.mark.slow
 def test_options_replace_the_checkpoint_s_settings_and_the_photos(
     checkpoint: Write, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     plan, photos = tmp_path / "e.plan", tmp_path / "photos"
     photos.mkdir()
     cv2.imwrite(str(photos / "a.png"), np.random.default_rng(0).integers(0, 255, (70, 91, 3), np.uint8))
-    options = ["--features", "50", "--scales", "1,0.5", "--image-size", "96", "--precision", "fp16"]
+    options = ["--features", "50", "--scales", "1", "0.5", "--image-size", "96", "--precision", "fp16"]
     to_trt.main([str(checkpoint()), "--out", str(plan), "--photos", str(photos), *options])
     assert "91×70" in capsys.readouterr().out
-    manifest, _ = load_checked(plan.with_suffix(".onnx"))
+    manifest = load_manifest(plan.with_suffix(".onnx"))
     assert (manifest.features, manifest.scales, manifest.image_size) == (50, (1.0, 0.5), 96)
     assert manifest.precision == "fp16"
 
@@ -69,61 +129,81 @@ def test_options_replace_the_checkpoint_s_settings_and_the_photos(
     ("flags", "nodes"),
     [
         ([], 45 * 45),  # the map of 180 pixels, 1.414 times 128, at stride 4
-        (["--image-size", "96", "--scales", "0.5,1"], 24 * 24),
+        (["--image-size", "96", "--scales", "0.5", "1"], 24 * 24),
         (["--image-size", "1024"], 3840),  # TensorRT's most
         (["--image-size", "96", "--graph-nodes", "9"], 9),
     ],
 )
 def test_the_graph_covers_the_largest_map(flags: list[str], nodes: int, checkpoint: Write) -> None:
-    loaded, options = Checkpoint.load(checkpoint()), to_trt.parse(["ckpt.pt", *flags])
-    extraction = with_options(loaded.extraction, options)
-    network = to_trt.with_graph_nodes(loaded.network, extraction, options)
+    loaded = Checkpoint.load(checkpoint())
+    network = configured(loaded, to_trt.parse(["ckpt.pt", *flags])).network
     assert network == replace(loaded.network, graph_nodes=nodes)
 
 
 @pytest.mark.parametrize("flags", [[], ["--graph-nodes", "9"]])
 def test_without_a_graph_there_are_no_nodes_to_change(flags: list[str], checkpoint: Write) -> None:
-    loaded, options = Checkpoint.load(checkpoint()), to_trt.parse(["ckpt.pt", *flags])
-    network = replace(loaded.network, graph=False)
-    assert to_trt.with_graph_nodes(network, loaded.extraction, options) == network
+    loaded = Checkpoint.load(checkpoint(graph=False))
+    assert configured(loaded, to_trt.parse(["ckpt.pt", *flags])).network == loaded.network
+
+
+def test_a_preset_gives_what_is_not_named() -> None:
+    options, fast = to_trt.parse(["ckpt.pt", "--preset", "fast", "--features", "9"]), PRESETS["fast"]
+    assert options.extraction(ExtractionConfig()) == ExtractionConfig(fast.image_size, fast.scales, features=9)
+    assert options.decided_precision == fast.precision
+    plain = to_trt.parse(["ckpt.pt"])
+    assert plain.extraction(ExtractionConfig(96, (1.0,), 5)) == ExtractionConfig(96, (1.0,), 5)
+    assert plain.decided_precision == "fp32"
+
+
+def test_the_command_for_another_machine_is_what_was_decided() -> None:
+    options = to_trt.parse(
+        ["a b.pt", "--out", "e.plan", "--preset", "fast", "--scales", "1", "0.5", "--photos", "photos"]
+    )
+    asked = "--out e.plan --preset fast --scales 1.0 0.5 --codebook e.codebook.npy"
+    assert options.elsewhere(Path("e.codebook.npy")).command() == f"python export/to_trt.py 'a b.pt' {asked}"
+    assert to_trt.parse(["ckpt.pt"]).command() == "python export/to_trt.py ckpt.pt"
 
 
 def test_a_precision_keeps_the_identity_and_other_weights_change_it(checkpoint: Write) -> None:
     first = Checkpoint.load(checkpoint())
-    assert to_trt.fingerprint_of(first) == to_trt.fingerprint_of(Checkpoint.load(checkpoint()))
-    assert to_trt.fingerprint_of(first) != to_trt.fingerprint_of(Checkpoint.load(checkpoint(seed=1)))
+    assert fingerprint_of(first) == fingerprint_of(Checkpoint.load(checkpoint()))
+    assert fingerprint_of(first) != fingerprint_of(Checkpoint.load(checkpoint(seed=1)))
 
 
+@pytest.mark.slow
 def test_a_graph_that_differs_is_not_kept(checkpoint: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    source, plan = checkpoint(), tmp_path / "e.plan"
+    source, plan = checkpoint(graph=False, smoothing="average"), tmp_path / "e.plan"
     plan.with_suffix(".onnx").write_text("an earlier engine")
     before = {file: file.read_bytes() for file in tmp_path.iterdir()}
 
-    fold = to_trt.fold
+    fold = exporter.fold
 
     def spoiled(network, precision):  # a fault such as a wrong fold would be
         folded = fold(network, precision)
         folded.whitening.projection.weight.data *= 1.01
         return folded
 
-    monkeypatch.setattr(to_trt, "fold", spoiled)
+    monkeypatch.setattr(exporter, "fold", spoiled)
     with pytest.raises(HowlError, match="differs from the PyTorch network beyond the tolerance"):
         to_trt.main([str(source), "--out", str(plan)])
     assert {file: file.read_bytes() for file in tmp_path.iterdir()} == before
 
 
 @pytest.mark.parametrize(
-    ("arguments", "line"),
+    ("code", "arguments", "line"),
     [
-        (["missing.pt"], "missing.pt: no such file"),
-        (["text.pt"], "text.pt: "),
-        (["good.pt", "--precision", "int8", "--calibrate", "nowhere"], "nowhere: no such file or folder"),
-        (["good.pt", "--out", "engine.pt"], "--out engine.pt: name an engine.plan"),
-        (["good.pt", "--photos", "nowhere"], "nowhere: no such file or folder"),
-        (["good.pt", "--graph-nodes", "4"], "--graph-nodes 4: the graph needs more than its 4 edges"),
+        (1, ["missing.pt"], "missing.pt: no such file"),
+        (1, ["text.pt"], "text.pt: "),
+        (1, ["good.pt", "--precision", "int8", "--calibrate", "nowhere"], "nowhere: no such file or folder"),
+        (1, ["good.pt", "--photos", "nowhere"], "nowhere: no such file or folder"),
+        (2, ["good.pt", "--out", "engine.pt"], "--out engine.pt: name an engine.plan"),
+        (2, ["good.pt", "--preset", "slow"], "--preset slow: there is how, int8"),
+        (2, ["good.pt", "--graph-nodes", "4"], "--graph-neighbours 4 needs more than 4 nodes"),
+        (2, ["good.pt", "--features", "0"], "--features 0: must be at least 1"),
     ],
 )
 def test_wrong_input_is_one_line_and_leaves_nothing(
+    code: int,
     arguments: list[str],
     line: str,
     checkpoint: Write,
@@ -135,7 +215,7 @@ def test_wrong_input_is_one_line_and_leaves_nothing(
     checkpoint().rename("good.pt")
     Path("text.pt").write_text("not a checkpoint")
     before = sorted(tmp_path.rglob("*"))
-    assert run_command(lambda _: to_trt.main(arguments)) == 1
+    assert run_command(lambda _: to_trt.main(arguments)) == code
     error = capsys.readouterr().err
     assert error.startswith("error: ")
     assert line in error

@@ -9,19 +9,20 @@ import onnx
 import onnxruntime
 import pytest
 
-from export.fold import fold
-from export.parity import TOLERANCES, difference, run_pytorch
+from export.parity import TOLERANCES, global_difference, local_difference
 from export.plan import build_plan
-from export.tracing import export_onnx
-from runtime.engine import Features
+from export.tracing import export_onnx, fold
+from runtime.features import LocalFeatures
 from train.data.synthetic import render_view
-from train.models.extractor import LocalExtractor
+from train.models.base import ExtractionConfig
+from train.models.extractor import LocalExtractor, extract
 from train.models.how import HowConfig, HowNetwork
+
+pytestmark = pytest.mark.slow
 
 Build = Callable[..., HowNetwork]
 Export = Callable[..., Path]
 K = 300
-SCALES = (1.414, 1.0, 0.5)
 SIZES = [(96, 128), (131, 77), (64, 64), (33, 40)]  # of the last, the pyramid has fewer than K positions
 
 
@@ -41,10 +42,15 @@ def exported(network: Build, tmp_path_factory: pytest.TempPathFactory) -> Callab
     def export(variant: str, precision: str = "fp32") -> Path:
         path = folder / f"{len(list(folder.iterdir()))}.onnx"
         folded = fold(network(**VARIANTS[variant]), precision)
-        export_onnx(LocalExtractor(folded, SCALES, K).eval(), path, {"howl.fingerprint": "abc"})
+        export_onnx(LocalExtractor(folded, scales_of(variant, precision), K).eval(), path, {"howl.fingerprint": "abc"})
         return path
 
     return export
+
+
+def scales_of(variant: str, precision: str = "fp32") -> tuple[float, ...]:
+    """A pyramid where it matters: each of its levels takes seconds to trace."""
+    return (1.414, 0.5) if variant in ("HOW", "both") and precision == "fp32" else (1.0,)
 
 
 def run(path: Path, image: np.ndarray) -> list[np.ndarray]:
@@ -60,7 +66,7 @@ def test_a_real_backbone_has_small_levels(tmp_path: Path) -> None:
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_the_graph_equals_pytorch_at_any_size(variant: str, network: Build, exported: Export) -> None:
     original, path = network(**VARIANTS[variant]), exported(variant)
-    pytorch = LocalExtractor(original, SCALES, K).eval()
+    pytorch = LocalExtractor(original, scales_of(variant), K).eval()
     counts = []
     for height, width in SIZES:
         image = render_view(3, 0, 0, width=width, height=height)
@@ -71,8 +77,8 @@ def test_the_graph_equals_pytorch_at_any_size(variant: str, network: Build, expo
         counts.append(n)
         assert not descriptors[n:].any()
         assert not strengths[n:].any()
-        got = Features(descriptors[:n], strengths[:n], positions[:n])
-        result = difference(got, run_pytorch(pytorch, image), image, TOLERANCES["fp32"])
+        got = LocalFeatures(descriptors[:n], strengths[:n], positions[:n])
+        result = local_difference(got, extract(pytorch, image).need_local(), image, TOLERANCES["fp32"])
         assert not result.exceeds(TOLERANCES["fp32"]), str(result)
     assert counts[0] == K > counts[-1] > 0
 
@@ -83,9 +89,9 @@ def test_a_half_precision_backbone_stays_near(network: Build, exported: Export) 
     image = render_view(3, 0, 0, width=128, height=96)
     descriptors, strengths, positions, _ = run(path, image)
     assert np.isfinite(descriptors).all()
-    pytorch = LocalExtractor(network(**VARIANTS["both"]), SCALES, K).eval()
-    got = Features(descriptors, strengths, positions)
-    result = difference(got, run_pytorch(pytorch, image), image, TOLERANCES["fp16"])
+    pytorch = LocalExtractor(network(**VARIANTS["both"]), scales_of("both", "fp16"), K).eval()
+    got = LocalFeatures(descriptors, strengths, positions)
+    result = local_difference(got, extract(pytorch, image).need_local(), image, TOLERANCES["fp16"])
     assert result.median < 0.02, str(result)
 
 
@@ -101,6 +107,21 @@ def test_the_graph_is_whole_static_in_k_and_dynamic_in_size(exported: Export) ->
     assert "BatchNormalization" not in {node.op_type for node in model.graph.node}
     assert {node.domain for node in model.graph.node} <= {"", "ai.onnx"}
     assert {p.key: p.value for p in model.metadata_props}["howl.fingerprint"] == "abc"
+
+
+@pytest.mark.slow
+def test_a_global_system_has_one_output_and_equals_pytorch(network: Build, tmp_path: Path) -> None:
+    extraction = ExtractionConfig(128, (1.0, 0.5), features=None)
+    pytorch = network(system="gem").extractor(extraction).eval()
+    path = tmp_path / "gem.onnx"
+    export_onnx(fold(network(system="gem"), "fp32").extractor(extraction).eval(), path, {})
+    (output,) = onnx.load(path).graph.output
+    assert (output.name, [d.dim_value for d in output.type.tensor_type.shape.dim]) == ("global_descriptor", [12])
+    for height, width in SIZES:
+        image = render_view(3, 0, 0, width=width, height=height)
+        (descriptor,) = run(path, image)
+        result = global_difference(descriptor, extract(pytorch, image).need_global(), image)
+        assert not result.exceeds(TOLERANCES["fp32"]), str(result)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])

@@ -12,15 +12,16 @@ import pytest
 
 from runtime.asmk.kernel import AsmkParameters
 from runtime.bundle import Manifest
-from runtime.errors import HowlError
+from runtime.errors import DependencyError, HowlError
+from runtime.first_stage import ASMK
 from runtime.retriever import Retriever
 from tools import benchmark
 from tools.benchmarking import measuring
 from tools.benchmarking.levels import levels_of_nodes, profile_levels
 from tools.benchmarking.measuring import Ratio, compare, measure_load, measure_stages
-from tools.benchmarking.report import Measured
+from tools.benchmarking.report import Measured, Report, as_dict, as_text, draw
 from tools.benchmarking.system_under_test import STAGES, SystemUnderTest, open_system
-from tools.plotting import load_pyplot
+from tools.environment import load_pyplot, require_packages
 
 # Two levels, of which the first takes a shared product, and the selection behind the joins.
 PYRAMID = """
@@ -104,10 +105,11 @@ def test_callers_ask_at_a_time() -> None:
 
 
 def test_rows_are_percentiles_and_shares_and_levels_divide_the_networks() -> None:
-    milliseconds = {stage: [1.0] * 101 for stage in STAGES} | {"network": np.linspace(0, 10, 101).tolist()}
+    milliseconds = {stage: [1.0] * 101 for stage in STAGES}
+    milliseconds |= {"encode": [2.0] * 101, "network": np.linspace(0, 10, 101).tolist()}
     rows = measured(milliseconds, levels=[[6.0, 2.0, 0.0], [6.0, 2.0, 0.0]]).rows()
     names = ["network", "network, scale 1", "network, scale 0.5", "network, the rest"]
-    assert list(rows) == ["decode", "resize", *names, "quantise", "aggregate", "score + top-k", "whole query"]
+    assert list(rows) == ["decode", "resize", *names, "encode", "score + top-k", "whole query"]
     assert rows["network"].percentiles == pytest.approx([5.0, 9.5, 9.9])
     assert rows["whole query"].percentiles == pytest.approx([10.0, 14.5, 14.9])
     assert [rows[name].share for name in names] == pytest.approx([0.5, 0.375, 0.125, 0])
@@ -115,8 +117,22 @@ def test_rows_are_percentiles_and_shares_and_levels_divide_the_networks() -> Non
 
 
 def measured(milliseconds: dict[str, list[float]], levels: list[list[float]]) -> Measured:
-    manifest = Manifest("", 1024, (1.0, 0.5), 1000, 128, AsmkParameters(), {}, "fp32")
+    manifest = Manifest("", "how", ASMK, 1024, (1.0, 0.5), 128, 1000, AsmkParameters(), {}, "fp32")
     return Measured("e.onnx", None, 1, "CPUExecutionProvider", manifest, milliseconds, levels, [1.0], [])
+
+
+def test_global_descriptors_are_joined_too() -> None:
+    graph = """
+        <ir_version: 10, opset_import: ["" : 18]> pooled (float[n] image) => (float[m] global_descriptor) {
+            large = Sin (image)
+            small = Cos (image)
+            joined = Concat <axis = 0> (large, small)
+            global_descriptor = Tanh (joined)
+        }"""
+    model = onnx.parser.parse_model(graph)
+    for node in model.graph.node:
+        node.name = node.output[0]
+    assert levels_of_nodes(model.graph, 2) == {"large": 0, "small": 1}
 
 
 def test_a_node_belongs_to_the_level_that_alone_needs_it(pyramid: onnx.ModelProto) -> None:
@@ -135,18 +151,17 @@ def test_the_profiler_tells_levels_and_the_rest(pyramid: onnx.ModelProto, tmp_pa
     assert [file.name for file in tmp_path.iterdir()] == ["pyramid.onnx"]
 
 
-def test_the_whole_benchmark(
-    engine: Path, photos: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+@pytest.mark.slow
+def test_the_whole_benchmark(engine: Path, photos: list[str], tmp_path: Path) -> None:
     pytest.importorskip("matplotlib", reason="needs matplotlib")
-    monkeypatch.setattr(measuring, "COLD_STARTS", 1)
-    empty, written, plot = tmp_path / "empty.jpg", tmp_path / "result.json", tmp_path / "plot.png"
+    empty, plot = tmp_path / "empty.jpg", tmp_path / "plot.png"
     empty.touch()
-    files = ["--json", str(written), "--plot", str(plot)]
-    asked = [str(engine), *photos, str(empty), "--compare", str(engine), "--repeat", "2", "--load", "1", "2"]
-    benchmark.main([*asked, *files, "--device", "cpu"])
+    asked = [*map(Path, photos), empty]
+    report = benchmark.benchmark(
+        [(engine, None), (engine, None)], asked, callers=[1, 2], rounds=2, device="cpu", cold_starts=1
+    )
 
-    printed = capsys.readouterr().out
+    printed = as_text(report)
     assert f"n = {2 * len(photos)} queries" in printed
     assert f"left out 1 unreadable photo:\n  {empty}: empty file" in printed
     rows = [line.split(" | ")[0] for line in printed.splitlines() if line.startswith("| ")]
@@ -154,7 +169,7 @@ def test_the_whole_benchmark(
     assert rows == [*table, *table, "| under load", *[f"| {engine}"] * 4]
     assert "bootstrap of 6 photos" in printed
 
-    result = json.loads(written.read_text())
+    result = json.loads(json.dumps(as_dict(report)))
     assert result["skipped"] == {str(empty): f"{empty}: empty file"}
     assert result["peak_memory"] > 10_000_000
     for system in result["systems"]:
@@ -162,7 +177,29 @@ def test_the_whole_benchmark(
         assert sum(system["table"][stage]["share"] for stage in STAGES) == pytest.approx(1)
         assert len(system["cold_starts"]) == 1
         assert [load["callers"] for load in system["loads"]] == [1, 2]
+    draw(report, plot)
     assert plot.stat().st_size > 10_000
+
+
+def test_the_command_prints_and_writes_the_report(
+    engine: Path, photos: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    systems, asked, options = [], [], {}
+
+    def measure(pairs: list, paths: list, **given: object) -> Report:
+        systems.extend(pairs)
+        asked.extend(map(str, paths))
+        options.update(given)
+        system = measured({stage: [1.0, 2.0] for stage in STAGES}, levels=[])
+        return Report({"processor": "test"}, list(map(str, paths)), {}, 3, 1, 10, 1, [system], None, 1)
+
+    monkeypatch.setattr(benchmark, "benchmark", measure)
+    written = tmp_path / "result.json"
+    benchmark.main([str(engine), *photos, "--repeat", "2", "--load", "2", "--device", "cpu", "--json", str(written)])
+    assert (systems, asked) == ([(engine, None)], photos)
+    assert options == {"callers": [2], "rounds": 2, "top": 10, "device": "cpu", "threads": None}
+    assert "| whole query |" in capsys.readouterr().out
+    assert json.loads(written.read_text())["photos"] == photos
 
 
 @pytest.mark.parametrize(
@@ -186,14 +223,21 @@ def test_wrong_input_is_one_line(
 
 def test_without_matplotlib_it_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    with pytest.raises(HowlError, match="pip install matplotlib"):
+    with pytest.raises(DependencyError, match="pip install matplotlib"):
         load_pyplot()
+
+
+def test_a_module_in_a_package_that_is_missing_is_missing() -> None:
+    require_packages("numpy", "numpy.linalg")
+    with pytest.raises(DependencyError, match=r"no_such\.module is not installed, and this needs it: ask a friend"):
+        require_packages("numpy", "no_such.module", hint="ask a friend")
 
 
 def test_an_engine_or_an_index_is_compared_with_the_first() -> None:
     def compared(*arguments: str) -> list[tuple[str, str | None]]:
         options = benchmark.parse(["a.onnx", "photo.jpg", *arguments])
-        return [(str(engine), None if index is None else str(index)) for engine, index in benchmark.pairs(options)]
+        found = benchmark.pairs(Path(options.engine), options.index, options.compare, options.compare_index)
+        return [(str(engine), None if index is None else str(index)) for engine, index in found]
 
     assert compared() == [("a.onnx", None)]
     assert compared("--index", "x", "--compare", "b.onnx") == [("a.onnx", "x"), ("b.onnx", "x")]

@@ -6,7 +6,8 @@ import cv2
 import pytest
 
 from runtime.errors import HowlError
-from tools.demo import make_room, run
+from tools.demo import index_and_search, make_room
+from tools.visualization.canvas import save
 from tools.visualization.gallery import Answer, Row, draw_gallery
 
 
@@ -25,10 +26,18 @@ def test_only_what_an_earlier_demo_left_is_deleted(tmp_path: Path) -> None:
     assert (mine / "thesis.txt").read_text() == "years of work"
 
 
-def test_a_command_that_fails_stops_the_demo(capfd: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(HowlError, match=r"tools/search\.py failed with exit status 1"):
-        run("tools/search.py", "missing.onnx", "query.jpg")
-    assert "missing.onnx: no such engine" in capfd.readouterr().err
+def test_a_step_that_fails_stops_the_demo(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(HowlError, match=r"missing\.onnx: no such engine"):
+        index_and_search(tmp_path / "missing.onnx", tmp_path, tmp_path / "query.jpg")
+
+
+def test_an_index_is_made_and_searched(engine: Path, photos: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    folder = Path(photos[0]).parent
+    index_and_search(engine, folder, Path(photos[0]), top=2)
+    printed = capsys.readouterr().out
+    assert f"$ python tools/index.py {engine} {folder} --stats" in printed
+    assert f"$ python tools/search.py {engine} {photos[0]} --top 2" in printed
+    assert printed.rstrip().splitlines()[-2].endswith(photos[0])
 
 
 def test_the_gallery_is_a_picture_with_a_row_a_query(photos: list[str], tmp_path: Path) -> None:
@@ -37,8 +46,8 @@ def test_the_gallery_is_a_picture_with_a_row_a_query(photos: list[str], tmp_path
         Row(paths[0], [Answer(paths[1], 0.5, True), Answer(paths[2], 0.25, False)]),
         Row(paths[3], [Answer(paths[4], 0.125, None)]),
     ]
-    draw_gallery(rows[:1], "one", tmp_path / "one.png")
-    draw_gallery(rows, "two", tmp_path / "two.png")
+    save(draw_gallery(rows[:1], "one"), tmp_path / "one.png")
+    save(draw_gallery(rows, "two"), tmp_path / "two.png")
     one, two = (cv2.imread(str(tmp_path / name)) for name in ("one.png", "two.png"))
     assert two.shape[0] > one.shape[0] > 100
     assert two.shape[1] == one.shape[1]

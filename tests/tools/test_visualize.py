@@ -1,5 +1,6 @@
 """The pictures: what they are drawn from, where it lies, the commands from end to end, and what they refuse."""
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -22,9 +23,8 @@ from matplotlib.image import AxesImage
 from tools.visualization.attention import AttentionMap, before_and_after, chosen_by, difference, draw_attention
 from tools.visualization.canvas import Photo, View, draw_map, photo_panels
 from tools.visualization.gallery import ranked
-from tools.visualization.graph import draw_graph, nearest_node, strongest_apart
-from tools.visualization.inspected import inspect_photo
 from tools.visualization.matches import draw_matches, draw_pairs, strongest
+from tools.visualization.refinements import draw_graph, inspect_photo, nearest_node, strongest_apart
 from train.checkpoint import Checkpoint
 from train.hooks import inspect
 
@@ -147,7 +147,7 @@ def test_maps_of_other_positions_have_no_difference(checkpoint: Write, large: Pa
 def test_an_engine_shows_its_own_features(engine: Path, photos: list[str]) -> None:
     dots = chosen_by(engine, Photo.load(Path(photos[0])), View(), None)
     with Retriever(engine) as retriever:
-        features = retriever.encoder.extract(photos[0])
+        features = retriever.encoder.extract(photos[0]).need_local()
     assert not isinstance(dots, AttentionMap)
     np.testing.assert_array_equal(dots.positions, features.positions)
     np.testing.assert_array_equal(dots.strengths, features.strengths)
@@ -197,13 +197,13 @@ def test_the_title_has_the_score_of_the_search(engine: Path, photos: list[str], 
 
 
 def test_every_word_has_a_line_before_any_has_two() -> None:
-    from runtime.asmk.matching import Matching, SharedWords
+    from runtime.asmk.kernel import Matching, SharedWords
 
     shared = SharedWords(np.arange(3, dtype=np.uint32), np.array([0.5, 0.25, 0.0]), 0.1)
     matching = Matching(
         shared,
         pairs=np.arange(12).reshape(6, 2),
-        worths=np.array([0.5, 0.5, 0.5, 0.25, 0.25, 0.0]),
+        weights=np.array([0.5, 0.5, 0.5, 0.25, 0.25, 0.0]),
         ranks=np.array([0, 1, 2, 0, 1, 0]),
     )
     assert strongest(matching, 9).tolist() == [0, 3, 1, 4, 2]
@@ -253,6 +253,7 @@ def test_a_query_never_finds_itself_and_folders_tell_right_from_wrong(
 # The commands
 
 
+@pytest.mark.slow
 def test_every_picture_of_a_checkpoint(checkpoint: Write, large: Path, engine: Path, tmp_path: Path) -> None:
     model = checkpoint()
     for number, arguments in enumerate(
@@ -296,12 +297,15 @@ REFUSALS = [
     (["attention", "{photo}", "{photo}"], "photo0.png: not a file of tensors"),
     (["attention", "{both}", "nowhere.jpg"], "nowhere.jpg: No such file"),
     (["smoothing", "{both}", "{broken}"], "truncated"),
-    (["graph", "{engine}", "{photo}"], "an engine cannot be looked into; name the checkpoint"),
-    (["graph", "{both}", "{photo}", "--point", "128,5"], "--point 128,5: outside the photo, which is 128×96 pixels"),
-    (["graph", "{both}", "{photo}", "--point", "5,nan"], "outside the photo"),
     (["matches", "{engine}", "{photo}", "{broken}"], "truncated"),
     (["gallery", "{engine}", "{photo}"], "no index here"),
     (["gallery", "{both}", "{photo}"], "ckpt.pt"),
+]
+
+MISUSES = [
+    (["graph", "{engine}", "{photo}"], "an engine cannot be looked into; name the checkpoint"),
+    (["graph", "{both}", "{photo}", "--point", "128,5"], "--point 128,5: outside the photo, which is 128×96 pixels"),
+    (["graph", "{both}", "{photo}", "--point", "5,nan"], "outside the photo"),
     (["attention", "{both}", "{photo}", "--out", "picture.doc"], "--out picture.doc: matplotlib cannot write"),
     (["attention", "{both}", "{photo}", "--out", "picture"], "--out picture: matplotlib cannot write"),
     (["attention", "{both}", "{photo}", "--out", "{photo}"], "is what the picture is made of"),
@@ -309,8 +313,11 @@ REFUSALS = [
 ]
 
 
-@pytest.mark.parametrize(("arguments", "line"), REFUSALS)
+@pytest.mark.parametrize(
+    ("code", "arguments", "line"), [*((1, *refusal) for refusal in REFUSALS), *((2, *misuse) for misuse in MISUSES)]
+)
 def test_wrong_input_is_one_line_and_leaves_nothing(
+    code: int,
     arguments: list[str],
     line: str,
     checkpoint: Write,
@@ -325,7 +332,7 @@ def test_wrong_input_is_one_line_and_leaves_nothing(
     broken.write_bytes(Path(photos[0]).read_bytes()[:900])
     names = {"both": checkpoint(), "engine": engine, "photo": photos[0], "broken": broken}
     before = {path: path.stat().st_mtime_ns for path in [*tmp_path.rglob("*"), Path(photos[0])]}
-    assert status(*(argument.format(**names) for argument in arguments)) == 1
+    assert status(*(argument.format(**names) for argument in arguments)) == code
     error = capsys.readouterr().err
     assert error.startswith("error: ")
     assert line in error
@@ -377,10 +384,6 @@ def test_wrong_usage_exits_with_2(arguments: list[str]) -> None:
 def test_what_is_not_installed_is_named(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    def draw(_: object) -> None:
-        raise ModuleNotFoundError("No module named 'torch'", name="torch")
-
-    monkeypatch.setattr(visualize, "smoothing", draw)
-    draw.__name__ = "smoothing"
+    monkeypatch.setitem(sys.modules, "torch", None)
     assert status("smoothing", "a.pt", "b.jpg", "--out", tmp_path / "a.png") == 1
-    assert "PyTorch is not installed, and this picture needs it" in capsys.readouterr().err
+    assert "torch is not installed, and this needs it: pip install '.[train]'" in capsys.readouterr().err

@@ -1,6 +1,6 @@
 """What the tests of training share: a backbone of two convolutions, and photos of made-up places."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import cv2
@@ -15,15 +15,6 @@ from train.backbones import BUILDERS, Backbone
 from train.data import LabelledPhotos
 from train.distributed import ProcessGroup
 from train.models.how import HowConfig
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _one_thread() -> Iterator[None]:
-    """Networks as small as these lose more to threads than they win."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 class TinyBackbone(Backbone):

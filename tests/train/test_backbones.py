@@ -80,6 +80,7 @@ def test_parameters_have_torchvisions_names_and_shapes(name: str) -> None:
     assert sum(parameter.numel() for parameter in backbone.parameters()) == PARAMETERS[name]
 
 
+@pytest.mark.slow
 @every_backbone
 @pytest.mark.parametrize(("height", "width"), [(64, 96), (65, 33), (80, 47)])
 @torch.no_grad()
@@ -100,6 +101,7 @@ def test_channels_and_size_of_the_map(name: str, height: int, width: int) -> Non
     assert features.max() > 0
 
 
+@pytest.mark.slow
 @every_backbone
 @torch.no_grad()
 def test_position_i_lies_on_pixel_stride_times_i(name: str, symmetric_backbone: Callable[[str], Backbone]) -> None:
@@ -134,6 +136,7 @@ def test_training_leaves_batch_norm_statistics_alone(name: str) -> None:
     assert all(layer.weight.grad is not None for layer in layers)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TORCHVISION)
 @pytest.mark.parametrize("counts_batches", [True, False], ids=["new", "as published, without batch counts"])
 def test_published_weights_load_as_they_are(name: str, counts_batches: bool, tmp_path: Path) -> None:
@@ -213,6 +216,7 @@ def truncated(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:5000])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "write",
     [another_network, other_shapes, no_state_dict, truncated, lambda path: path.write_text("404"), lambda path: None],

@@ -98,6 +98,7 @@ def test_leaving_out_by_name_passes_over_unknown_names() -> None:
 # ----------------------------------------------------------------------------------------------- synthetic scenes
 
 
+@pytest.mark.slow
 def test_a_seed_makes_the_same_scenes() -> None:
     first, again, other = (synthetic_scenes(scenes=2, views=4, image_size=64, seed=seed) for seed in (5, 5, 6))
     for i in range(8):

@@ -38,6 +38,7 @@ def distil(photos: Path, teacher: Path, *arguments: object) -> int:
     return run_command(lambda _: main([*map(str, flags), "--batch", "4", *map(str, arguments)]))
 
 
+@pytest.mark.slow
 def test_a_student_comes_to_see_what_its_teacher_sees(tiny_backbone: str, teacher: Path, made_photos: Callable) -> None:
     photos: LabelledPhotos = made_photos(scenes=6, views=2)
 

@@ -1,6 +1,7 @@
 """The command: what it writes, and what it says when it cannot."""
 
 import json
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable
@@ -19,7 +20,7 @@ from train.checkpoint import Checkpoint
 from train.config import ResumeOptions, TrainOptions, options_for
 from train.models.how import HowConfig
 from train.models.registry import SYSTEMS
-from train.run import main, parse
+from train.run import command_for, main, parse
 
 SMALL = ["--image-size", "64", "--scales", "1", "--features", "20", "--tuples", "4", "--dimensions", "16"]
 
@@ -58,6 +59,7 @@ def log_of(checkpoint: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in checkpoint.with_suffix(".jsonl").read_text().splitlines()]
 
 
+@pytest.mark.slow
 def test_training_writes_checkpoint_log_and_curve(
     photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -81,6 +83,7 @@ def test_training_writes_checkpoint_log_and_curve(
     assert printed.err == ""
 
 
+@pytest.mark.slow
 def test_resume_goes_on_in_the_same_file(photos: Path, tmp_path: Path) -> None:
     out = tmp_path / "ckpt.pt"
     run("--data", photos, "--out", out, "--epochs", 1, *SMALL)
@@ -91,6 +94,7 @@ def test_resume_goes_on_in_the_same_file(photos: Path, tmp_path: Path) -> None:
     assert Checkpoint.load(out).training["config"]["epochs"] == 2
 
 
+@pytest.mark.slow
 def test_a_network_begins_with_a_trained_one(photos: Path, tmp_path: Path) -> None:
     how, both, again = (tmp_path / name for name in ("how.pt", "both.pt", "again.pt"))
     run("--data", photos, "--out", how, "--epochs", 1, "--learning-rate", 1e-3, *SMALL)
@@ -276,6 +280,7 @@ def test_resuming_takes_epochs_and_paths_beside_the_checkpoint() -> None:
     assert parse(["--resume=a.pt"]) == ResumeOptions(Path("a.pt"))
 
 
+@pytest.mark.slow
 def test_the_file_runs_as_a_command(tmp_path: Path) -> None:
     root = Path(train.__file__).parents[1]
 
@@ -305,3 +310,17 @@ def test_the_file_runs_as_a_command(tmp_path: Path) -> None:
     ):
         assert flag in usage
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        [],
+        ["--system", "gem", "--epochs", "0"],
+        ["--data", "photos", "--image-size", "320", "--graph", "--smoothing", "learned", "--scales", "1", "0.5"],
+        ["--resume", "ckpt.pt", "--epochs", "9"],
+    ],
+)
+def test_a_command_gives_the_options_that_it_was_made_from(flags: list[str]) -> None:
+    options = parse(flags)
+    assert parse(shlex.split(command_for(options))[2:]) == options

@@ -68,6 +68,7 @@ def test_negative_numbers_are_refused(numbers: tuple[int, int, int]):
         render_view(*numbers)
 
 
+@pytest.mark.slow
 def test_every_view_shows_something():
     """Nights are dark, but never black; noons glare, but are never white; blur leaves edges."""
     views = [render_view(1, scene, view) for scene in range(4) for view in range(8)]

@@ -1,1 +1,1 @@
-"""The parts of ``tools/benchmark.py``: whole queries stage by stage, the network by level, load, and the report."""
+"""The parts of ``tools/benchmark.py``: the system under test, what is measured of it, and the report."""

@@ -1,7 +1,8 @@
 """The network's time by level of the pyramid, from ONNX Runtime's profiler.
 
-Every level of an exported graph is a copy of the network of its own, until three Concat nodes join the levels'
-descriptors, strengths and positions. What only one level needs is that level's; the profiler times every node.
+Every level of an exported graph has a copy of the network of its own, until Concat nodes join what the levels give:
+descriptors, strengths and positions, or global descriptors. What only one level needs is that level's; the profiler
+times every node.
 """
 
 import json
@@ -14,9 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runtime.engine.onnxruntime import CPU, import_onnxruntime
+from runtime.engine.schema import GLOBAL_OUTPUTS, IMAGE, LOCAL_OUTPUTS
 from runtime.io.image import Image
 
-JOINED = ("descriptors", "strengths", "positions")  # outputs
+JOINED = (*LOCAL_OUTPUTS[:-1], *GLOBAL_OUTPUTS)  # outputs that come of all levels; the last local one is a count
 TIME_SUFFIX = "_kernel_time"  # of a node's name, in a profile
 
 
@@ -32,7 +34,7 @@ def profile_levels(engine: Path, levels: int, images: Iterable[Image], threads: 
         threads: that share the work of an image; None for one a core.
 
     Returns:
-        float64 [images, levels + 1]; None where the package onnx is not installed or the graph is of another kind.
+        float64 [images, levels + 1]; None if the package onnx is not installed or the graph is of another kind.
     """
     try:
         import onnx
@@ -53,21 +55,21 @@ def profile_levels(engine: Path, levels: int, images: Iterable[Image], threads: 
             return None
         for number, image in enumerate(images):
             for _ in range(2 if number == 0 else 1):
-                session.run(None, {"image": image})
+                session.run(None, {IMAGE: image})
         events = json.loads(Path(session.end_profiling()).read_text())
     return _by_level(events, level_of, levels)[1:]
 
 
 def levels_of_nodes(graph: Any, levels: int) -> dict[str, int] | None:
-    """The level of every node, by name, that only one level needs; None where the graph does not join as many.
+    """The level of every node, by name, that only one level needs; None if the graph does not join that many.
 
     Args:
         graph: an onnx.GraphProto.
         levels: how many the pyramid has.
     """
     maker = {value: node for node in graph.node for value in node.output}
-    joins = [_nearest_join(maker, output, levels) for output in JOINED]
-    if any(join is None for join in joins):
+    joins = [_nearest_join(maker, output.name, levels) for output in graph.output if output.name in JOINED]
+    if not joins or any(join is None for join in joins):
         return None
     needed = [{node.name for join in joins for node in _makers(maker, join.input[level])} for level in range(levels)]
     return {
@@ -88,7 +90,7 @@ def _makers(maker: dict[str, Any], value: str) -> Iterator[Any]:
     """The nodes that a value comes of, the nearest first."""
     values = [value]
     seen = {value}
-    for value in values:  # which grows meanwhile
+    for value in values:  # the list grows meanwhile
         node = maker.get(value)
         if node is not None:
             yield node

@@ -96,7 +96,7 @@ def compare(first: NDArray, second: NDArray) -> Ratio:
 
 
 def measure_load(system: SystemUnderTest, photos: Sequence[Path], callers: int, queries: int, top: int) -> Load:
-    """So many queries in all, or ``QUERIES_A_CALLER`` for each caller where that is more, over the photos in turn."""
+    """So many queries in all, or ``QUERIES_A_CALLER`` for each caller if that is more, over the photos in turn."""
 
     def ask(photo: Path) -> float:
         begin = time.perf_counter()
@@ -110,12 +110,14 @@ def measure_load(system: SystemUnderTest, photos: Sequence[Path], callers: int, 
         return Load(callers, time.perf_counter() - begin, milliseconds)
 
 
-def measure_cold_starts(system: SystemUnderTest, photo: Path, top: int, device: str | None) -> list[float]:
+def measure_cold_starts(
+    system: SystemUnderTest, photo: Path, top: int, device: str | None, *, times: int = COLD_STARTS
+) -> list[float]:
     """Milliseconds from starting Python to the first line that ``tools/search.py`` prints, each in a new process."""
     command = [sys.executable, "-u", "-m", "tools.search", str(system.encoder.path), str(photo)]
     command += ["--index", str(system.index.path), "--top", str(top)]
     command += ["--device", device] if device else []
-    return [_until_first_line(command) for _ in range(COLD_STARTS)]
+    return [_until_first_line(command) for _ in range(times)]
 
 
 def _until_first_line(command: Sequence[str]) -> float:

@@ -24,7 +24,7 @@ class SystemUnderTest:
     Attributes:
         encoder: the engine, its manifest and its first stage.
         index: what is searched.
-        index_name: the folder that the user named; None where the index was made of the photos for the time being.
+        index_name: the folder that the user named; None if the index was made of the photos, for this measurement.
         threads: that share the descriptors of a query when they are encoded.
     """
 
@@ -36,7 +36,7 @@ class SystemUnderTest:
     def ask(self, photo: Path, top: int) -> tuple[list[Hit], dict[str, float]]:
         """The steps of ``Retriever.search``, and the milliseconds on the clock of each of STAGES.
 
-        Any number of threads may ask at a time. Raises ImageError where the photo cannot be read.
+        Any number of threads may ask at a time. Raises ImageError if the photo cannot be read.
         """
         watch = Stopwatch()
         bgr = decode(photo)
@@ -76,7 +76,7 @@ def open_system(
         engine: ``engine.onnx`` or ``engine.plan``.
         index: its folder; None for an index of the photos themselves, which goes with the end of the block.
         photos: readable ones.
-        device: ``cpu``, ``cuda``, or None for a GPU where there is one.
+        device: ``cpu``, ``cuda``, or None for a GPU if there is one.
         threads: that share the work of a photo on the CPU; None for one a core.
 
     Raises:

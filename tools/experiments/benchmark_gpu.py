@@ -8,8 +8,8 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from itertools import cycle, islice
 
 import numpy as np
@@ -21,10 +21,11 @@ from runtime.asmk.gpu.device import Device, load_cupy
 from runtime.asmk.gpu.matcher import DeviceFile, Matcher, search_bytes
 from runtime.asmk.inverted_file import InvertedFile
 from runtime.asmk.kernel import AsmkParameters, selectivity
-from runtime.errors import HowlError
+from runtime.errors import DeviceError
 from runtime.first_stage import MAX_IMAGES
 from runtime.gpu import find_gpus
 from runtime.io.cli import positive_int, run_command
+from tools.environment import require_packages
 
 D = 128
 WORDS = 65_536
@@ -35,10 +36,30 @@ SPREAD = 0.77  # of the logarithm of a word's popularity: a query's words are th
 SIMILARITY_TABLE = selectivity(D, AsmkParameters())
 ENTRY_BYTES = 8 * code_length(D) + 2  # its code and its image
 
-BATCHES = {1: 50, 8: 10, 64: 5}  # queries searched together, and how often
-COPIES = 20
-COPIED_BYTES = 1 << 30  # far more than any cache
-CHECKED_IMAGES, CHECKED_FILE, CHECKED_QUERIES = 20_000, 8_192, 16
+CHECKED_QUERIES = 16
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How much is measured and checked; a test takes less.
+
+    Attributes:
+        batches: how often so many queries are searched together.
+        copies: that bandwidth is the median of.
+        copied_bytes: of each; far more than any cache.
+        checked_images, checked_file: of the small index that is compared with the CPU, and of each of its files.
+        max_images: of an inverted file of the large index.
+    """
+
+    batches: Mapping[int, int] = field(default_factory=lambda: {1: 50, 8: 10, 64: 5})
+    copies: int = 20
+    copied_bytes: int = 1 << 30
+    checked_images: int = 20_000
+    checked_file: int = 8_192
+    max_images: int = MAX_IMAGES
+
+
+FULL = Effort()
 
 
 @dataclass(frozen=True)
@@ -69,7 +90,7 @@ class Report:
         index_bytes: on the GPU.
         list_bytes: of the lists that one query asks for, on average; in a batch the cache may answer some.
         top: hits asked for.
-        checked: queries whose hits were compared with the CPU's.
+        checked_queries, checked_images: queries whose hits were compared with the CPU's, among so many images.
         timings: one for every size of batch.
     """
 
@@ -81,7 +102,8 @@ class Report:
     index_bytes: int
     list_bytes: float
     top: int
-    checked: int
+    checked_queries: int
+    checked_images: int
     timings: Sequence[Timing]
 
     def share(self, timing: Timing) -> float:
@@ -90,15 +112,15 @@ class Report:
 
 
 class Stopwatch:
-    """Times a GPU by its own clock, while it has more to do than the host needs to ask for the next thing."""
+    """Times a GPU by its own clock, while a long copy keeps it busy until the host has launched all of the work."""
 
-    def __init__(self, device: Device) -> None:
+    def __init__(self, device: Device, copied_bytes: int) -> None:
         self._cupy = device.cupy
-        self._copied = device.zeros((COPIED_BYTES,), np.uint8), device.zeros((COPIED_BYTES,), np.uint8)
+        self._copied = device.zeros((copied_bytes,), np.uint8), device.zeros((copied_bytes,), np.uint8)
 
     def milliseconds(self, work: Callable[[], object]) -> float:
-        """What ``work`` makes the GPU do takes so long; its caches hold nothing of use at the start."""
-        self._copy()  # meanwhile the host asks for all of `work`, so that no gap between launches is timed
+        """How long the GPU takes for ``work``, its caches holding nothing of use at the start."""
+        self._copy()  # meanwhile the host launches all of `work`, so that no gap between launches is timed
         start, end = self._cupy.cuda.Event(), self._cupy.cuda.Event()
         start.record()
         work()
@@ -106,9 +128,9 @@ class Stopwatch:
         end.synchronize()
         return float(self._cupy.cuda.get_elapsed_time(start, end))
 
-    def bandwidth(self) -> float:
-        """Bytes a second, read and written, of a copy within the GPU's memory."""
-        milliseconds = np.median([self.milliseconds(self._copy) for _ in range(COPIES)])
+    def bandwidth(self, copies: int) -> float:
+        """Bytes a second, read and written, of a copy within the GPU's memory: the median of several."""
+        milliseconds = np.median([self.milliseconds(self._copy) for _ in range(copies)])
         return float(2 * self._copied[0].nbytes / (milliseconds / 1e3))
 
     def _copy(self) -> None:
@@ -117,26 +139,39 @@ class Stopwatch:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     options = parse(arguments)
-    device = Device(code_length(D), load_cupy())
-    report = measure(device, options.images, options.top)
+    if not options.json:
+        require_packages("pandas", "tabulate")
+    report = measure(Device(code_length(D), load_cupy()), options.images, options.top)
     print(as_json(report) if options.json else as_text(report))
 
 
-def measure(device: Device, images: int, top: int) -> Report:
-    """Compares a small index with the CPU, then times a large one."""
-    check_room(device, images, top)
+def measure(device: Device, images: int, top: int, effort: Effort = FULL) -> Report:
+    """Compares a small index with the CPU, then times a large one.
+
+    Args:
+        device: the GPU.
+        images: of the large index.
+        top: hits asked for.
+        effort: how much is measured.
+
+    Raises:
+        DeviceError: the index does not fit the GPU's memory, or the GPU's hits are not the CPU's.
+    """
+    check_room(device, images, top, effort)
     random = np.random.default_rng(0)
     popularity = draw_popularity(random)
-    check_hits(device, popularity, top)
-    watch = Stopwatch(device)
-    bandwidth = watch.bandwidth()
+    check_hits(device, popularity, top, effort)
+    watch = Stopwatch(device, effort.copied_bytes)
+    bandwidth = watch.bandwidth(effort.copies)
 
     files, lengths = [], np.zeros(WORDS, np.int64)
-    for file in tqdm(make_files(random, popularity, images, MAX_IMAGES), desc="making", unit="file", disable=None):
+    for file in tqdm(
+        make_files(random, popularity, images, effort.max_images), desc="making", unit="file", disable=None
+    ):
         files.append(DeviceFile.upload(device, file))
         lengths[file.words] += np.diff(file.offsets)
     matcher = Matcher(device, files, [np.ones(len(file.word_counts), bool) for file in files])
-    queries = [make_query(random, popularity) for _ in range(max(BATCHES))]
+    queries = [make_query(random, popularity) for _ in range(max(effort.batches))]
     list_bytes = float(np.mean([lengths[query.words].sum() for query in queries])) * ENTRY_BYTES
     return Report(
         gpu=str(find_gpus()[0]),
@@ -147,19 +182,23 @@ def measure(device: Device, images: int, top: int) -> Report:
         index_bytes=sum(file.bytes for file in files),
         list_bytes=list_bytes,
         top=top,
-        checked=CHECKED_QUERIES,
-        timings=[Timing(size, *time_batches(watch, matcher, queries, size, top)) for size in BATCHES],
+        checked_queries=CHECKED_QUERIES,
+        checked_images=effort.checked_images,
+        timings=[
+            Timing(size, *time_batches(watch, matcher, queries, size, times, top))
+            for size, times in effort.batches.items()
+        ],
     )
 
 
-def check_room(device: Device, images: int, top: int) -> None:
-    """Raises HowlError where an index of so many images does not fit the free memory."""
-    index = images * WORDS_AN_IMAGE * ENTRY_BYTES + -(-images // MAX_IMAGES) * 8 * WORDS
-    needed = 1.01 * index + max(BATCHES) * search_bytes(images, top) + 2 * COPIED_BYTES
+def check_room(device: Device, images: int, top: int, effort: Effort) -> None:
+    """Raises DeviceError if an index of so many images does not fit the free memory."""
+    index = images * WORDS_AN_IMAGE * ENTRY_BYTES + -(-images // effort.max_images) * 8 * WORDS
+    needed = 1.01 * index + max(effort.batches) * search_bytes(images, top) + 2 * effort.copied_bytes
     free = device.free_bytes()
     if needed > free:
         sizes = f"{needed / 1e9:.2f} GB of the GPU's memory, and {free / 1e9:.2f} GB are free"
-        raise HowlError(f"--images {images} needs {sizes}: ask for fewer")
+        raise DeviceError(f"--images {images} needs {sizes}: ask for fewer")
 
 
 def draw_popularity(random: np.random.Generator) -> NDArray[np.float64]:
@@ -202,16 +241,16 @@ def make_query(random: np.random.Generator, popularity: NDArray[np.float64]) -> 
     return AsmkQuery(words.astype(np.uint32), codes, SIMILARITY_TABLE)
 
 
-def check_hits(device: Device, popularity: NDArray[np.float64], top: int) -> None:
-    """Raises HowlError where hits, in a small index with removed images, are not those of the CPU to the bit."""
+def check_hits(device: Device, popularity: NDArray[np.float64], top: int, effort: Effort) -> None:
+    """Raises DeviceError if hits, in a small index with removed images, are not those of the CPU to the bit."""
     random = np.random.default_rng(1)
-    files = list(make_files(random, popularity, CHECKED_IMAGES, CHECKED_FILE))
+    files = list(make_files(random, popularity, effort.checked_images, effort.checked_file))
     live = [random.random(len(file)) < 0.9 for file in files]
     queries = [make_query(random, popularity) for _ in range(CHECKED_QUERIES)]
     matcher = Matcher(device, [DeviceFile.upload(device, file) for file in files], live)
     for number, (query, hits) in enumerate(zip(queries, matcher.search(queries, top), strict=True)):
         if hits.tolist() != best_on_cpu(files, live, query, top):
-            raise HowlError(f"the GPU's hits of query {number} are not those of the CPU: do not trust it")
+            raise DeviceError(f"the GPU's hits of query {number} are not those of the CPU: do not trust it")
 
 
 def best_on_cpu(
@@ -228,10 +267,10 @@ def best_on_cpu(
 
 
 def time_batches(
-    watch: Stopwatch, matcher: Matcher, queries: Sequence[AsmkQuery], size: int, top: int
+    watch: Stopwatch, matcher: Matcher, queries: Sequence[AsmkQuery], size: int, times: int, top: int
 ) -> tuple[float, float, float]:
-    """Medians of ``time_batch`` for batches of one size, per query; the first batch is not timed."""
-    turns = tqdm(range(BATCHES[size] + 1), desc=f"{size} at once", unit="batch", disable=None)
+    """Medians of ``time_batch`` for so many batches of one size, per query; the first batch is not timed."""
+    turns = tqdm(range(times + 1), desc=f"{size} at once", unit="batch", disable=None)
     some = cycle(queries)
     taken = [time_batch(watch, matcher, list(islice(some, size)), top) for _ in turns]
     scoring, device, call = np.median(taken[1:], axis=0) / size
@@ -252,22 +291,33 @@ def time_batch(
 
 def as_text(report: Report) -> str:
     """The report for people."""
+    import pandas  # late: `--help` and `--json` do without
+
     scanned = report.list_bytes / ENTRY_BYTES / report.entries
-    lines = [
-        f"{report.gpu}: copies {report.bandwidth / 1e12:.2f} TB/s within its memory, read and written",
-        f"{report.images} images, {report.entries / 1e6:.1f} M entries in {report.files} files, "
-        f"{report.index_bytes / 1e9:.2f} GB on the GPU",
-        f"a query of {WORDS_A_QUERY} words scans {scanned:.2%} of them, {report.list_bytes / 1e6:.0f} MB",
-        f"the {report.top} best of {report.checked} queries among {CHECKED_IMAGES} images are the CPU's, to the bit",
-        "",
-        "milliseconds a query, medians:",
-        f"at once  scoring  with the {report.top} best  whole call  of the bandwidth",
+    rows = [
+        {
+            "queries at once": timing.queries,
+            "scoring": f"{timing.scoring:.3f}",
+            f"with the {report.top} best": f"{timing.device:.3f}",
+            "whole call": f"{timing.call:.3f}",
+            "of the bandwidth": f"{report.share(timing):.0%}",
+        }
+        for timing in report.timings
     ]
-    width = len(f"with the {report.top} best")
-    for timing in report.timings:
-        times = f"{timing.scoring:7.3f}  {timing.device:{width}.3f}  {timing.call:10.3f}"
-        lines.append(f"{timing.queries:7d}  {times}  {report.share(timing):16.0%}")
-    return "\n".join(lines)
+    return "\n".join(
+        [
+            f"{report.gpu}: copies {report.bandwidth / 1e12:.2f} TB/s within its memory, read and written",
+            f"{report.images} images, {report.entries / 1e6:.1f} M entries in {report.files} files, "
+            f"{report.index_bytes / 1e9:.2f} GB on the GPU",
+            f"a query of {WORDS_A_QUERY} words scans {scanned:.2%} of them, {report.list_bytes / 1e6:.0f} MB",
+            f"the {report.top} best of {report.checked_queries} queries among {report.checked_images} images are the "
+            "CPU's, to the bit",
+            "",
+            "milliseconds a query, medians:",
+            "",
+            pandas.DataFrame(rows).to_markdown(index=False, disable_numparse=True),
+        ]
+    )
 
 
 def as_json(report: Report) -> str:

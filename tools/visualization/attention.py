@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from runtime.bundle import is_engine
 from runtime.encoder import Encoder
+from runtime.errors import IncompatibleError
 from tools.visualization.canvas import AMOUNT, DIFFERENCE, Photo, View, colour_bar, draw_dots, draw_map, photo_panels
 
 DOT = 12.0  # points²: a feature of scale 1; those of smaller scales cover more of the photo
@@ -95,7 +96,7 @@ def draw_sides(photo: Photo, sides: Sequence[Attention], heading: str) -> Figure
 def difference(sides: Sequence[Attention]) -> AttentionMap | None:
     """The second map minus the first, each over its mean: where attention went to, and where from.
 
-    None where there are no two maps, or their positions differ.
+    None if there are no two maps, or their positions differ.
     """
     maps = [side for side in sides if isinstance(side, AttentionMap)]
     if len(maps) != 2 or maps[0].strengths.shape != maps[1].strengths.shape:
@@ -111,11 +112,13 @@ def chosen_by(model: Path, photo: Photo, view: View, device: str | None) -> Atte
     """The attention by which a checkpoint or an engine chooses its features."""
     if is_engine(model):
         encoder = Encoder(model, device=device)
-        features = encoder.extract(photo.path).need_local()
+        features = encoder.extract(photo.path).local
+        if features is None:
+            raise IncompatibleError(f"{model}: describes a photo as a whole, there are no local features to draw")
         scales = ", ".join(f"{scale:g}" for scale in encoder.manifest.scales)
         title = f"{model.name}: {len(features)} features of scales {scales}"
         return AttentionDots(title, features.positions, features.strengths)
-    from tools.visualization.inspected import inspect_photo, refinements
+    from tools.visualization.refinements import inspect_photo, refinements
 
     inspected = inspect_photo(model, photo, view)
     steps = refinements(inspected.network.config)
@@ -130,7 +133,7 @@ def before_and_after(checkpoint: Path, photo: Photo, view: View) -> list[Attenti
     A graph re-weights attention, which is what features are chosen by; after a filter alone, features are chosen as
     before, and it is the norm of the filtered ones that is drawn.
     """
-    from tools.visualization.inspected import inspect_photo, refinements
+    from tools.visualization.refinements import inspect_photo, refinements
 
     inspected = inspect_photo(checkpoint, photo, view)
     seen, steps = inspected.seen, refinements(inspected.network.config)

@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from numpy.typing import NDArray
 
-from runtime.errors import HowlError
+from runtime.errors import UsageError
 from runtime.io.atomic import atomic_write
 from runtime.io.image import Image, load_rgb, shrink
 
@@ -48,7 +48,7 @@ class Photo:
 
     @classmethod
     def load(cls, path: Path) -> "Photo":
-        """Raises ImageError where it cannot be read."""
+        """Raises ImageError if it cannot be read."""
         return cls(path, load_rgb(path))
 
     @property
@@ -79,14 +79,14 @@ class View:
 
 
 def check_output(path: Path, inputs: Iterable[Path]) -> None:
-    """Raises HowlError, before any work, where a picture cannot become this file or would overwrite an input."""
+    """Raises UsageError, before any work, if a picture cannot become this file or would overwrite an input."""
     suffixes = Figure().canvas.get_supported_filetypes()
     if path.suffix.lower().removeprefix(".") not in suffixes:
-        raise HowlError(f"--out {path}: matplotlib cannot write such a file; use .png")
+        raise UsageError(f"--out {path}: matplotlib cannot write such a file; use .png")
     if path.is_dir():
-        raise HowlError(f"--out {path}: is a folder; name a file in it")
+        raise UsageError(f"--out {path}: is a folder; name a file in it")
     if path.exists() and any(other.exists() and path.samefile(other) for other in inputs):
-        raise HowlError(f"--out {path}: is what the picture is made of; name another file")
+        raise UsageError(f"--out {path}: is what the picture is made of; name another file")
 
 
 def save(figure: Figure, path: Path) -> None:

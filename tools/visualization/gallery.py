@@ -9,7 +9,6 @@ from matplotlib.figure import Figure
 
 from runtime.io.image import load_rgb
 from runtime.retriever import Retriever
-from tools.visualization.canvas import save
 
 # Green and orange that the colour-blind can tell apart, and a mark for those who cannot.
 RIGHT, WRONG, QUERY = "#009e73", "#d55e00", "black"
@@ -19,7 +18,7 @@ SIDE = 320  # pixels of a photo in the picture
 
 @dataclass(frozen=True)
 class Answer:
-    """One ranked photo: its score, and whether it shows the query's place (None where nobody knows)."""
+    """One ranked photo: its score, and whether it shows the query's place (None if nobody knows)."""
 
     photo: Path
     score: float
@@ -59,13 +58,8 @@ def ranked(retriever: Retriever, query: Path, top: int, *, by_folder: bool) -> R
     )
 
 
-def draw_gallery(rows: Sequence[Row], title: str, path: Path) -> None:
-    """Writes the picture, PNG or whatever the path's suffix says. Raises ImageError where a photo cannot be read."""
-    save(gallery(rows, title), path)
-
-
-def gallery(rows: Sequence[Row], title: str) -> Figure:
-    """The picture. Raises ImageError where a photo cannot be read."""
+def draw_gallery(rows: Sequence[Row], title: str) -> Figure:
+    """The picture. Raises ImageError if a photo cannot be read."""
     columns = 1 + max(len(row.answers) for row in rows)
     figure = Figure(figsize=(1.9 * columns, 1.75 * len(rows) + 0.5), layout="constrained")
     figure.suptitle(title)

@@ -33,7 +33,7 @@ def draw_matches(encoder: Encoder, query: Photo, image: Photo, top: int, assignm
     """
     kernel = encoder.first_stage
     if not isinstance(kernel, AsmkKernel):
-        raise IncompatibleError(f"{encoder.path}: compares whole photos, there are no matched features to draw")
+        raise IncompatibleError(f"{encoder.path}: compares photos as a whole, there are no matched features to draw")
     if assignments is not None:
         kernel = AsmkKernel(kernel.codebook, replace(kernel.parameters, multiple_assignment=assignments))
     of_query, of_image = (encoder.extract(photo.path).need_local() for photo in (query, image))

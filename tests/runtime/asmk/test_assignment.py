@@ -31,11 +31,20 @@ def assert_nearest(found: NDArray, descriptors: NDArray, centroids: NDArray) -> 
 
 
 @pytest.mark.parametrize("search", BOTH)
-@pytest.mark.parametrize("words", [1, 2, 7, 64, 65, 2 * GROUPS, 3 * GROUPS + 5, 4 * GROUPS])
-@pytest.mark.parametrize("m", [1, 5, 20])
-@pytest.mark.parametrize("dimensions", [3, 24])
+@pytest.mark.parametrize(
+    ("words", "m", "dimensions"),
+    [
+        (1, 1, 3),
+        (7, 7, 24),
+        (64, 5, 24),  # a whole panel, and one more
+        (65, 20, 3),
+        (2 * GROUPS, 5, 24),
+        (3 * GROUPS + 5, 20, 24),
+        (4 * GROUPS, 1, 3),
+        (4 * GROUPS, 20, 24),
+    ],
+)
 def test_assignment_is_exact_and_nearest_first(search: type, words: int, m: int, dimensions: int) -> None:
-    m = min(m, words)
     centroids, descriptors = coarse(normal(words, dimensions)), coarse(normal(61, dimensions, seed=1))
     found = search(centroids).nearest(descriptors, m)
     assert found.dtype == np.int64

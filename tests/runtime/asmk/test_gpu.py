@@ -28,6 +28,8 @@ from runtime.first_stage import ASMK, Layout
 from runtime.gpu import Gpu, find_gpus
 from runtime.index import Index
 
+pytestmark = pytest.mark.slow  # the kernels are compiled
+
 StandIn = runpy.run_path(str(Path(__file__).parents[2] / "cuda" / "stand_in.py"))["StandIn"]
 
 SEGMENTS = (120, 9, 1)  # images; descending, so that the index does not merge them
@@ -39,13 +41,6 @@ EVERY_KIND = [
     AsmkParameters(alpha=1, threshold=-0.2),
     AsmkParameters(threshold=1),
 ]
-
-
-@pytest.fixture(scope="session")
-def compiled(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of the kernels that were compiled for the CPU."""
-    pytest.importorskip("ziglang", reason="needs ziglang, whose compiler runs CUDA C++ on the CPU")
-    return tmp_path_factory.mktemp("cuda")
 
 
 @pytest.fixture

@@ -13,10 +13,13 @@ from typing import Any
 
 import pytest
 
-KILLS = 240
+KILLS = 120
 SEED = int(os.environ.get("HOWL_KILL_SEED", secrets.randbelow(1 << 32)))
 
-pytestmark = pytest.mark.skipif(not hasattr(os, "fork") or not hasattr(signal, "SIGKILL"), reason="needs fork and kill")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not hasattr(os, "fork") or not hasattr(signal, "SIGKILL"), reason="needs fork and kill"),
+]
 
 
 @pytest.fixture

@@ -1,32 +1,38 @@
-"""The ablation: its figures, its stages, and what ends it; the commands that it runs have tests of their own."""
+"""The ablation: its figures, its stages, and what ends it; the functions that it calls have tests of their own."""
 
 import json
 import math
+import os
+import sys
 import time
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
 import pytest
 
-from runtime.errors import HowlError
-from tools.experiments import ablate
-from tools.experiments.ablation import stages
-from tools.experiments.ablation.figures import (
-    columns,
-    differences,
-    evaluated,
-    points,
-    scene_differences,
-    set_labels,
-    spread,
-)
-from tools.experiments.ablation.job_pool import Crew
-from tools.experiments.ablation.plot import draw
-from tools.experiments.ablation.runs import ROWS, Run, all_runs
-from tools.experiments.ablation.settings import Settings, keep_settings
-from tools.experiments.ablation.tables import main_table, scene_table
+pytest.importorskip("torch", reason="needs PyTorch")
 
-SETTINGS = Settings("photos", ["val-a", "val-b"], None, ["--epochs", "2"], ["--features", "9"])
+from export.options import ExportOptions
+from runtime.errors import HowlError, UsageError
+from tools.experiments import ablate
+from tools.experiments.ablation import runs as stages
+from tools.experiments.ablation.job_pool import JobPool
+from tools.experiments.ablation.runs import ROWS, Job, Run, all_runs, keep_settings
+from train.config import ResumeOptions, TrainOptions, options_for
+
+BACKBONE = "resnet18"
+
+
+@pytest.fixture
+def figures():
+    """The module of figures, which needs the extra ``experiments``."""
+    for package in ("pandas", "tabulate"):
+        pytest.importorskip(package, reason=f"needs {package}")
+    from tools.experiments.ablation import figures
+
+    return figures
 
 
 @pytest.fixture
@@ -49,88 +55,104 @@ def results() -> list[dict]:
     ]
 
 
-class FakeCommands:
-    """Stands for howl's commands: writes what they write, and fails where it is told to."""
+def training(epochs: int = 2) -> TrainOptions:
+    options = options_for("how", "photos", BACKBONE)
+    return replace(options, training=replace(options.training, epochs=epochs))
+
+
+def job(run: Run, epochs: int = 2) -> Job:
+    return Job.of(run, training(epochs), ExportOptions(Path("CKPT"), features=9), ["val-a", "val-b"], None)
+
+
+class FakeCaller:
+    """Stands for the job pool: writes what the functions write, and fails where it is told to."""
 
     def __init__(self, failing: str = "") -> None:
-        self.called: list[tuple[str, ...]] = []
+        self.called: list[str] = []
+        self.commands: list[str] = []
         self.failing = failing
 
-    def __call__(self, script: str, *arguments: str | Path, log: Path, captured: bool = False) -> str:
-        words = [str(argument) for argument in arguments]
-        self.called.append((script, *words))
-        if script == "train/run.py":
-            Path(words[words.index("--out" if "--out" in words else "--resume") + 1]).touch()
-        if script == self.failing:
-            raise HowlError(f"{script} failed")
-        if script == "export/to_trt.py":
-            engine = Path(words[words.index("--out") + 1])
-            engine.touch()
-            engine.with_suffix(".json").touch()
-        return json.dumps({"sets": []})
-
-    @property
-    def scripts(self) -> list[str]:
-        return [script for script, *_ in self.called]
+    def __call__(self, function: Callable[[Job], None], job: Job, *, log: Path, command: str) -> None:
+        name, run = function.__name__, job.run
+        self.called.append(name)
+        self.commands.append(command)
+        if name == "train_network":
+            run.checkpoint.touch()
+        if name == self.failing:
+            raise HowlError(f"{name} failed")
+        if name == "train_network":
+            run.trained.touch()
+        elif name == "export_engine":
+            run.engine.with_suffix(".json").touch()
+        else:
+            run.evaluation.write_text(json.dumps({"sets": []}))
 
 
-EVERY_SCRIPT = ["train/run.py", "export/to_trt.py", "tools/evaluate.py"]
+EVERY_STAGE = ["train_network", "export_engine", "evaluate"]
 
 
-def finish(run: Run, commands: FakeCommands) -> int:
+def finish(run: Run, caller: FakeCaller) -> int:
     """How many stages it went through."""
     steps: list[None] = []
-    stages.finish(run, SETTINGS, commands, lambda: steps.append(None))
+    stages.finish(job(run), caller, lambda: steps.append(None))
     return len(steps)
 
 
-def test_mean_and_deviation_are_those_of_the_seeds(results: list[dict]) -> None:
-    assert columns(results) == ["val-a", "val-b", "mean"]
-    assert points(results, "resnet18", "both", "val-a") == pytest.approx({0: 54, 1: 58})
-    assert points(results, "resnet18", "both", "mean") == pytest.approx({0: 67, 1: 69})
-    assert spread({0: 54, 1: 58}) == pytest.approx((56, math.sqrt(8)))
-    assert math.isnan(spread({0: 54}).std)
+def test_mean_and_std_are_those_of_the_seeds(figures, results: list[dict]) -> None:
+    points = figures.points(results)
+    assert list(points.columns) == ["val-a", "val-b", "mean"]
+    both = points.xs(BACKBONE).xs("both")
+    assert both["val-a"].to_dict() == pytest.approx({0: 54, 1: 58})
+    assert both["mean"].to_dict() == pytest.approx({0: 67, 1: 69})
+    assert figures.spread(points).loc[(BACKBONE, "both"), "val-a"].tolist() == pytest.approx([56, math.sqrt(8)])
+    single = figures.points([each for each in results if each["seed"] == 0])
+    assert math.isnan(figures.spread(single).loc[(BACKBONE, "both"), ("val-a", "std")])
 
 
-def test_differences_are_paired_by_seed(results: list[dict]) -> None:
+def test_gains_are_paired_by_seed(figures, results: list[dict]) -> None:
     """Unpaired, the std would hold that of HOW's seeds too."""
-    gains = differences(results, "resnet18", "both", "val-a")
-    assert gains == pytest.approx({0: 4, 1: 6})
-    assert spread(gains) == pytest.approx((5, math.sqrt(2)))
+    gains = figures.gains(figures.points(results))
+    assert gains.xs(BACKBONE).xs("both")["val-a"].tolist() == pytest.approx([4, 6])
+    assert figures.spread(gains).loc[(BACKBONE, "both"), "val-a"].tolist() == pytest.approx([5, math.sqrt(2)])
 
 
-def test_the_table_has_a_line_a_row(results: list[dict]) -> None:
-    lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in main_table(results).splitlines()]
+def cells_of(table: str) -> list[list[str]]:
+    return [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines() if line.startswith("|")]
+
+
+def test_the_table_has_a_line_a_row(figures, results: list[dict]) -> None:
+    lines = cells_of(figures.main_table(results))
     assert lines[0] == ["backbone", "", "seeds", "mAP val-a", "mAP val-b", "mAP mean", "Δ val-a", "Δ val-b", "Δ mean"]
     assert [line[1] for line in lines[2:6]] == [row.label for row in ROWS.values()]
-    assert lines[2] == ["resnet18", "HOW", "2", "51.00 ± 1.41", "80.00 ± 0.00", "65.50 ± 0.71", "", "", ""]
+    assert lines[2] == [BACKBONE, "HOW", "2", "51.00 ± 1.41", "80.00 ± 0.00", "65.50 ± 0.71", "", "", ""]
     assert lines[5][3:7] == ["56.00 ± 2.83", "80.00 ± 0.00", "68.00 ± 1.41", "+5.00 ± 1.41"]
 
 
-def test_a_single_seed_and_set_have_neither_deviation_nor_mean(results: list[dict]) -> None:
+def test_a_single_seed_and_set_have_neither_std_nor_mean(figures, results: list[dict]) -> None:
     single = [{**each, "mAP": {"val-a": each["mAP"]["val-a"]}} for each in results if each["seed"] == 0]
-    assert main_table(single).splitlines()[5] == "| resnet18 | + both | 1 | 54.00 | +4.00 |"
+    assert cells_of(figures.main_table(single))[5] == [BACKBONE, "+ both", "1", "54.00", "+4.00"]
 
 
-def test_scenes_that_gain_and_lose_are_named(results: list[dict]) -> None:
-    assert scene_differences(results, "resnet18", "both", "val-a") == pytest.approx({"castle": 5, "bridge": -2.5})
-    lines = scene_table(results).splitlines()
-    assert lines[2] == "| resnet18 | val-a | 1 | 1 | 0 | castle +5.0 | bridge -2.5 |"
-    assert lines[3] == "| resnet18 | val-b | 0 | 0 | 1 |  |  |"
+def test_scenes_that_gain_and_lose_are_named(figures, results: list[dict]) -> None:
+    gains = figures.scene_gains(results, "both")[BACKBONE, "val-a"]
+    assert gains.to_dict() == pytest.approx({"val-a/castle": 5, "val-a/bridge": -2.5})
+    lines = cells_of(figures.scene_table(results))
+    assert lines[2] == [BACKBONE, "val-a", "1", "1", "0", "castle +5.0", "bridge -2.5"]
+    assert lines[3] == [BACKBONE, "val-b", "0", "0", "1", "", ""]
 
 
-def test_folders_of_one_name_go_by_their_paths() -> None:
-    assert set_labels(["a/val", "b/val", "c/test/"]) == ["a/val", "b/val", "test"]
+def test_folders_of_one_name_go_by_their_paths(figures) -> None:
+    assert figures.short_names(["a/val", "b/val", "c/test/"]) == ["a/val", "b/val", "test"]
 
 
-def test_the_plot_is_drawn(results: list[dict], tmp_path: Path) -> None:
+def test_the_plot_is_drawn(figures, results: list[dict], tmp_path: Path) -> None:
     pytest.importorskip("matplotlib", reason="needs matplotlib")
-    draw([*results, *({**each, "backbone": "resnet50"} for each in results)], tmp_path / "ablation.png")
+    figures.draw([*results, *({**each, "backbone": "resnet50"} for each in results)], tmp_path / "ablation.png")
     assert cv2.imread(str(tmp_path / "ablation.png")).shape[1] > 1000
 
 
-def test_only_seeds_with_every_row_are_compared(tmp_path: Path) -> None:
-    runs = all_runs(["resnet18"], [0, 1], tmp_path)
+def test_only_seeds_with_every_row_are_compared(figures, tmp_path: Path) -> None:
+    runs = all_runs([BACKBONE, BACKBONE], [0, 1, 0], tmp_path)
     assert [(run.seed, run.row) for run in runs] == [(seed, row) for seed in (0, 1) for row in ROWS]
     settings = {"easy": {"mAP": 0.9, "average_precisions": {}}, "hard": {"mAP": 0.1, "average_precisions": {}}}
     sets = [
@@ -139,100 +161,136 @@ def test_only_seeds_with_every_row_are_compared(tmp_path: Path) -> None:
     ]
     for run in runs[:-1]:
         run.evaluation.write_text(json.dumps({"sets": sets}))
-    found = evaluated(runs)
+    found = figures.read_results(runs)
     assert {each["seed"] for each in found} == {0}
     assert found[0]["mAP"] == {"val": 0.5, "roxford5k easy": 0.9, "roxford5k hard": 0.1}
 
 
 def test_a_run_is_trained_exported_and_evaluated(tmp_path: Path) -> None:
-    run, commands = Run("resnet18", "both", 3, tmp_path), FakeCommands()
-    assert finish(run, commands) == 3
-    assert commands.scripts == EVERY_SCRIPT
-    trained, exported, measured = (" ".join(words) for words in commands.called)
+    run, caller = Run(BACKBONE, "both", 3, tmp_path), FakeCaller()
+    assert finish(run, caller) == 3
+    assert caller.called == EVERY_STAGE
     checkpoint, engine = tmp_path / "resnet18-both-seed3.pt", tmp_path / "resnet18-both-seed3.onnx"
-    assert trained == (
-        "train/run.py --data photos --data-root data --backbone resnet18 --smoothing learned --graph "
-        "--epochs 2 --seed 3 "
-        f"--out {checkpoint}"
-    )
-    assert exported == f"export/to_trt.py {checkpoint} --features 9 --out {engine}"
-    assert measured == f"tools/evaluate.py {engine} val-a val-b --data-root data --json"
+    trained, exported, measured = caller.commands
+    assert trained.startswith("python train/run.py --data photos --backbone resnet18 ")
+    for flags in ("--smoothing learned", "--graph", "--epochs 2", "--seed 3", f"--out {checkpoint}"):
+        assert f" {flags}" in trained
+    assert exported == f"python export/to_trt.py {checkpoint} --out {engine} --features 9"
+    assert measured == f"python tools/evaluate.py {engine} val-a val-b --data-root data --json"
+
+
+def test_rows_differ_in_the_network_alone(tmp_path: Path) -> None:
+    made = {run.row: job(run).training for run in all_runs([BACKBONE], [3], tmp_path)}
+    for row, options in made.items():
+        assert options.network == replace(training().network, **ROWS[row].network)
+        assert replace(options, network=training().network, out=Path()) == replace(
+            training(), training=replace(training().training, seed=3), out=Path()
+        )
 
 
 def test_what_is_finished_is_skipped(tmp_path: Path) -> None:
-    run, commands = Run("resnet18", "how", 0, tmp_path), FakeCommands()
-    finish(run, commands)
-    assert finish(run, commands) == 3
-    assert commands.scripts == EVERY_SCRIPT
+    run, caller = Run(BACKBONE, "how", 0, tmp_path), FakeCaller()
+    finish(run, caller)
+    assert finish(run, caller) == 3
+    assert caller.called == EVERY_STAGE
     run.evaluation.unlink()
-    finish(run, commands)
-    assert commands.scripts == [*EVERY_SCRIPT, "tools/evaluate.py"]
+    finish(run, caller)
+    assert caller.called == [*EVERY_STAGE, "evaluate"]
 
 
 def test_an_interrupted_training_goes_on(tmp_path: Path) -> None:
-    run = Run("resnet18", "how", 0, tmp_path)
+    run = Run(BACKBONE, "how", 0, tmp_path)
     with pytest.raises(HowlError):
-        finish(run, FakeCommands(failing="train/run.py"))
+        finish(run, FakeCaller(failing="train_network"))
     assert run.checkpoint.exists()
-    commands = FakeCommands()
-    finish(run, commands)
-    assert commands.called[0] == ("train/run.py", "--resume", str(run.checkpoint), "--data-root", "data")
+    assert stages.training_of(job(run)) == ResumeOptions(run.checkpoint)
+    caller = FakeCaller()
+    finish(run, caller)
+    assert caller.commands[0] == f"python train/run.py --resume {run.checkpoint}"
 
 
 def test_what_was_made_of_a_lost_checkpoint_is_made_anew(tmp_path: Path) -> None:
-    run = Run("resnet18", "how", 0, tmp_path)
-    finish(run, FakeCommands())
+    run = Run(BACKBONE, "how", 0, tmp_path)
+    finish(run, FakeCaller())
     run.checkpoint.unlink()
     with pytest.raises(HowlError):
-        finish(run, FakeCommands(failing="export/to_trt.py"))
+        finish(run, FakeCaller(failing="export_engine"))
     assert not run.evaluation.exists()
 
 
 def test_other_settings_are_refused(tmp_path: Path) -> None:
-    keep_settings(SETTINGS, tmp_path)
-    keep_settings(SETTINGS, tmp_path)
-    longer = Settings("photos", ["val-a", "val-b"], None, ["--epochs", "3"], ["--features", "9"])
-    with pytest.raises(HowlError, match="begun with training --epochs 2, now --epochs 3; give the same"):
+    jobs = [job(run) for run in all_runs([BACKBONE], [0], tmp_path)]
+    keep_settings(jobs, tmp_path)
+    keep_settings([job(run) for run in all_runs([BACKBONE], [0, 1], tmp_path)], tmp_path)
+    longer = [job(run, epochs=3) for run in all_runs([BACKBONE], [0], tmp_path)]
+    with pytest.raises(UsageError, match="started with training resnet18 how training epochs 2, now 3; give the same"):
         keep_settings(longer, tmp_path)
+    (tmp_path / "settings.json").write_text("not settings")
+    with pytest.raises(UsageError, match="no settings of an ablation; name another folder with --out"):
+        keep_settings(jobs, tmp_path)
+
+
+def test_backbones_may_be_added(tmp_path: Path) -> None:
+    keep_settings([job(run) for run in all_runs(["resnet18"], [0], tmp_path)], tmp_path)
+    keep_settings([job(run) for run in all_runs(["resnet50"], [0], tmp_path)], tmp_path)
+    kept = json.loads((tmp_path / "settings.json").read_text())["training"]
+    assert {name.split()[0] for name in kept} == {"resnet18", "resnet50"}
 
 
 def test_flags_of_the_ablation_itself_are_refused() -> None:
-    common = ["--train", "photos", "--test", "val"]
-    with pytest.raises(HowlError, match="leave out --seed, --graph"):
-        ablate.settings_of(ablate.parse([*common, "--", "--no-graph", "--seed", "1"]))
-    with pytest.raises(HowlError, match="--export: leave out --out"):
-        ablate.settings_of(ablate.parse([*common, "--export", "--out x.onnx"]))
+    with pytest.raises(UsageError, match="leave out --graph, --seed"):
+        ablate.parse_training("photos", BACKBONE, ["--no-graph", "--seed", "1"])
+    with pytest.raises(UsageError, match="leave out --resume"):
+        ablate.parse_training("photos", BACKBONE, ["--resume", "ckpt.pt"])
+    with pytest.raises(UsageError, match="--export: leave out --out"):
+        ablate.parse_export(["--out", "x.onnx"])
     with pytest.raises(SystemExit):
-        ablate.settings_of(ablate.parse([*common, "--", "--epoch-count", "1"]))
+        ablate.parse_training("photos", BACKBONE, ["--epoch-count", "1"])
+    assert ablate.parse_training("photos", BACKBONE, ["--epochs", "7"]).training.epochs == 7
 
 
 def test_missing_photos_are_found_out_before_any_training(tmp_path: Path) -> None:
+    run = Run(BACKBONE, "how", 0, tmp_path)
     with pytest.raises(HowlError, match="missing: no such folder"):
-        ablate.check_data(Settings("photos", [str(tmp_path / "missing")], None, [], []))
+        ablate.check_data(replace(job(run), test=(str(tmp_path / "missing"),)))
 
 
-def test_a_failing_command_names_its_log(tmp_path: Path) -> None:
+# The job pool; its functions are those of the standard library, which any process can import.
+
+
+@pytest.mark.slow
+def test_what_is_printed_goes_to_the_log(tmp_path: Path) -> None:
     log = tmp_path / "run.log"
-    with pytest.raises(HowlError, match=rf"tools/search\.py failed with exit status 1; see {log}"):
-        Crew(1).run("tools/search.py", "missing.onnx", "query.jpg", log=log)
-    assert "missing.onnx: no such engine" in log.read_text()
+    JobPool(1).call(print, "it works", log=log, command="python say.py")
+    assert log.read_text() == "$ python say.py\nit works\n"
 
 
-def test_a_failure_ends_the_other_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "sleep.py").write_text("import time; print('awake', flush=True); time.sleep(60)")
-    (tmp_path / "fail.py").write_text("raise SystemExit(3)")
-    monkeypatch.setattr("tools.running.HOME", tmp_path)
-    crew, begin = Crew(2), time.perf_counter()
+@pytest.mark.slow
+@pytest.mark.parametrize(("function", "argument", "line"), [(sys.exit, 3, ""), (int, "x", "ValueError: invalid")])
+def test_a_failing_function_names_its_log(function: Callable, argument: object, line: str, tmp_path: Path) -> None:
+    log = tmp_path / "run.log"
+    with pytest.raises(HowlError, match=rf"python fail\.py failed with exit status \d; see {log}"):
+        JobPool(1).call(function, argument, log=log, command="python fail.py")
+    assert line in log.read_text()
 
-    def do(script: str) -> None:
-        while script == "fail.py" and "awake" not in _text(tmp_path / "sleep.log"):
+
+@pytest.mark.slow
+def test_a_failure_ends_the_other_processes(tmp_path: Path) -> None:
+    pool, begin, started = JobPool(2), time.perf_counter(), tmp_path / "started"
+    sleep = f"import pathlib, time; pathlib.Path({str(started)!r}).touch(); time.sleep(60)"
+
+    def do(code: str) -> None:
+        while code != sleep and not started.exists():
             time.sleep(0.01)
-        crew.run(script, log=tmp_path / script.replace(".py", ".log"))
+        pool.call(exec, code, log=tmp_path / f"{len(code)}.log", command="python work.py")
 
-    with pytest.raises(HowlError, match=r"fail\.py failed with exit status 3"):
-        crew.work(["sleep.py", "fail.py"], do)
+    with pytest.raises(HowlError, match=r"work\.py failed with exit status 3"):
+        pool.work([sleep, "raise SystemExit(3)"], do)
     assert time.perf_counter() - begin < 30
 
 
-def _text(path: Path) -> str:
-    return path.read_text() if path.exists() else ""
+@pytest.mark.slow
+def test_processes_share_the_cores(tmp_path: Path) -> None:
+    log = tmp_path / "run.log"
+    JobPool(os.cpu_count() or 1).call(exec, "import torch; print(torch.get_num_threads())", log=log, command="python x")
+    assert log.read_text().splitlines()[-1] == "1"

@@ -4,18 +4,20 @@ import json
 import runpy
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from runtime.asmk.codes import code_length
 from runtime.asmk.gpu import device
+from runtime.asmk.gpu.device import Device
 from runtime.asmk.inverted_file import InvertedFile
-from runtime.errors import HowlError
+from runtime.errors import DeviceError
 from runtime.gpu import Gpu, find_gpus
 from runtime.io.cli import run_command
 from tools.experiments import benchmark_gpu
+from tools.experiments.benchmark_gpu import Effort
 
 StandIn = runpy.run_path(str(Path(__file__).parents[2] / "cuda" / "stand_in.py"))["StandIn"]
 
@@ -30,18 +32,14 @@ def file(popularity: NDArray[np.float64]) -> InvertedFile:
     return benchmark_gpu.make_file(np.random.default_rng(1), popularity, 5000)
 
 
+SMALL = Effort(batches={1: 3, 2: 2}, copies=3, copied_bytes=1000, checked_images=300, checked_file=128, max_images=300)
+
+
 @pytest.fixture
-def gpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
-    """A stand-in for a GPU, and a benchmark small enough for it."""
-    pytest.importorskip("ziglang", reason="needs ziglang, whose compiler runs CUDA C++ on the CPU")
-    for name, value in {"COPIED_BYTES": 1000, "COPIES": 3, "CHECKED_IMAGES": 300, "CHECKED_FILE": 128}.items():
-        monkeypatch.setattr(benchmark_gpu, name, value)
-    monkeypatch.setattr(benchmark_gpu, "BATCHES", {1: 3, 2: 2})
-    monkeypatch.setattr(benchmark_gpu, "MAX_IMAGES", 300)
+def gpu(monkeypatch: pytest.MonkeyPatch, compiled: Path) -> Device:
+    """A stand-in for a GPU."""
     monkeypatch.setattr(benchmark_gpu, "find_gpus", lambda: [Gpu("Test GPU", (9, 0))])
-    gpu = StandIn(tmp_path)
-    monkeypatch.setattr(benchmark_gpu, "load_cupy", lambda: gpu)
-    return gpu
+    return Device(code_length(benchmark_gpu.D), StandIn(compiled))
 
 
 def test_lists_are_as_long_as_those_of_real_words(popularity: NDArray[np.float64]) -> None:
@@ -81,9 +79,10 @@ def test_files_hold_all_images(popularity: NDArray[np.float64]) -> None:
     assert [len(made) for made in files] == [100, 100, 50]
 
 
-def test_the_whole_benchmark(gpu: Any, capsys: pytest.CaptureFixture[str]) -> None:
-    benchmark_gpu.main(["--images", "700", "--top", "7", "--json"])
-    report = json.loads(capsys.readouterr().out)
+@pytest.mark.slow
+def test_the_whole_benchmark(gpu: Device) -> None:
+    measured = benchmark_gpu.measure(gpu, 700, 7, SMALL)
+    report = json.loads(benchmark_gpu.as_json(measured))
     assert (report["gpu"], report["images"], report["files"]) == ("Test GPU (compute capability 9.0)", 700, 3)
     assert report["entries"] == pytest.approx(700 * 435, rel=0.02)
     assert report["list_bytes"] == pytest.approx(0.058 * 18 * report["entries"], rel=0.1)
@@ -92,24 +91,27 @@ def test_the_whole_benchmark(gpu: Any, capsys: pytest.CaptureFixture[str]) -> No
     for timing in report["timings"]:
         reached = report["list_bytes"] / (timing["scoring"] / 1e3)
         assert timing["share"] == pytest.approx(reached / report["bandwidth"])
-    benchmark_gpu.main(["--images", "700", "--top", "7"])
-    lines = capsys.readouterr().out.splitlines()
+    pytest.importorskip("tabulate", reason="needs pandas and tabulate")
+    lines = benchmark_gpu.as_text(measured).splitlines()
     assert "the 7 best of 16 queries among 300 images are the CPU's, to the bit" in lines
-    assert [line.split()[0] for line in lines[-3:]] == ["at", "1", "2"]
+    first_cells = [line.split("|")[1].strip() for line in lines[-4:]]
+    assert (first_cells[0], first_cells[2:]) == ("queries at once", ["1", "2"])
 
 
-def test_hits_that_are_not_the_cpus_are_an_error(gpu: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.slow
+def test_hits_that_are_not_the_cpus_are_an_error(gpu: Device, monkeypatch: pytest.MonkeyPatch) -> None:
     best = benchmark_gpu.best_on_cpu
     monkeypatch.setattr(benchmark_gpu, "best_on_cpu", lambda *arguments: best(*arguments)[1:])
-    with pytest.raises(HowlError, match="hits of query 0 are not those of the CPU"):
-        benchmark_gpu.main(["--images", "700"])
+    with pytest.raises(DeviceError, match="hits of query 0 are not those of the CPU"):
+        benchmark_gpu.measure(gpu, 700, 100, SMALL)
 
 
-def test_an_index_that_does_not_fit_is_refused(gpu: Any) -> None:
+@pytest.mark.slow
+def test_an_index_that_does_not_fit_is_refused(gpu: Device) -> None:
     with pytest.raises(
-        HowlError, match=r"--images 1000000 needs \d\.\d\d GB of the GPU's memory, and 1\.07 GB are free"
+        DeviceError, match=r"--images 1000000 needs \d\.\d\d GB of the GPU's memory, and 1\.07 GB are free"
     ):
-        benchmark_gpu.main([])
+        benchmark_gpu.measure(gpu, 1_000_000, 100, SMALL)
 
 
 def test_without_a_gpu_it_says_so(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

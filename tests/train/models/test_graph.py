@@ -159,6 +159,7 @@ def test_gradients_are_finite_where_nodes_are_empty_or_equal(filling: float) -> 
     assert all(p.grad is not None and p.grad.isfinite().all() for p in graph.parameters())
 
 
+@pytest.mark.slow
 def test_the_traced_graph_has_static_nodes_and_edges() -> None:
     graph = trained_graph(nodes=12, neighbours=4).eval()
     height, width = Dim("height", min=1, max=64), Dim("width", min=1, max=64)

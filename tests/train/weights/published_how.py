@@ -5,6 +5,7 @@ Nothing of ours takes part in ``how_inference``: it reads the published names an
 
 from collections import defaultdict
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,7 +24,7 @@ from train.models.whitening import Moments
 
 MEAN, DEVIATION = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 SKIP = {"resnet18": 0, "resnet50": 1}
-SCALES, FEATURES, IMAGE_SIZE, DIMENSIONS = [1.414, 1.0, 0.5], 150, 128, 16
+SCALES, FEATURES, IMAGE_SIZE, DIMENSIONS = [1.414, 0.5], 150, 128, 16
 
 SMALL = {  # ResNets of the same blocks and names, a block a stage
     "resnet18": lambda: ResNet(BasicBlock, depths=(1, 1, 1)),
@@ -48,6 +49,13 @@ class Published(nn.Module):
         self.dim_reduction = network.whitening.projection
 
 
+@cache
+def some_pixels() -> list[Tensor]:
+    """Six photos, float [1, 3, height, width]."""
+    photos = [render_view(1, scene, 0, width=160, height=128) for scene in range(6)]
+    return [torch.from_numpy(photo).permute(2, 0, 1)[None].float() for photo in photos]
+
+
 @torch.no_grad()
 def random_how(architecture: str, dimensions: int = DIMENSIONS) -> HowNetwork:
     """HOW's network on a random backbone, with the whitening that its features need: every part has an effect."""
@@ -60,8 +68,7 @@ def random_how(architecture: str, dimensions: int = DIMENSIONS) -> HowNetwork:
             module.weight.uniform_(0.5, 1)
             module.bias.normal_(0, 0.3)
     moments = Moments(network.backbone.channels)
-    for scene in range(6):
-        pixels = torch.from_numpy(render_view(1, scene, 0, width=160, height=128)).permute(2, 0, 1)[None].float()
+    for pixels in some_pixels():
         features, _ = network.eval().refined_features(pixels)
         moments.add(features[0].flatten(1).T.numpy())
     network.whitening.learn(moments)

@@ -35,6 +35,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     use_small_resnets(monkeypatch)
 
 
+@pytest.mark.slow
 @LAYOUTS
 @BACKBONES
 def test_a_published_file_loads_whole(architecture: str, older: bool, tmp_path: Path) -> None:
@@ -53,6 +54,7 @@ def test_a_published_file_loads_whole(architecture: str, older: bool, tmp_path: 
     )
 
 
+@pytest.mark.slow
 @LAYOUTS
 @BACKBONES
 @pytest.mark.usefixtures("small")
@@ -96,6 +98,7 @@ def without_whitening(content: dict[str, Any]) -> None:
     content["state_dict"] = {k: v for k, v in content["state_dict"].items() if not k.startswith("dim_reduction")}
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("small")
 @pytest.mark.parametrize(
     ("change", "line"),

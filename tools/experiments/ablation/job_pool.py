@@ -1,35 +1,42 @@
-"""Several commands at a time: their logs, their share of the cores, and an end for all of them when one fails."""
+"""Several functions at a time, each in a new process: their logs, their share of the cores, and one end for all."""
 
+import multiprocessing
 import os
-import shlex
-import subprocess
 import sys
+import traceback
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import redirect_stderr, redirect_stdout
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from threading import Lock
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from tqdm import tqdm
 
 from runtime.errors import HowlError
-from tools.running import run_script
 
 Task = TypeVar("Task")
 
+_SPAWN = multiprocessing.get_context("spawn")  # a fork would share the threads and the GPU of PyTorch
 
-class Crew:
-    """Works on up to ``jobs`` tasks at a time."""
 
-    def __init__(self, jobs: int):
+class JobPool:
+    """Works on up to ``jobs`` tasks at a time.
+
+    A thread follows each task, and every ``call`` is a process of its own: it writes to the task's log, gives its
+    memory back at its end, and can be stopped.
+    """
+
+    def __init__(self, jobs: int) -> None:
         self._jobs = jobs
-        self._environment = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // jobs)), **os.environ}
-        self._live: set[subprocess.Popen[str]] = set()
+        self._threads = max(1, (os.cpu_count() or 1) // jobs)
+        self._running: set[BaseProcess] = set()
         self._stopped = False
         self._lock = Lock()
 
     def work(self, tasks: Iterable[Task], do: Callable[[Task], None]) -> None:
-        """Does every task, begun in order; the first failure, or an interrupt, ends the commands of all others."""
+        """Does every task, started in order; the first failure, or an interrupt, stops the processes of all others."""
         with ThreadPoolExecutor(self._jobs) as pool:
             futures = [pool.submit(do, task) for task in tasks]
             try:
@@ -40,35 +47,51 @@ class Crew:
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise
 
-    def run(self, script: str, *arguments: str | Path, log: Path, captured: bool = False) -> str:
-        """Runs a command, its lines at the end of the log; gives what it prints where ``captured``.
+    def call(self, function: Callable[..., object], *arguments: object, log: Path, command: str) -> None:
+        """Calls a function in a new process and waits for its end.
+
+        Args:
+            function: of a module; it and its arguments are pickled.
+            arguments: of the function.
+            log: gets all that the function prints, at its end.
+            command: what a user would type instead; it is printed, and written to the log.
 
         Raises:
-            HowlError: it failed; the line names the log.
+            HowlError: the function failed; the line names the log.
         """
-        command = f"python {shlex.join([script, *map(str, arguments)])}"
         tqdm.write(command, file=sys.stderr)
-        with log.open("a") as file:
+        with log.open("a", encoding="utf-8") as file:
             file.write(f"$ {command}\n")
-            file.flush()
-            return run_script(
-                script,
-                *arguments,
-                stdout=subprocess.PIPE if captured else file,
-                stderr=file,
-                environment=self._environment,
-                explained=f"see {log}",
-                started=self._started,
-            )
-
-    def _started(self, process: subprocess.Popen[str]) -> None:
+        process = _SPAWN.Process(target=_run, args=(function, arguments, log, self._threads))
         with self._lock:
             if self._stopped:
-                raise HowlError("stopped, because another command failed")
-            self._live.add(process)
+                raise HowlError("stopped, because another run failed")
+            process.start()
+            self._running.add(process)
+        process.join()
+        with self._lock:
+            self._running.discard(process)
+        if process.exitcode:
+            raise HowlError(f"{command} failed with exit status {process.exitcode}; see {log}")
 
     def _stop(self) -> None:
         with self._lock:
             self._stopped = True
-            for process in self._live:
-                process.terminate()  # does nothing where it has ended
+            for process in self._running:
+                process.terminate()
+
+
+def _run(function: Callable[..., object], arguments: tuple[Any, ...], log: Path, threads: int) -> None:
+    """In the new process: calls the function with its prints going to the log; exits with 1 if it fails."""
+    import torch
+
+    torch.set_num_threads(threads)
+    with log.open("a", encoding="utf-8", buffering=1) as file, redirect_stdout(file), redirect_stderr(file):
+        try:
+            function(*arguments)
+        except HowlError as error:
+            print(f"error: {error}")
+            sys.exit(1)
+        except Exception:
+            traceback.print_exc()
+            sys.exit(1)

@@ -1,6 +1,8 @@
-"""Both sides on the same queries, round by round in turn, in a process of its own; the result is a line of JSON.
+"""Both sides on the same queries, round by round in turn.
 
-A process of its own because OpenBLAS and OpenMP read the environment when they are loaded.
+``tools/experiments/benchmark_asmk.py`` runs this file as a process of its own, and reads its line of JSON. No function
+call would do: OpenBLAS and OpenMP read their environment when they are loaded, and each way of running faiss needs its
+own environment.
 """
 
 import argparse
@@ -20,16 +22,15 @@ from runtime.asmk.kernel import aggregate
 from runtime.first_stage import ASMK, Layout
 from runtime.index import Index
 from tools.experiments.asmk_benchmark.measuring import mapped_bytes, own_bytes, timed
-from tools.experiments.asmk_benchmark.ours import TOP, Answer, Ours, encode_query
-from tools.experiments.asmk_benchmark.reference import Reference
+from tools.experiments.asmk_benchmark.sides import TOP, Answer, Ours, Reference, encode_query
 from tools.experiments.asmk_benchmark.workload import Built, Workload, image_id
 from train.metrics import average_precision, positive_ranks
 
+AS_IT_COMES, TUNED = "as it comes", "tuned"  # how faiss runs
 STAGES = ("quantise", "aggregate", "search")
+ROUNDS = 3
 COMPARED = 5  # queries whose scores of all images are compared
 TIE = 1e-6  # scores that differ by no more may change places
-
-ROUNDS = 3
 
 Side = Ours | Reference
 Rounds = list[dict[str, dict[str, list[list[float]]]]]
@@ -37,35 +38,50 @@ Rounds = list[dict[str, dict[str, list[list[float]]]]]
 
 def main(arguments: Sequence[str] | None = None) -> None:
     options = parse(arguments)
-    workload = Workload(options.workload)
+    print(json.dumps(compare_sides(options.workload, options.index, options.images, options.asmk, options.build_in)))
+
+
+def compare_sides(
+    folder: Path, index_path: Path, images: int, asmk: str | None = None, build_in: Path | None = None
+) -> dict[str, Any]:
+    """All that is measured in one process: time by round, memory, accuracy, equality, two threads, and building.
+
+    Args:
+        folder: of the workload.
+        index_path: howl's index of its first images.
+        images: how many these are.
+        asmk: how faiss runs, ``AS_IT_COMES`` or ``TUNED``; None for howl alone.
+        build_in: a folder, to measure building too, against asmk; None for not.
+    """
+    workload = Workload(folder)
     codebook = Codebook(workload.centroids)
     query = encode_query(workload.queries[0], codebook)
     result: dict[str, Any] = {}
     memory = own_bytes()
-    with closing(Index(options.index)) as index:
+    with closing(Index(index_path)) as index:
         index.search(query, TOP)
         result["memory"] = {"howl": grown(memory)}
         sides: dict[str, Side] = {"howl": Ours(codebook, index)}
-        if options.asmk:
+        if asmk:
             memory = own_bytes()
-            reference = Reference(workload.centroids, tuned=options.asmk == "tuned")
-            reference.fill(workload, options.images)
+            reference = Reference(workload.centroids, tuned=asmk == TUNED)
+            reference.fill(workload, images)
             result["memory"]["asmk"] = grown(memory)
             sides["asmk"] = reference
         result["rounds"], answers = measure(sides, workload.queries)
-        result["memory"]["howl_mapped"] = mapped_bytes(options.index)
-        result["scanned_entries"] = scanned(sides["howl"], workload, options.images)
+        result["memory"]["howl_mapped"] = mapped_bytes(index_path)
+        result["scanned_entries"] = scanned(sides["howl"], workload, images)
         result["mAP"] = {name: mean_average_precision(found, workload) for name, found in answers.items()}
-        if options.asmk:
+        if asmk:
             result["equality"] = compare(sides, answers, workload)
         result["two_threads"] = throughput(sides, workload.queries)
-        if options.asmk and options.build_in:
-            result["build"] = build(reference, workload, options.build_in)
-    print(json.dumps(result))
+        if asmk and build_in:
+            result["build"] = build(reference, workload, build_in)
+    return result
 
 
 def grown(before: int | None) -> int | None:
-    """By how much this process's own memory has grown since; None where the operating system does not say."""
+    """How much this process's own memory has grown since; None if the operating system does not tell."""
     after = own_bytes()
     return None if before is None or after is None else after - before
 
@@ -184,7 +200,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("workload", type=Path)
     parser.add_argument("index", type=Path)
     parser.add_argument("images", type=int)
-    parser.add_argument("--asmk", choices=("as it comes", "tuned"), help="the reference, and how faiss runs; or none")
+    parser.add_argument("--asmk", choices=(AS_IT_COMES, TUNED), help="the reference, and how faiss runs; or none")
     parser.add_argument("--build-in", type=Path, help="measure building too, in this folder")
     return parser.parse_args(arguments)
 

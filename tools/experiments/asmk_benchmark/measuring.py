@@ -36,12 +36,12 @@ def timed(function: Callable[..., Result], *arguments: object) -> tuple[Result, 
 
 
 def own_bytes() -> int | None:
-    """Memory in RAM that is this process's own, not a file's; None where the operating system does not say."""
+    """Memory in RAM that is this process's own, not a file's; None if the operating system does not tell."""
     return _kilobytes(MAPPINGS.read_text().splitlines(), "Anonymous") if MAPPINGS.exists() else None
 
 
 def mapped_bytes(folder: Path) -> int | None:
-    """Bytes in RAM of the files in a folder that this process has mapped; None where the system does not say."""
+    """Bytes in RAM of a folder's files that this process has mapped; None if the operating system does not tell."""
     if not MAPPINGS.exists():
         return None
     within, lines = False, []

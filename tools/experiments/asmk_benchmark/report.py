@@ -5,28 +5,42 @@ from typing import Any
 
 import numpy as np
 
-from tools.experiments.asmk_benchmark.comparison import STAGES
-from tools.plotting import load_pyplot
+from tools.environment import load_pyplot
+from tools.experiments.asmk_benchmark.comparison import AS_IT_COMES, STAGES, TUNED
 
+ALONE = "alone"  # the mode without a reference
 WHOLE = "whole query"
 MATCHING = "aggregate + search"
 
 
 def table(result: dict[str, Any]) -> str:
     """All figures as Markdown: medians, quartiles in brackets, of all rounds but the first; ratios are of medians."""
+    import pandas  # late: `--help` does without
+
     about = ", ".join(f"{name} {value}" for name, value in result["machine"].items())
-    lines = [about, "", "| images | | howl, ms | asmk, ms | ratio | faiss |", "|---|---|---|---|---|---|"]
-    for run in result["runs"]:
-        for mode in modes(run):
-            lines += [_row(run["images"], stage, run[mode], mode) for stage in (*STAGES, MATCHING, WHOLE)]
-    lines += ["", "Processor time of one thread; a round of all queries warmed up each side.", ""]
-    lines += [*(line for run in result["runs"] for line in _notes(run, result["read_bandwidth"]))]
-    return "\n".join(lines)
+    rows = [
+        _row(run["images"], stage, run[mode], mode)
+        for run in result["runs"]
+        for mode in modes(run)
+        for stage in (*STAGES, MATCHING, WHOLE)
+    ]
+    notes = [line for run in result["runs"] for line in _notes(run, result["read_bandwidth"])]
+    return "\n".join(
+        [
+            about,
+            "",
+            pandas.DataFrame(rows).to_markdown(index=False, disable_numparse=True),
+            "",
+            "Processor time of one thread; a round of all queries warmed up each side.",
+            "",
+            *notes,
+        ]
+    )
 
 
 def modes(run: dict[str, Any]) -> list[str]:
-    """How the reference was measured, or ``alone``."""
-    return [mode for mode in ("alone", "as it comes", "tuned") if mode in run]
+    """How the reference was measured, or ``ALONE``."""
+    return [mode for mode in (ALONE, AS_IT_COMES, TUNED) if mode in run]
 
 
 def seconds(measured: dict[str, Any], side: str, what: str) -> np.ndarray:
@@ -67,13 +81,14 @@ def draw(result: dict[str, Any], path: Path) -> None:
     pyplot.close(figure)
 
 
-def _row(images: int, stage: str, measured: dict[str, Any], mode: str) -> str:
+def _row(images: int, stage: str, measured: dict[str, Any], mode: str) -> dict[str, str]:
     ours = seconds(measured, "howl", stage)
+    row = {"images": f"{images:,}", "": stage, "howl, ms": _spread(ours)}
     if "asmk" not in measured["rounds"][0]:
-        return f"| {images:,} | {stage} | {_spread(ours)} | | | |"
+        return row
     theirs = seconds(measured, "asmk", stage)
     ratio = np.median(theirs) / np.median(ours)
-    return f"| {images:,} | {stage} | {_spread(ours)} | {_spread(theirs)} | {ratio:.1f}× | {mode} |"
+    return {**row, "asmk, ms": _spread(theirs), "ratio": f"{ratio:.1f}×", "faiss": mode}
 
 
 def _notes(run: dict[str, Any], bandwidth: float) -> list[str]:
@@ -118,7 +133,7 @@ def _notes(run: dict[str, Any], bandwidth: float) -> list[str]:
 def _memory(run: dict[str, Any]) -> str:
     memory = run[modes(run)[0]]["memory"]
     if memory["howl"] is None:
-        return "not told by this operating system"
+        return "this operating system does not tell"
     each = {name: size / run["entries"] for name, size in memory.items()}
     ours = f"howl {each['howl']:.2f} bytes an entry of its own and {each['howl_mapped']:.2f} of mapped files"
     return f"{ours}, asmk {each['asmk']:.2f}" if "asmk" in each else ours

@@ -1,6 +1,7 @@
-"""The other side: the package ``asmk`` (Jenicek and Tolias), and faiss for it.
+"""Both sides of the comparison, with the same methods: howl's own functions, and the package ``asmk`` with faiss.
 
-Both are imported only here, and late: how fast they are depends on environment variables that must be set before.
+``asmk`` (Jenicek and Tolias) and faiss are imported only here, and late: how fast they are depends on environment
+variables that must be set before.
 """
 
 import os
@@ -13,9 +14,14 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from tools.experiments.asmk_benchmark.ours import PARAMETERS, TOP, Answer
-from tools.experiments.asmk_benchmark.workload import Built, Workload
+from runtime.asmk.codebook import Codebook
+from runtime.asmk.codes import AsmkCodes, AsmkQuery
+from runtime.asmk.kernel import AsmkKernel, AsmkParameters, aggregate
+from runtime.index import Hit, Index
+from tools.experiments.asmk_benchmark.workload import Built, Workload, image_number
 
+PARAMETERS = AsmkParameters()
+TOP = 100
 HOW_TO_GET = "pip install asmk==0.1.1 faiss-cpu  (it needs a C compiler)"
 MODULES = ("asmk", "asmk.hamming", "faiss")
 BLAS_FROM = 1  # numbers in a query's descriptors: faiss uses its matrix product always
@@ -23,7 +29,48 @@ FIRST_ROOM, MORE_ROOM = 10, 1.5  # entries that asmk makes room for, and by what
 REVERSED = np.packbits(np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1), axis=1, bitorder="little")[:, 0]
 
 
-class AsmkCodes(NamedTuple):
+class Answer(NamedTuple):
+    """Ranked images int64 [k] and their scores float64 [k]."""
+
+    images: NDArray[np.int64]
+    scores: NDArray[np.float64]
+
+
+class Ours:
+    """A query in three steps."""
+
+    def __init__(self, codebook: Codebook, index: Index) -> None:
+        self._kernel = AsmkKernel(codebook, PARAMETERS)
+        self._index = index
+
+    def quantise(self, descriptors: NDArray[np.float32]) -> NDArray[np.int64]:
+        """The words of descriptors, int64 [n, 5]."""
+        return self._kernel.codebook.assign(descriptors, PARAMETERS.multiple_assignment)
+
+    def aggregate(self, descriptors: NDArray[np.float32], words: NDArray[np.int64]) -> AsmkCodes:
+        """The words and codes of an image."""
+        return aggregate(descriptors, words, self._kernel.codebook.centroids)
+
+    def search(self, codes: AsmkCodes) -> list[Hit]:
+        """The TOP best images."""
+        return self._index.search(self._kernel.query(codes), TOP)
+
+    def answer(self, hits: list[Hit]) -> Answer:
+        """The same, in numbers."""
+        return Answer(np.array([image_number(hit.id) for hit in hits], np.int64), np.array([hit.score for hit in hits]))
+
+    def scores(self, codes: AsmkCodes) -> NDArray[np.float64]:
+        """Of all images, float64 [n]."""
+        return self._index.scores(self._kernel.query(codes))
+
+
+def encode_query(descriptors: NDArray[np.float32], codebook: Codebook) -> AsmkQuery:
+    """A query, as an index is searched with."""
+    kernel = AsmkKernel(codebook, PARAMETERS)
+    return kernel.query(kernel.encode(descriptors, PARAMETERS.multiple_assignment))
+
+
+class ReferenceCodes(NamedTuple):
     """An image as asmk sees it: codes uint32 [n, D/32] and words int64 [n]."""
 
     codes: NDArray[np.uint32]
@@ -56,11 +103,11 @@ class Reference:
         """The words of descriptors, int64 [n, 5]."""
         return self._codebook.quantize(descriptors, multiple_assignment=PARAMETERS.multiple_assignment)[1]
 
-    def aggregate(self, descriptors: NDArray[np.float32], words: NDArray[np.int64]) -> AsmkCodes:
+    def aggregate(self, descriptors: NDArray[np.float32], words: NDArray[np.int64]) -> ReferenceCodes:
         """The words and codes of an image."""
-        return AsmkCodes(*self._kernel.aggregate_image(descriptors, words))
+        return ReferenceCodes(*self._kernel.aggregate_image(descriptors, words))
 
-    def search(self, query: AsmkCodes) -> Answer:
+    def search(self, query: ReferenceCodes) -> Answer:
         """The TOP best images."""
         return self._search(query, TOP)
 
@@ -68,7 +115,7 @@ class Reference:
         """The same, in numbers: it is."""
         return found
 
-    def scores(self, query: AsmkCodes) -> NDArray[np.float64]:
+    def scores(self, query: ReferenceCodes) -> NDArray[np.float64]:
         """Of all images, float64 [n]."""
         images, scores = self._search(query, None)
         return scores[np.argsort(images)]
@@ -91,7 +138,7 @@ class Reference:
             file.flush()
             os.fsync(file.fileno())
 
-    def _search(self, query: AsmkCodes, top: int | None) -> Answer:
+    def _search(self, query: ReferenceCodes, top: int | None) -> Answer:
         return Answer(*self._file.search(*query, similarity_func=self._similarity, topk=top))
 
     def _similarity(self, *arrays: NDArray) -> tuple[NDArray[np.int64], NDArray[np.float32]]:

@@ -1,0 +1,144 @@
+"""What is exported and how: the options of ``export_checkpoint`` and of its command, and the presets."""
+
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+
+from runtime.bundle import EngineFiles, is_engine
+from runtime.errors import UsageError
+from runtime.io.cli import command_line
+from train.models.base import HOW_SCALES, ExtractionConfig
+
+Precision = Literal["fp32", "fp16", "int8"]
+SCRIPT = "export/to_trt.py"
+CODEBOOK_PHOTOS = 400  # of a folder: some minutes of a CPU, and about 8,000 words
+
+
+@dataclass(frozen=True)
+class Preset:
+    """Settings of an export that go together.
+
+    Attributes:
+        image_size: longest side, in pixels, to which larger photos are shrunk.
+        scales: of the pyramid.
+        features: K, local features of a photo; of no account to a system that has none.
+        precision: of the backbone.
+    """
+
+    image_size: int
+    scales: tuple[float, ...]
+    features: int
+    precision: Precision
+
+
+# How much time a photo may take, from HOW's own setting down to a small part of it.
+PRESETS = {
+    "how": Preset(1024, HOW_SCALES, 1000, "fp32"),
+    "int8": Preset(1024, HOW_SCALES, 1000, "int8"),
+    "balanced": Preset(1024, (1.0, 0.707, 0.5), 1000, "int8"),
+    "fast": Preset(512, (1.0, 0.707, 0.5), 700, "int8"),
+    "fastest": Preset(320, (1.0, 0.707), 500, "int8"),
+}
+
+
+def _arg(metavar: str, default: str) -> Any:
+    """How the command's help shows an option whose default depends on others."""
+    return tyro.conf.arg(metavar=metavar, help_behavior_hint=f"(default: {default})")
+
+
+PRESET_OR_CHECKPOINT = "the preset's, or the checkpoint's"
+OWN_PHOTOS = "--codebook's folder, the training photos, or synthetic ones"
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """An export. What stands here is the help of ``export/to_trt.py``.
+
+    Attributes:
+        checkpoint: as train/run.py writes it, or as HOW's authors publish theirs.
+        out: engine.plan or engine.onnx; all files of the engine share its name.
+        preset: image size, scales, features and precision that go together; what is given as well is taken instead.
+        precision: of the backbone; int8 is for CPUs.
+        image_size: longest side, to which larger photos are shrunk.
+        scales: of the pyramid.
+        features: local features of a photo, for a system that has some.
+        graph_nodes: positions of a level that the graph refines, in a network with a graph.
+        codebook: visual words instead of the checkpoint's, for a system that searches by ASMK: learned from a folder
+            of photos, or an engine's .codebook.npy, or the asmk package's codebook.pkl.
+        codebook_photos: of the folder, to learn from; more take longer and give more words.
+        photos: a folder to prove the engine on.
+        calibrate: a folder that int8 takes its ranges from.
+
+    Raises:
+        UsageError: the options do not go together.
+    """
+
+    checkpoint: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="CKPT")]
+    out: Path = Path("engine.plan")
+    preset: Annotated[str | None, _arg("|".join(PRESETS), "none")] = None
+    precision: Annotated[Precision | None, _arg("fp32|fp16|int8", "the preset's, or fp32")] = None
+    image_size: Annotated[int | None, _arg("PIXELS", PRESET_OR_CHECKPOINT)] = None
+    scales: Annotated[tuple[float, ...] | None, _arg("S S ...", PRESET_OR_CHECKPOINT)] = None
+    features: Annotated[int | None, _arg("K", PRESET_OR_CHECKPOINT)] = None
+    graph_nodes: Annotated[int | None, _arg("N", "those of the largest level")] = None
+    codebook: Annotated[Path | None, _arg("DIR|FILE", "the checkpoint's, or learned from synthetic scenes")] = None
+    codebook_photos: Annotated[int | None, _arg("N", str(CODEBOOK_PHOTOS))] = None
+    photos: Annotated[Path | None, _arg("DIR", OWN_PHOTOS)] = None
+    calibrate: Annotated[Path | None, _arg("DIR", OWN_PHOTOS)] = None
+
+    def __post_init__(self) -> None:
+        if not is_engine(self.out):
+            raise UsageError(f"--out {self.out}: name an engine.plan or an engine.onnx; its other files share the name")
+        if self.preset is not None and self.preset not in PRESETS:
+            raise UsageError(f"--preset {self.preset}: there is {', '.join(PRESETS)}")
+        if self.calibrate is not None and self.decided_precision != "int8":
+            raise UsageError("--calibrate is for --precision int8")
+        if self.codebook_photos is not None and self.photo_folder is None:
+            raise UsageError("--codebook-photos is for --codebook DIR")
+        if self.codebook_photos is not None and self.codebook_photos < 1:
+            raise UsageError(f"--codebook-photos {self.codebook_photos}: must be at least 1")
+
+    @property
+    def files(self) -> EngineFiles:
+        """Where the engine goes."""
+        return EngineFiles.of(self.out)
+
+    @property
+    def photo_folder(self) -> Path | None:
+        """The folder of photos that ``codebook`` names, if it names one."""
+        return self.codebook if self.codebook is not None and self.codebook.is_dir() else None
+
+    @property
+    def decided_precision(self) -> Precision:
+        """The precision that is named, else the preset's, else fp32."""
+        return self.precision or (PRESETS[self.preset].precision if self.preset else "fp32")
+
+    def extraction(self, own: ExtractionConfig) -> ExtractionConfig:
+        """Image size, scales and features: those that are named, else the preset's, else the checkpoint's own.
+
+        Raises:
+            UsageError: a value is out of range, or the checkpoint's system has no local features to number.
+        """
+        if own.features is None and self.features is not None:
+            raise UsageError(f"--features {self.features}: the checkpoint's system has no local features; leave it out")
+        preset = asdict(PRESETS[self.preset]) if self.preset else {}
+        chosen: dict[str, Any] = {}
+        for name in ("image_size", "scales", "features"):
+            value = preset.get(name) if getattr(self, name) is None else getattr(self, name)
+            if value is not None and getattr(own, name) is not None:
+                chosen[name] = value
+        return replace(own, **chosen)
+
+    def elsewhere(self, codebook: Path | None) -> "ExportOptions":
+        """The same export on another machine, which needs the checkpoint and the codebook but no photos.
+
+        Args:
+            codebook: of the engine, if it is not the checkpoint's: words that are learned elsewhere would be others.
+        """
+        return replace(self, codebook=codebook, codebook_photos=None, photos=None)
+
+    def command(self) -> str:
+        """The command that a user would type for this."""
+        return command_line(SCRIPT, self.checkpoint, options=self, defaults=ExportOptions(self.checkpoint))
