@@ -78,7 +78,9 @@ def compare_presets(
         HowlError: the checkpoint or the data cannot be read, or an engine is not proven.
     """
     timed = timed_photos(data, photos)
-    engines, accuracies = {}, {}
+    engines: dict[str, Path] = {}
+    accuracies: dict[str, dict[str, float]] = {}
+    features: dict[str, int | None] = {}
     for name, preset in PRESETS.items():
         options = ExportOptions(
             checkpoint,
@@ -87,7 +89,8 @@ def compare_presets(
             codebook=codebook,
             calibrate=calibrate if preset.precision == "int8" else None,
         )
-        engines[name] = export_checkpoint(options, say=lambda line: print(line, file=sys.stderr)).engine
+        exported = export_checkpoint(options, say=lambda line: print(line, file=sys.stderr))
+        engines[name], features[name] = exported.engine, exported.manifest.features
         evaluation = evaluate_engine(engines[name], data, distractors=distractors, device="cpu").as_dict()
         accuracies[name] = {Path(each["data"]).name: each["mAP"] for each in evaluation["sets"]}
     seconds = measure(checkpoint, engines, timed)
@@ -95,7 +98,11 @@ def compare_presets(
         "machine": describe_machine(PACKAGES),
         "photos": len(timed),
         "presets": {
-            name: {"mAP": accuracies.get(name, accuracies[REFERENCE]), "seconds": spent}
+            name: {
+                "mAP": accuracies.get(name, accuracies[REFERENCE]),
+                "features": features.get(name, features[REFERENCE]),
+                "seconds": spent,
+            }
             for name, spent in seconds.items()
         },
     }
@@ -156,7 +163,7 @@ def table(result: Mapping[str, Any]) -> str:
                 "preset": name,
                 "image": preset.image_size,
                 "scales": len(preset.scales),
-                "K": preset.features,
+                "K": measured["features"] or "",
                 "precision": preset.precision,
                 "ms": f"{middle:.0f} ({low:.0f}–{high:.0f})",
                 "faster": f"{np.median(eager / measured['seconds']):.1f}×",

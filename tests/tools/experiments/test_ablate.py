@@ -277,7 +277,7 @@ def test_a_failing_function_names_its_log(function: Callable, argument: object, 
 @pytest.mark.slow
 def test_a_failure_ends_the_other_processes(tmp_path: Path) -> None:
     pool, begin, started = JobPool(2), time.perf_counter(), tmp_path / "started"
-    sleep = f"import pathlib, time; pathlib.Path({str(started)!r}).touch(); time.sleep(60)"
+    sleep = f"import pathlib, time; pathlib.Path({str(started)!r}).touch(); time.sleep(600)"
 
     def do(code: str) -> None:
         while code != sleep and not started.exists():
@@ -286,7 +286,7 @@ def test_a_failure_ends_the_other_processes(tmp_path: Path) -> None:
 
     with pytest.raises(HowlError, match=r"work\.py failed with exit status 3"):
         pool.work([sleep, "raise SystemExit(3)"], do)
-    assert time.perf_counter() - begin < 30
+    assert time.perf_counter() - begin < 300
 
 
 @pytest.mark.slow

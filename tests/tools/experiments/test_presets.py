@@ -27,10 +27,14 @@ def test_a_large_photo_is_shrunk() -> None:
 @pytest.fixture
 def result() -> dict:
     measured = {
-        name: {"mAP": {"val-a": 0.9 - 0.01 * i, "val-b": 0.5}, "seconds": [0.4 / (i + 1), 0.5 / (i + 1), 0.6 / (i + 1)]}
+        name: {
+            "mAP": {"val-a": 0.9 - 0.01 * i, "val-b": 0.5},
+            "features": 1000,
+            "seconds": [0.4 / (i + 1), 0.5 / (i + 1), 0.6 / (i + 1)],
+        }
         for i, name in enumerate(PRESETS)
     }
-    eager = {"mAP": measured["how"]["mAP"], "seconds": [1.2, 1.5, 1.8]}
+    eager = {"mAP": measured["how"]["mAP"], "features": 1000, "seconds": [1.2, 1.5, 1.8]}
     return {"machine": {"processor": "test"}, "photos": 3, "presets": {presets.EAGER: eager, **measured}}
 
 
