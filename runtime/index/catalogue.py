@@ -112,7 +112,10 @@ class Catalogue:
         self._connection.close()
 
     def _check_version(self) -> None:
-        version = self.number("version")
+        with self._errors():
+            tables = {name for (name,) in self._connection.execute("SELECT name FROM sqlite_master")}
+        # Format 1 called this table `about`.
+        version = 1 if "about" in tables and "metadata" not in tables else self.number("version")
         if version > VERSION:
             raise IncompatibleError(
                 f"{self.path}: index format {version} is newer than this howl reads ({VERSION}); update howl"

@@ -15,6 +15,7 @@ from runtime.asmk.kernel import AsmkParameters
 from runtime.errors import HowlError
 from train.checkpoint import Checkpoint
 from train.models.base import ExtractionConfig
+from train.models.gem import GemConfig, GemNetwork
 from train.models.how import HowConfig, HowNetwork
 
 
@@ -54,6 +55,16 @@ def test_what_is_saved_is_loaded(checkpoint: Checkpoint, path: Path) -> None:
     np.testing.assert_array_equal(loaded.codebook.centroids, checkpoint.codebook.centroids)
     assert loaded.training["records"] == checkpoint.training["records"]
     assert torch.equal(loaded.training["moments"], checkpoint.training["moments"])
+
+
+def test_a_system_without_codebook_is_saved_without(tiny_backbone: str, tmp_path: Path) -> None:
+    config = GemConfig(backbone=tiny_backbone, dimensions=8)
+    extraction = ExtractionConfig(image_size=96, scales=(1.0,), features=None)
+    Checkpoint("gem", config, GemNetwork(config).state_dict(), extraction, None, None, {}).save(tmp_path / "gem.pt")
+    loaded = Checkpoint.load(tmp_path / "gem.pt")
+    assert (loaded.system, loaded.network, loaded.extraction) == ("gem", config, extraction)
+    assert (loaded.asmk, loaded.codebook) == (None, None)
+    assert isinstance(loaded.build_model(), GemNetwork)
 
 
 @torch.no_grad()
@@ -107,13 +118,16 @@ def test_a_file_that_would_run_code_is_refused_and_runs_nothing(path: Path, plac
         (lambda path: torch.save({"weights": {}}, path), "not a howl checkpoint"),
         (lambda path: torch.save([1, 2], path), "not a howl checkpoint"),
         (lambda path: change(path, lambda content: content.update(version=99)), "newer howl"),
+        (lambda path: change(path, lambda content: content.update(version=1)), "earlier howl [^\n]*train it anew"),
+        (lambda path: change(path, lambda content: content.update(system="delf")), "the system delf"),
         (lambda path: change(path, lambda content: content.pop("version")), "damaged checkpoint"),
         (lambda path: change(path, lambda content: content.pop("codebook")), "damaged checkpoint"),
         (lambda path: change(path, lambda content: content.update(network=7)), "damaged checkpoint"),
         (lambda path: change(path, lambda content: content["network"].update(colour="red")), "damaged checkpoint"),
     ],
     ids=[
-        *("missing", "empty", "truncated", "without its end", "a folder", "another file", "a list", "newer"),
+        *("missing", "empty", "truncated", "without its end", "a folder", "another file", "a list", "newer", "earlier"),
+        "another system",
         *("without version", "without codebook", "no configuration", "unknown setting"),
     ],
 )

@@ -106,6 +106,18 @@ def test_a_network_begins_with_a_trained_one(photos: Path, tmp_path: Path) -> No
     assert set(third) - set(second)
 
 
+def test_gem_trains_and_goes_on(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "gem.pt"
+    flags = ["--image-size", "64", "--scales", "1", "0.707", "--tuples", "4", "--dimensions", "6"]
+    run("--system", "gem", "--data", photos, "--out", out, "--epochs", 1, *flags)
+    checkpoint = Checkpoint.load(out)
+    assert (checkpoint.system, checkpoint.codebook, checkpoint.extraction.features) == ("gem", None, None)
+    assert checkpoint.extraction.scales == (1.0, 0.707)
+    assert "visual words" not in capsys.readouterr().out
+    run("--resume", out, "--epochs", 2)
+    assert [line["epoch"] for line in log_of(out)] == [0, 1, 2]
+
+
 def test_a_random_backbone_with_broken_photos_trains_to_the_end(
     photos: Path, tmp_path: Path, break_photo: Callable, capsys: pytest.CaptureFixture[str]
 ) -> None:

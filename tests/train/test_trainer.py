@@ -29,6 +29,7 @@ from train.data.labelled import ALL
 from train.descriptors import describe_images
 from train.distributed import ProcessGroup
 from train.models.base import ExtractionConfig
+from train.models.gem import GemConfig, GemNetwork
 from train.models.how import HowConfig, HowNetwork
 from train.run import main
 from train.trainer import Training, build_optimiser
@@ -252,6 +253,47 @@ def test_resuming_with_no_epoch_left_still_writes_where_it_is_asked_to(
     assert equal(first.weights, copy.weights)
     assert first.training["records"] == copy.training["records"]
     assert (tmp_path / "copy.jsonl").read_text() == (tmp_path / "ckpt.jsonl").read_text()
+
+
+@pytest.fixture
+def begin_gem(
+    tiny_backbone: str, made_photos: Callable[..., LabelledPhotos], alone: ProcessGroup
+) -> Callable[..., Training]:
+    """``begin_gem(config)``: a prepared run of a global system, the same each time."""
+
+    def build(config: TrainingConfig, prepare: bool = True) -> Training:
+        torch.manual_seed(0)
+        extraction = ExtractionConfig(image_size=64, scales=(1.0, 0.707), features=None)
+        model = GemNetwork(GemConfig(backbone=tiny_backbone, dimensions=8))
+        training = Training(model, made_photos(6, 3), made_photos(4, 2, first=50), config, extraction, alone)
+        if prepare:
+            training.prepare(random_backbone=True)
+        return training
+
+    return build
+
+
+def test_a_global_system_learns_and_resumes_to_the_same_numbers(
+    begin_gem: Callable, config: TrainingConfig, tmp_path: Path
+) -> None:
+    whole = begin_gem(replace(config, epochs=3, tuples=18, learning_rate=2e-3))
+    before = copied(whole.model.state_dict())
+    whole.run(tmp_path / "whole.pt")
+    kept = Checkpoint.load(tmp_path / "whole.pt")
+    assert (kept.system, kept.codebook, kept.asmk) == ("gem", None, None)
+    assert whole.records[3].loss < whole.records[1].loss
+    learned = {name for name, parameter in whole.model.named_parameters() if parameter.requires_grad}
+    assert "pooling.p" in learned
+    for name, value in whole.model.state_dict().items():
+        assert torch.equal(value, before[name]) == (name not in learned), name
+    begin_gem(replace(whole.config, epochs=1)).run(tmp_path / "part.pt")
+    continued = resumed(begin_gem, whole.config, tmp_path / "part.pt")
+    continued.run(tmp_path / "part.pt")
+    assert [replace(record, seconds=0) for record in continued.records] == [
+        replace(record, seconds=0) for record in whole.records
+    ]
+    assert equal(continued.model.state_dict(), whole.model.state_dict())
+    assert equal(Checkpoint.load(tmp_path / "part.pt").weights, kept.weights)
 
 
 def test_no_epochs_learn_whitening_and_codebook_alone(begin: Callable, config: TrainingConfig, tmp_path: Path) -> None:

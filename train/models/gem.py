@@ -23,7 +23,7 @@ from train.models.whitening import Whitening
 
 SCALES = (1.0, 0.707, 0.5)
 INITIAL_EXPONENT = 3.0
-MIN_ACTIVATION = 1e-6  # the gradient of p needs a logarithm, which 0 has not
+MIN_ACTIVATION = 1e-6  # the gradient of p needs a logarithm, and 0 has none
 
 
 @dataclass(frozen=True)

@@ -62,7 +62,7 @@ def load_matching(model: RetrievalModel, earlier: Checkpoint, path: Path) -> set
     Raises:
         HowlError: the backbone differs, or the dimensions of the same system; the line names the option.
     """
-    taken = set()
+    loaded = set()
     parts = model.parts if earlier.system == model.system else {"backbone": model.parts["backbone"]}
     for name, settings in parts.items():
         module = getattr(model, name)
@@ -78,5 +78,5 @@ def load_matching(model: RetrievalModel, earlier: Checkpoint, path: Path) -> set
                 key.removeprefix(prefix): value for key, value in earlier.weights.items() if key.startswith(prefix)
             }
             load_state(module, weights, path)
-            taken.add(name)
-    return taken
+            loaded.add(name)
+    return loaded

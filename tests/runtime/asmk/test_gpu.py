@@ -369,9 +369,7 @@ def test_without_cupy_the_error_names_the_extra(monkeypatch: pytest.MonkeyPatch,
 
     monkeypatch.setattr(device, "find_gpus", lambda: [Gpu("Test GPU", (9, 0))])
     monkeypatch.setattr(device, "import_module", fail)
-    with pytest.raises(
-        HowlError, match=r"needs CuPy \([^\n]*\): in howl's folder, pip install '\.\[gpu-search\]', or"
-    ):
+    with pytest.raises(HowlError, match=r"needs CuPy \([^\n]*\): in howl's folder, pip install '\.\[gpu-search\]', or"):
         load_cupy()
 
 

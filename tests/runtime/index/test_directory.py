@@ -434,6 +434,15 @@ def test_a_damaged_catalogue_is_named_in_one_line(index: Index, path: Path, dama
     assert refusal(lambda: Index(path)).startswith(f"{path / CATALOGUE}: ")
 
 
+def test_an_index_of_the_first_format_is_refused_by_its_number(index: Index, path: Path) -> None:
+    index.close()
+    tell(path / CATALOGUE, "ALTER TABLE metadata RENAME TO about")
+    line = refusal(lambda: Index(path))
+    assert line == (
+        f"{path / CATALOGUE}: index format 1 of an earlier howl, this one reads {VERSION}; index the photos anew"
+    )
+
+
 def test_a_newer_format_is_refused(index: Index, path: Path) -> None:
     index.close()
     tell(path / CATALOGUE, f"UPDATE metadata SET value = '{VERSION + 1}' WHERE key = 'version'")

@@ -12,6 +12,7 @@ from runtime.asmk.kernel import AsmkParameters
 from runtime.errors import HowlError
 from train.checkpoint import Checkpoint
 from train.models.base import ExtractionConfig
+from train.models.gem import GemConfig, GemNetwork
 from train.models.how import HowConfig, HowNetwork
 from train.weights.init import init_weights
 
@@ -69,6 +70,17 @@ def test_a_backbone_alone_leaves_whitening_to_be_learned(tiny_config: HowConfig,
     assert init_weights(new, str(tmp_path / "backbone.pth")) == {"backbone"}
     assert equal(new, old, "backbone")
     assert equal(new, network_of(tiny_config, seed=2), "whitening")
+
+
+def test_another_system_gives_its_backbone_alone(tiny_config: HowConfig, tmp_path: Path) -> None:
+    path = saved(network_of(tiny_config, seed=1), tmp_path / "how.pt")
+    gem = GemNetwork(GemConfig(backbone=tiny_config.backbone, dimensions=tiny_config.dimensions))
+    before = {name: value.clone() for name, value in gem.whitening.state_dict().items()}
+    assert init_weights(gem, str(path)) == {"backbone"}
+    assert all(torch.equal(value, before[name]) for name, value in gem.whitening.state_dict().items())
+    assert torch.equal(
+        gem.backbone.get_parameter("conv1.weight"), Checkpoint.load(path).weights["backbone.conv1.weight"]
+    )
 
 
 def test_hows_own_checkpoint_is_a_beginning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
