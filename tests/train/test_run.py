@@ -258,7 +258,7 @@ def test_nothing_said_are_the_defaults_of_the_system_and_the_data() -> None:
     assert options_of() == options_for("how", "scenes")
     gem = options_of("--system", "gem", "--data", "photos")
     assert gem == options_for("gem", "photos")
-    assert (gem.training.loss, gem.training.margin, gem.extraction.features) == ("contrastive", 0.85, None)
+    assert (gem.training.loss, gem.training.margin, gem.extraction.features) == ("contrastive", 1.25, None)
     assert (gem.network.backbone, gem.network.dimensions) == ("efficientnet_lite0_stride32", 512)
     assert options_of("--system", "gem", "--backbone", "resnet18_stride16").network.dimensions == 256
 
