@@ -5,11 +5,9 @@ import shlex
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import fields, is_dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 from runtime.errors import HowlError, UsageError
-
-Config = TypeVar("Config")  # a dataclass
 
 
 def program(script: str) -> str:
