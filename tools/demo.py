@@ -71,8 +71,8 @@ def demonstrate(out: Path) -> None:
     for name, score in scores.items():
         print(f"    {score:.4f}   {TITLES[name]}")
     print(
-        f"One training of {TRAINING['epochs']} epoch and one seed each: enough to see every step work, too little to "
-        "compare methods. docs/experiments.md does that."
+        "One short training and one seed each: enough to see every step work, too little to compare methods. "
+        "docs/experiments.md does that."
     )
     print(f"\nopen {picture}    ({time.perf_counter() - begin:.0f} s in all)")
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from runtime.bundle import is_engine
-from runtime.io.cli import add_engine_arguments, run_command
+from runtime.io.cli import add_engine_arguments, program, run_command
 from tools.evaluation import evaluate_engine
 from tools.evaluation.distractors import R1M
 from train.data.revisited import REVISITED
@@ -35,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog="tools/evaluate.py",
+        prog=program("tools/evaluate.py"),
         description="Mean average precision, precision among the first answers, and the worst queries by name. In a "
         "folder with one folder a scene every photo is a query against all others. Published sets are judged as their "
         "authors do, for figures that can be compared.",

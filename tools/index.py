@@ -15,7 +15,7 @@ from runtime.errors import HowlError
 from runtime.first_stage import ASMK
 from runtime.index import Index
 from runtime.index.verification import verify
-from runtime.io.cli import run_command
+from runtime.io.cli import program, run_command
 from runtime.io.image import describe_unreadable, find_photos
 from runtime.retriever import Retriever
 from tools.environment import peak_memory
@@ -23,7 +23,8 @@ from tools.environment import peak_memory
 
 def main(arguments: Sequence[str] | None = None) -> None:
     options = parse(arguments)
-    path = path_of(options)
+    beside = options.import_asmk[1] if options.import_asmk else options.engine
+    path = Path(options.index) if options.index else EngineFiles.of(Path(beside)).index
     if options.import_asmk:
         import_from_asmk(path, *map(Path, options.import_asmk))
     if options.remove:
@@ -39,19 +40,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print_verification(path)
 
 
-def path_of(options: argparse.Namespace) -> Path:
-    """The index that is meant: the one named, or the one beside the engine or the imported inverted file."""
-    if options.index:
-        return Path(options.index)
-    return EngineFiles.of(Path(options.import_asmk[1] if options.import_asmk else options.engine)).index
-
-
 def import_from_asmk(path: Path, codebook: Path, inverted_file: Path) -> None:
     """Makes an index of what the ``asmk`` package saved."""
     made = import_asmk(codebook, inverted_file, path)
     besides = f" and {made.distractors} distractors" if made.distractors else ""
     print(f"imported {made.images} images{besides}, {made.entries} entries, from {inverted_file} into {made.index}")
-    print(f"its {made.words} visual words are {made.codebook}; runtime.asmk_method.method searches with the two")
+    print(f"its {made.words} visual words are {made.codebook}; runtime.asmk_method searches with the two")
 
 
 def add(retriever: Retriever, roots: list[str]) -> None:
@@ -124,7 +118,7 @@ def print_verification(path: Path) -> None:
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog="tools/index.py",
+        prog=program("tools/index.py"),
         description="Adds photos to an index (the default), removes them, compacts, counts or verifies the index; "
         "what is asked for together is done in this order, but for removing, which comes first.",
     )

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 
-from runtime.io.cli import add_engine_arguments, positive_int, run_command
+from runtime.io.cli import add_engine_arguments, positive_int, program, run_command
 from runtime.retriever import Retriever
 
 
@@ -27,7 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog="tools/search.py", description="Ranks the photos of an index by their likeness to a query photo."
+        prog=program("tools/search.py"), description="Ranks the photos of an index by their likeness to a query photo."
     )
     add_engine_arguments(parser, searches=True)
     parser.add_argument("query", metavar="QUERY", help="a photo")

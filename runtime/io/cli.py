@@ -4,12 +4,10 @@ import argparse
 import shlex
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import fields, is_dataclass, replace
-from typing import Any, TypeVar
+from dataclasses import fields, is_dataclass
+from typing import Any
 
 from runtime.errors import HowlError, UsageError
-
-Config = TypeVar("Config")  # a dataclass
 
 
 def program(script: str) -> str:
@@ -52,26 +50,11 @@ def add_engine_arguments(parser: argparse.ArgumentParser, *, searches: bool, def
         parser.add_argument("--alpha", type=float, metavar="ALPHA", help="α; default: the engine's")
 
 
-def with_options(config: Config, options: argparse.Namespace) -> Config:
-    """A configuration with the values of the options that were given and are named like its fields."""
-    given = {name: value for name, value in vars(options).items() if value is not None}
-    names = {field.name for field in fields(config)}  # type: ignore[arg-type]
-    return replace(config, **{name: value for name, value in given.items() if name in names})  # type: ignore[type-var]
-
-
 def positive_int(text: str) -> int:
     """An argparse type: a whole number of at least 1."""
     value = int(text)
     if value < 1:
         raise argparse.ArgumentTypeError(f"{text}: must be at least 1")
-    return value
-
-
-def positive_float(text: str) -> float:
-    """An argparse type: a number above 0."""
-    value = float(text)
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text}: must be above 0")
     return value
 
 
@@ -89,17 +72,6 @@ def whole_number(text: str) -> int:
     if value < 0:
         raise argparse.ArgumentTypeError(f"{text}: must be at least 0")
     return value
-
-
-def scale_list(text: str) -> tuple[float, ...]:
-    """An argparse type: pyramid scales such as ``1.414,1,0.707``."""
-    try:
-        scales = tuple(float(part) for part in text.split(","))
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text}: needs numbers with commas between, as 1.414,1,0.707") from None
-    if not all(0.1 <= scale <= 4 for scale in scales):
-        raise argparse.ArgumentTypeError(f"{text}: a scale must lie between 0.1 and 4")
-    return scales
 
 
 def command_line(script: str, *words: object, options: Any, defaults: Any) -> str:

@@ -135,7 +135,9 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--train", required=True, metavar="DATA", help="as train/run.py --data takes it")
     parser.add_argument("--test", required=True, nargs="+", metavar="DATA", help="as tools/evaluate.py takes it")
     parser.add_argument("--distractors", metavar=f"DIR|{R1M}", help="as tools/evaluate.py takes them")
-    parser.add_argument("--seeds", type=whole_number, nargs="+", default=[0, 1, 2], metavar="N", help="default: 0 1 2")
+    parser.add_argument(
+        "--seeds", type=whole_number, nargs="+", default=[0, 1, 2], metavar="N", help="of each row (%(default)s)"
+    )
     parser.add_argument("--backbones", choices=BUILDERS, nargs="+", default=[HowConfig.backbone])
     parser.add_argument("--jobs", type=positive_int, default=1, metavar="N", help="runs at a time (%(default)s)")
     parser.add_argument(

@@ -194,9 +194,9 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--images", type=positive_int, nargs="+", default=[10_000, 50_000, 200_000], metavar="N", help="sizes of index"
     )
-    parser.add_argument("--queries", type=positive_int, default=30, help="default: 30")
-    parser.add_argument("--words", type=positive_int, default=65_536, help="visual words; default: 65536")
-    parser.add_argument("--seed", type=whole_number, default=0, help="of the synthetic images; default: 0")
+    parser.add_argument("--queries", type=positive_int, default=30, help="(%(default)s)")
+    parser.add_argument("--words", type=positive_int, default=65_536, help="visual words (%(default)s)")
+    parser.add_argument("--seed", type=whole_number, default=0, help="of the synthetic images (%(default)s)")
     parser.add_argument("--alone", action="store_true", help="without the asmk package")
     parser.add_argument("--folder", type=Path, metavar="DIR", help="for 5 GB at 200,000 images; default: temporary")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all measurements")

@@ -210,7 +210,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--distractors", metavar="DIR", help="photos of none of the scenes, to search among")
     parser.add_argument("--codebook", type=Path, metavar="DIR|FILE", help="as export/to_trt.py takes it")
     parser.add_argument("--calibrate", type=Path, metavar="DIR", help="photos for int8")
-    parser.add_argument("--photos", type=positive_int, default=8, metavar="N", help="that are timed; default: 8")
+    parser.add_argument("--photos", type=positive_int, default=8, metavar="N", help="that are timed (%(default)s)")
     parser.add_argument("--out", type=Path, metavar="DIR", default="presets", help="of engines and plot (%(default)s)")
     return parser.parse_args(arguments)
 
