@@ -17,6 +17,7 @@ from runtime.errors import UsageError
 from runtime.io.cli import run_command
 from train.checkpoint import Checkpoint
 from train.config import ResumeOptions, TrainOptions, options_for
+from train.models.gem import GemConfig
 from train.models.how import HowConfig
 from train.models.registry import SYSTEMS
 from train.run import command_for, main, parse
@@ -260,7 +261,9 @@ def test_nothing_said_are_the_defaults_of_the_system_and_the_data() -> None:
     assert gem == options_for("gem", "photos")
     assert (gem.training.loss, gem.training.margin, gem.extraction.features) == ("contrastive", 1.25, None)
     assert (gem.network.backbone, gem.network.dimensions) == ("efficientnet_lite0_stride32", 512)
-    assert options_of("--system", "gem", "--backbone", "resnet18_stride16").network.dimensions == 256
+    for backbone, dimensions, exponent in (("resnet18_stride16", 256, 3.0), ("efficientnet_lite0", 224, 1.0)):
+        network = options_of("--system", "gem", "--backbone", backbone).network
+        assert network == GemConfig(backbone, dimensions, exponent)
 
 
 @pytest.mark.parametrize("flags", [["--loss", "match"], ["--features", "9"], ["--graph"]], ids=" ".join)

@@ -17,12 +17,12 @@ from runtime.engine.schema import GLOBAL_OUTPUTS
 from runtime.first_stage import VECTORS
 from runtime.vectors import InnerProduct
 from train.backbones import build_backbone
-from train.models.base import ExtractionConfig, Extractor, ModelConfig, RetrievalModel
+from train.backbones.efficientnet_lite import EfficientNetLite
+from train.models.base import ExtractionConfig, Extractor, ModelConfig, RetrievalModel, above_zero
 from train.models.extractor import exact, resize
 from train.models.whitening import Whitening
 
 SCALES = (1.0, 0.707, 0.5)
-INITIAL_EXPONENT = 3.0
 MIN_ACTIVATION = 1e-6  # the gradient of p needs a logarithm, and 0 has none
 
 
@@ -34,23 +34,34 @@ class GemConfig(ModelConfig):
         backbone: resnet18, resnet18_stride16, resnet50, efficientnet_lite0, efficientnet_lite0_stride32 or
             efficientnet_lite2.
         dimensions: D, of the global descriptor.
+        exponent: p of the pooling before the first step: 3 in the paper; EfficientNet-Lite does better from 1.
+
+    Raises:
+        UsageError: a value is out of range.
     """
 
     backbone: str = "efficientnet_lite0_stride32"
     dimensions: int = 512
+    exponent: float = 3.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        above_zero(exponent=self.exponent)
 
     @classmethod
     def for_training(cls, backbone: str | None, image_size: int) -> Self:
         config = super().for_training(backbone, image_size)
-        return replace(config, dimensions=min(config.dimensions, build_backbone(config.backbone).channels))
+        built = build_backbone(config.backbone)
+        exponent = 1.0 if isinstance(built, EfficientNetLite) else config.exponent
+        return replace(config, dimensions=min(config.dimensions, built.channels), exponent=exponent)
 
 
 class GemPooling(nn.Module):
     """f_c = (mean over positions of max(x, 1e-6)^p)^(1/p): p = 1 is the average, p → ∞ the maximum. p is learned."""
 
-    def __init__(self) -> None:
+    def __init__(self, exponent: float) -> None:
         super().__init__()
-        self.p = nn.Parameter(torch.tensor(INITIAL_EXPONENT))
+        self.p = nn.Parameter(torch.tensor(exponent))
 
     def forward(self, features: Tensor) -> Tensor:
         """[B, C, h, w] → [B, C, 1, 1]."""
@@ -65,13 +76,13 @@ class GemNetwork(RetrievalModel):
     method = VECTORS
     losses = ("contrastive",)
     margin = 1.25  # 0.85 without whitening, which moves photos apart; it then pushes hardly any negative
-    shrinkage = 0.5
+    shrinkage = 0.5  # whitening in full overfits the about 1,000 photos that a folder may have
     parts: ClassVar = {"backbone": ("backbone",), "pooling": (), "whitening": ("dimensions",)}
     config: GemConfig
 
     def __init__(self, config: GemConfig) -> None:
         super().__init__(config)
-        self.pooling = GemPooling()
+        self.pooling = GemPooling(config.exponent)
         self.whitening = Whitening(self.backbone.channels, config.dimensions)
 
     def forward(self, images: Tensor) -> Tensor:

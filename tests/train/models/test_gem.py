@@ -38,8 +38,7 @@ def as_images(image: Tensor) -> Tensor:
 def test_pooling_is_the_generalised_mean(p: float) -> None:
     features = torch.rand(2, 3, 4, 5, generator=torch.Generator().manual_seed(0)) * 6
     features[0, 0] = 0
-    pooling = GemPooling()
-    torch.nn.init.constant_(pooling.p, p)
+    pooling = GemPooling(p)
     pooled = pooling(features)
     assert pooled.shape == (2, 3, 1, 1)
     for image in range(2):
@@ -50,7 +49,7 @@ def test_pooling_is_the_generalised_mean(p: float) -> None:
 
 
 def test_p_learns_from_features_that_are_zero() -> None:
-    pooling = GemPooling()
+    pooling = GemPooling(3.0)
     features = torch.zeros(1, 2, 3, 3)
     features[0, 0, 1] = 2
     features.requires_grad_()
