@@ -5,7 +5,7 @@ A first stage (``FirstStage``) turns the features of a photo into what an index 
 descriptors have ``InnerProduct`` and ``VectorFile``; nothing else in the index or the retriever knows which is in use.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol, Self
 
@@ -136,6 +136,3 @@ def shape_fault(name: str, array: NDArray, dtype: npt.DTypeLike, shape: tuple[in
     """The file and the fault, if its array does not have the expected type and shape."""
     if array.dtype != dtype or array.shape != shape:
         yield name, f"{array.dtype} {list(array.shape)} instead of {np.dtype(dtype)} {list(shape)}"
-
-
-Progress = Callable[[int], object]  # takes the number of images done since the last call

@@ -13,8 +13,6 @@ from runtime.io.image import Image
 from train.descriptors import describe_images, feature_maps
 from train.models.base import FeatureMap, RetrievalModel
 
-LOSSES = ("contrastive", "match")
-
 
 class TupleLoss(nn.Module):
     """The images of a tuple (query, positive, negatives) → its loss, a scalar. The module that DDP wraps."""

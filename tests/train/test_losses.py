@@ -10,7 +10,6 @@ from torch.nn import functional as F
 
 from train.descriptors import feature_maps
 from train.losses import (
-    LOSSES,
     SELECTION_WIDTH,
     TEMPERATURE,
     TupleLoss,
@@ -128,7 +127,7 @@ def test_match_loss_teaches_strengths_and_descriptors() -> None:
         assert leaf.grad.abs().max() > 0
 
 
-@pytest.mark.parametrize("kind", LOSSES)
+@pytest.mark.parametrize("kind", HowNetwork.losses)
 def test_a_tuple_of_images_has_a_loss_whatever_their_sizes(kind: str, tiny_config: HowConfig) -> None:
     torch.manual_seed(0)
     model = HowNetwork(tiny_config).eval()

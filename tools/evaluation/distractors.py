@@ -5,6 +5,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from runtime.bundle import EngineFiles
 from runtime.errors import HowlError
 from runtime.index import Index
 from runtime.io.image import find_photos
@@ -33,7 +34,7 @@ def open_distractors(
     if named is None:
         yield []
     elif named == R1M:
-        index = engine.with_suffix(f".{R1M}.index")
+        index = EngineFiles.of(engine).index_of(R1M)
         photos, hint = million(root)
         fill(index, engine, device, photos, skipped, hint)
         with closing(Index(index)) as opened:
