@@ -18,7 +18,8 @@ from train.models.base import Extractor, RetrievalModel
 
 OPSET = 20  # the newest that TensorRT 10 parses
 MAX_SIDE = 16_384  # pixels; the tracer wants a bound
-EXAMPLE = (288, 416, 3)  # height and width are dynamic; if a level were 3×3, the tracer would tie the two together
+EXAMPLE = (1152, 1664, 3)  # height and width are dynamic, but the tracer ties a side to 1, 2 or 3 if it has that value:
+# the smallest level that there can be, a tenth at stride 32, is 4×6 here
 
 
 def fold(network: RetrievalModel, precision: str) -> RetrievalModel:

@@ -1,6 +1,7 @@
 """A checkpoint that exports in seconds: two layers under the real smoothing, graph, whitening and selection."""
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from runtime.asmk.codebook import Codebook
 from runtime.asmk.kernel import AsmkParameters
 from runtime.first_stage import ASMK
 from train.backbones import BUILDERS, Backbone
+from train.backbones.resnet import BasicBlock, ResNet
 from train.checkpoint import Checkpoint
 from train.models.base import ExtractionConfig, RetrievalModel
 from train.models.gem import GemConfig
@@ -74,6 +76,7 @@ def network() -> Iterator[Callable[..., RetrievalModel]]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(BUILDERS, "small", SmallBackbone)
+        patch.setitem(BUILDERS, "resnet_stride32", partial(ResNet, BasicBlock, (1, 1, 1, 1)))
         yield build
 
 
@@ -89,7 +92,7 @@ def checkpoint(network: Callable[..., RetrievalModel], tmp_path: Path) -> Callab
             system=made.system,
             network=made.config,
             weights=made.state_dict(),
-            extraction=ExtractionConfig(128, (1.414, 0.5), features=200 if is_local else None),
+            extraction=ExtractionConfig(128, (1.414,), features=200 if is_local else None),
             asmk=AsmkParameters() if is_local else None,
             codebook=Codebook(centroids) if is_local else None,
             training={"config": {"data": "scenes"}},

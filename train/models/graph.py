@@ -42,8 +42,9 @@ class GraphRefinement(nn.Module):
         refined, importance = self.refine(positions.gather(1, rows), is_node)
         positions = positions.scatter(1, rows, refined)
         factors = positions.new_ones(positions.shape[:2]).scatter(1, rows[:, :, 0], importance)
+        refined_map = positions[:, : height * width].transpose(1, 2).unflatten(2, (height, width))
         return (
-            positions[:, : height * width].transpose(1, 2).unflatten(2, (height, width)),
+            refined_map.contiguous(),  # else tracing a convolution asks whether the map is one cell wide
             strengths * factors[:, : height * width].unflatten(1, (height, width)),
         )
 
