@@ -118,7 +118,9 @@ def test_options_replace_the_checkpoint_s_settings_and_the_photos(
     photos.mkdir()
     cv2.imwrite(str(photos / "a.png"), np.random.default_rng(0).integers(0, 255, (70, 91, 3), np.uint8))
     options = ["--features", "50", "--scales", "1", "0.5", "--image-size", "96", "--precision", "fp16"]
-    to_trt.main([str(checkpoint()), "--out", str(plan), "--photos", str(photos), *options])
+    to_trt.main(
+        [str(checkpoint(smoothing="average", graph=False)), "--out", str(plan), "--photos", str(photos), *options]
+    )
     assert "91×70" in capsys.readouterr().out
     manifest = load_manifest(plan.with_suffix(".onnx"))
     assert (manifest.features, manifest.scales, manifest.image_size) == (50, (1.0, 0.5), 96)

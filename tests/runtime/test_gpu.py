@@ -61,6 +61,7 @@ def compile_driver(source: str, folder: Path) -> None:
 
 
 @needs_compiler
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("driver", "expected"),
     [

@@ -52,6 +52,7 @@ def test_a_student_comes_to_see_what_its_teacher_sees(tiny_backbone: str, teache
     assert explained(120) > max(0.5, explained(1) + 0.2)
 
 
+@pytest.mark.slow
 def test_the_command_writes_weights_that_training_begins_with(photos: Path, teacher: Path, tmp_path: Path) -> None:
     out = tmp_path / "new" / "student.pth"
     assert distil(photos, teacher, "--steps", 3, "--out", out) == 0

@@ -107,6 +107,7 @@ def test_a_network_begins_with_a_trained_one(photos: Path, tmp_path: Path) -> No
     assert set(third) - set(second)
 
 
+@pytest.mark.slow
 def test_gem_trains_and_goes_on(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "gem.pt"
     flags = ["--image-size", "64", "--scales", "1", "0.707", "--tuples", "4", "--dimensions", "6"]
@@ -119,6 +120,7 @@ def test_gem_trains_and_goes_on(photos: Path, tmp_path: Path, capsys: pytest.Cap
     assert [line["epoch"] for line in log_of(out)] == [0, 1, 2]
 
 
+@pytest.mark.slow
 def test_a_random_backbone_with_broken_photos_trains_to_the_end(
     photos: Path, tmp_path: Path, break_photo: Callable, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -16,6 +16,7 @@ def checksum(seed: int, scene: int, view: int) -> str:
     return hashlib.sha256(render_view(seed, scene, view).tobytes()).hexdigest()
 
 
+@pytest.mark.slow
 def test_calls_repeat_whatever_was_rendered_before():
     first = [checksum(3, scene, view) for scene in range(2) for view in range(2)]
     place_of.cache_clear()
@@ -24,6 +25,7 @@ def test_calls_repeat_whatever_was_rendered_before():
     assert backwards == first[::-1]
 
 
+@pytest.mark.slow
 def test_another_process_renders_the_same():
     code = (
         "import hashlib; from train.data.synthetic import render_view;"
@@ -76,6 +78,7 @@ def test_every_view_shows_something():
     assert all(cv2.Laplacian(image, cv2.CV_64F).std() > 5 for image in views)
 
 
+@pytest.mark.slow
 def test_views_of_one_place_match_better_than_those_of_two():
     sift = cv2.SIFT.create(nfeatures=400)
     described = [[sift.detectAndCompute(render_view(1, s, v), None)[1] for v in range(3)] for s in range(4)]

@@ -65,15 +65,24 @@ def everything(index: Index) -> list[list[Hit]]:
     return [index.search(make_query(seed), 100) for seed in range(8)]
 
 
+@cache
+def expected_answers(*seeds: int) -> list[list[Hit]]:
+    """What an inverted file made of these images anew answers, whichever of them is the query."""
+    ids, images = make_images(*seeds)
+    fresh = InvertedFile.build(images, D)
+    answers = (fresh.best(as_query(query), np.ones(len(ids), bool), 1000) for query in images)
+    return [
+        [Hit(ids[number], score) for number, score in zip(ordinals, scores.tolist(), strict=True)]
+        for ordinals, scores in answers
+    ]
+
+
 def assert_holds(index: Index, seeds: Iterable[int]) -> None:
-    """The index holds these images in this order, and answers like one made of them anew, whichever is the query."""
+    """The index holds these images in this order, and answers like one made of them anew."""
+    seeds = tuple(seeds)
     ids, images = make_images(*seeds)
     assert index.ids() == ids
-    fresh = InvertedFile.build(images, D)
-    for query in images:
-        ordinals, scores = fresh.best(as_query(query), np.ones(len(ids), bool), 1000)
-        expected = [Hit(ids[number], score) for number, score in zip(ordinals, scores.tolist(), strict=True)]
-        assert index.search(as_query(query), 1000) == expected
+    assert [index.search(as_query(image), 1000) for image in images] == expected_answers(*seeds)
     assert index.verify() == []
 
 

@@ -22,7 +22,7 @@ from tools.experiments.ablation.job_pool import JobPool
 from tools.experiments.ablation.runs import ROWS, Job, Run, all_runs, keep_settings
 from train.config import ResumeOptions, TrainOptions, options_for
 
-BACKBONE = "resnet18"
+BACKBONE = "efficientnet_lite2"
 
 
 @pytest.fixture
@@ -41,7 +41,7 @@ def results() -> list[dict]:
     gain = {"how": (0, 0), "filter": (0.01, 0.01), "graph": (0.02, 0.01), "both": (0.04, 0.06)}
     return [
         {
-            "backbone": "resnet18",
+            "backbone": "efficientnet_lite2",
             "row": row,
             "seed": seed,
             "mAP": {"val-a": 0.50 + 0.02 * seed + gain[row][seed], "val-b": 0.8},
@@ -147,7 +147,9 @@ def test_folders_of_one_name_go_by_their_paths(figures) -> None:
 
 def test_the_plot_is_drawn(figures, results: list[dict], tmp_path: Path) -> None:
     pytest.importorskip("matplotlib", reason="needs matplotlib")
-    figures.draw([*results, *({**each, "backbone": "resnet50"} for each in results)], tmp_path / "ablation.png")
+    figures.draw(
+        [*results, *({**each, "backbone": "efficientnet_lite2"} for each in results)], tmp_path / "ablation.png"
+    )
     assert cv2.imread(str(tmp_path / "ablation.png")).shape[1] > 1000
 
 
@@ -170,9 +172,9 @@ def test_a_run_is_trained_exported_and_evaluated(tmp_path: Path) -> None:
     run, caller = Run(BACKBONE, "both", 3, tmp_path), FakeCaller()
     assert finish(run, caller) == 3
     assert caller.called == EVERY_STAGE
-    checkpoint, engine = tmp_path / "resnet18-both-seed3.pt", tmp_path / "resnet18-both-seed3.onnx"
+    checkpoint, engine = tmp_path / "efficientnet_lite2-both-seed3.pt", tmp_path / "efficientnet_lite2-both-seed3.onnx"
     trained, exported, measured = caller.commands
-    assert trained.startswith("python train/run.py --data photos --backbone resnet18 ")
+    assert trained.startswith("python train/run.py --data photos --backbone efficientnet_lite2 ")
     for flags in ("--smoothing learned", "--graph", "--epochs 2", "--seed 3", f"--out {checkpoint}"):
         assert f" {flags}" in trained
     assert exported == f"python export/to_trt.py {checkpoint} --out {engine} --features 9"
@@ -223,7 +225,9 @@ def test_other_settings_are_refused(tmp_path: Path) -> None:
     keep_settings(jobs, tmp_path)
     keep_settings([job(run) for run in all_runs([BACKBONE], [0, 1], tmp_path)], tmp_path)
     longer = [job(run, epochs=3) for run in all_runs([BACKBONE], [0], tmp_path)]
-    with pytest.raises(UsageError, match="started with training resnet18 how training epochs 2, now 3; give the same"):
+    with pytest.raises(
+        UsageError, match="started with training efficientnet_lite2 how training epochs 2, now 3; give the same"
+    ):
         keep_settings(longer, tmp_path)
     (tmp_path / "settings.json").write_text("not settings")
     with pytest.raises(UsageError, match="no settings of an ablation; name another folder with --out"):
@@ -231,10 +235,10 @@ def test_other_settings_are_refused(tmp_path: Path) -> None:
 
 
 def test_backbones_may_be_added(tmp_path: Path) -> None:
-    keep_settings([job(run) for run in all_runs(["resnet18"], [0], tmp_path)], tmp_path)
-    keep_settings([job(run) for run in all_runs(["resnet50"], [0], tmp_path)], tmp_path)
+    keep_settings([job(run) for run in all_runs(["efficientnet_lite0"], [0], tmp_path)], tmp_path)
+    keep_settings([job(run) for run in all_runs(["efficientnet_lite2"], [0], tmp_path)], tmp_path)
     kept = json.loads((tmp_path / "settings.json").read_text())["training"]
-    assert {name.split()[0] for name in kept} == {"resnet18", "resnet50"}
+    assert {name.split()[0] for name in kept} == {"efficientnet_lite0", "efficientnet_lite2"}
 
 
 def test_flags_of_the_ablation_itself_are_refused() -> None:

@@ -85,6 +85,7 @@ def test_the_extractor_averages_the_levels(network: GemNetwork, height: int, wid
     np.testing.assert_allclose(found, expected.numpy(), atol=1e-6)
 
 
+@pytest.mark.slow
 def test_the_extractor_traces_for_images_of_any_size(network: GemNetwork) -> None:
     size = {0: torch.export.Dim("height", min=32, max=4096), 1: torch.export.Dim("width", min=32, max=4096)}
     extractor = network.extractor(EXTRACTION).eval()
