@@ -1,6 +1,6 @@
 """The visual words of an engine: the checkpoint's own, those of a file, or learned from photos.
 
-HOW publishes networks without words, and any network's words can be learned anew, from the photos that it is to search.
+HOW publishes networks without words, and any network's words can be learned from the photos that it is to search.
 """
 
 from collections.abc import Callable
@@ -62,7 +62,7 @@ def load_codebook(checkpoint: Checkpoint, path: Path) -> Codebook:
 
 
 def learn_from_folder(checkpoint: Checkpoint, folder: Path, max_photos: int, say: Callable[[str], None]) -> Codebook:
-    """Words of at most so many of a folder's photos, which may lie in folders below it."""
+    """Words of a folder's photos, or of ``max_photos`` of them; they may lie in folders below it."""
     photos = folder_photos(folder, {"": find_photos([folder])}, checkpoint.extraction.image_size)
     codebook = learn_words(checkpoint, photos, max_photos)
     used = min(max_photos, len(photos)) - len(photos.unreadable)

@@ -81,7 +81,7 @@ def configured(checkpoint: Checkpoint, options: ExportOptions) -> Checkpoint:
     """The checkpoint with image size, scales and features as the options say, and its network fitted to them.
 
     Raises:
-        UsageError: the checkpoint's system does not take one of the options.
+        UsageError: the checkpoint's system or network does not take one of the options.
     """
     if options.codebook is not None and checkpoint.asmk is None:
         raise UsageError(f"--codebook {options.codebook}: {checkpoint.system} has no visual words; leave it out")

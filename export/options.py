@@ -2,16 +2,17 @@
 
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import tyro
 
 from runtime.bundle import EngineFiles, is_engine
 from runtime.errors import UsageError
 from runtime.io.cli import command_line
+from train.config import shown_as
 from train.models.base import HOW_SCALES, ExtractionConfig
 
-Precision = Literal["fp32", "fp16", "int8"]
+PRECISIONS = ("fp32", "fp16", "int8")
 SCRIPT = "export/to_trt.py"
 CODEBOOK_PHOTOS = 400  # of a folder: some minutes of a CPU, and about 8,000 words
 
@@ -30,7 +31,7 @@ class Preset:
     image_size: int
     scales: tuple[float, ...]
     features: int
-    precision: Precision
+    precision: str
 
 
 # How much time a photo may take, from HOW's own setting down to a small part of it.
@@ -43,21 +44,16 @@ PRESETS = {
 }
 
 
-def _arg(metavar: str, default: str) -> Any:
-    """How the command's help shows an option whose default depends on others."""
-    return tyro.conf.arg(metavar=metavar, help_behavior_hint=f"(default: {default})")
-
-
 PRESET_OR_CHECKPOINT = "the preset's, or the checkpoint's"
 OWN_PHOTOS = "--codebook's folder, the training photos, or synthetic ones"
 
 
 @dataclass(frozen=True)
 class ExportOptions:
-    """An export. What stands here is the help of ``export/to_trt.py``.
+    """An export. What stands here is the help of ``howl export``.
 
     Attributes:
-        checkpoint: as train/run.py writes it, or as HOW's authors publish theirs.
+        checkpoint: as howl train writes it, or as HOW's authors publish theirs.
         out: engine.plan or engine.onnx; all files of the engine share its name.
         preset: image size, scales, features and precision that go together; what is given as well is taken instead.
         precision: of the backbone; int8 is for CPUs.
@@ -77,22 +73,24 @@ class ExportOptions:
 
     checkpoint: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="CKPT")]
     out: Path = Path("engine.plan")
-    preset: Annotated[str | None, _arg("|".join(PRESETS), "none")] = None
-    precision: Annotated[Precision | None, _arg("fp32|fp16|int8", "the preset's, or fp32")] = None
-    image_size: Annotated[int | None, _arg("PIXELS", PRESET_OR_CHECKPOINT)] = None
-    scales: Annotated[tuple[float, ...] | None, _arg("S S ...", PRESET_OR_CHECKPOINT)] = None
-    features: Annotated[int | None, _arg("K", PRESET_OR_CHECKPOINT)] = None
-    graph_nodes: Annotated[int | None, _arg("N", "those of the largest level")] = None
-    codebook: Annotated[Path | None, _arg("DIR|FILE", "the checkpoint's, or learned from synthetic scenes")] = None
-    codebook_photos: Annotated[int | None, _arg("N", str(CODEBOOK_PHOTOS))] = None
-    photos: Annotated[Path | None, _arg("DIR", OWN_PHOTOS)] = None
-    calibrate: Annotated[Path | None, _arg("DIR", OWN_PHOTOS)] = None
+    preset: Annotated[str | None, shown_as("|".join(PRESETS), "none")] = None
+    precision: Annotated[str | None, shown_as("|".join(PRECISIONS), "the preset's, or fp32")] = None
+    image_size: Annotated[int | None, shown_as("PIXELS", PRESET_OR_CHECKPOINT)] = None
+    scales: Annotated[tuple[float, ...] | None, shown_as("S S ...", PRESET_OR_CHECKPOINT)] = None
+    features: Annotated[int | None, shown_as("K", PRESET_OR_CHECKPOINT)] = None
+    graph_nodes: Annotated[int | None, shown_as("N", "those of the largest level")] = None
+    codebook: Annotated[Path | None, shown_as("DIR|FILE", "the checkpoint's, or learned from synthetic scenes")] = None
+    codebook_photos: Annotated[int | None, shown_as("N", str(CODEBOOK_PHOTOS))] = None
+    photos: Annotated[Path | None, shown_as("DIR", OWN_PHOTOS)] = None
+    calibrate: Annotated[Path | None, shown_as("DIR", OWN_PHOTOS)] = None
 
     def __post_init__(self) -> None:
         if not is_engine(self.out):
             raise UsageError(f"--out {self.out}: name an engine.plan or an engine.onnx; its other files share the name")
         if self.preset is not None and self.preset not in PRESETS:
             raise UsageError(f"--preset {self.preset}: there is {', '.join(PRESETS)}")
+        if self.precision is not None and self.precision not in PRECISIONS:
+            raise UsageError(f"--precision {self.precision}: there is {', '.join(PRECISIONS)}")
         if self.calibrate is not None and self.decided_precision != "int8":
             raise UsageError("--calibrate is for --precision int8")
         if self.codebook_photos is not None and self.photo_folder is None:
@@ -111,7 +109,7 @@ class ExportOptions:
         return self.codebook if self.codebook is not None and self.codebook.is_dir() else None
 
     @property
-    def decided_precision(self) -> Precision:
+    def decided_precision(self) -> str:
         """The precision that is named, else the preset's, else fp32."""
         return self.precision or (PRESETS[self.preset].precision if self.preset else "fp32")
 

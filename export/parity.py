@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runtime.engine import Engine
-from runtime.errors import HowlError
+from runtime.errors import ParityError
 from runtime.features import LocalFeatures
 from runtime.io.image import Image
 from train.models.base import Extractor
@@ -166,7 +166,7 @@ def raise_if_unequal(differences: Sequence[Difference], tolerance: Tolerance, na
     """Raises HowlError if any image is off by more than the tolerance."""
     wrong = [d for d in differences if d.exceeds(tolerance)]
     if wrong:
-        raise HowlError(
+        raise ParityError(
             f"{name}: differs from the PyTorch network beyond the tolerance on {len(wrong)} of {len(differences)} "
             f"images (first: {wrong[0].width}×{wrong[0].height}); nothing was written"
         )

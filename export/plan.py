@@ -8,7 +8,7 @@ from typing import Any
 from runtime.bundle import EngineFiles
 from runtime.engine.schema import IMAGE
 from runtime.engine.tensorrt.api import TENSORRT, Messages, TensorRT, load_tensorrt
-from runtime.errors import HowlError
+from runtime.errors import DeviceError, IncompatibleError, MissingError, UsageError
 from runtime.gpu import Gpu, find_gpus
 from runtime.io.atomic import atomic_write
 
@@ -50,7 +50,7 @@ def build_plan(onnx_path: Path, plan_path: Path, *, smallest: int, typical: tupl
     """
     _check_sizes(smallest, typical, largest)
     if not onnx_path.is_file():
-        raise HowlError(f"{onnx_path}: no such file: export the checkpoint first")
+        raise MissingError(f"{onnx_path}: no such file: export the checkpoint first")
     trt = load_tensorrt()
     gpu = _find_gpu(trt, plan_path)
 
@@ -78,7 +78,7 @@ def build_plan(onnx_path: Path, plan_path: Path, *, smallest: int, typical: tupl
 def _check_sizes(smallest: int, typical: tuple[int, int], largest: int) -> None:
     if not 0 < smallest <= min(typical) <= max(typical) <= largest:
         height, width = typical
-        raise HowlError(
+        raise UsageError(
             f"image sizes from {smallest} to {largest} pixels, typically {height}×{width}, are not in order: "
             "the smallest comes first, the typical within, the largest last"
         )
@@ -90,7 +90,7 @@ def _find_gpu(trt: TensorRT, plan_path: Path) -> Gpu | None:
         return None
     gpus = find_gpus()
     if not gpus:
-        raise HowlError(
+        raise DeviceError(
             f"{plan_path}: {trt} needs an NVIDIA GPU to build it, none was found: "
             "build it on the machine that will run it"
         )
@@ -113,12 +113,12 @@ def _build(
     config = builder.create_builder_config()
     config.clear_flag(trt.module.BuilderFlag.TF32)  # its 10 bits would not pass for float32 after whitening
     if config.add_optimization_profile(profile) < 0:
-        raise HowlError(f"{onnx_path}: does not take images of these sizes: {messages.reason()}")
+        raise IncompatibleError(f"{onnx_path}: does not take images of these sizes: {messages.reason()}")
     if timings:
         _load_timings(config, timings, messages)
     plan = builder.build_serialized_network(network, config)
     if plan is None:
-        raise HowlError(f"{onnx_path}: {trt} cannot build a plan of it: {messages.reason()}")
+        raise DeviceError(f"{onnx_path}: {trt} cannot build a plan of it: {messages.reason()}")
     if timings:
         _save_timings(config, timings)
     return plan
@@ -145,7 +145,7 @@ def _parse(trt: TensorRT, parser: Any, onnx_path: Path) -> None:
     # No supports_model_v2 first: it names no more than parsing does, and spoils the network for parsing.
     if not parser.parse_from_file(str(onnx_path)):
         problems = [_describe_problem(parser.get_error(i)) for i in range(parser.num_errors)]
-        raise HowlError(f"{onnx_path}: {trt} cannot read it: {'; '.join(problems)}")
+        raise IncompatibleError(f"{onnx_path}: {trt} cannot read it: {'; '.join(problems)}")
 
 
 def _describe_problem(error: Any) -> str:
@@ -158,4 +158,4 @@ def _describe_problem(error: Any) -> str:
 def _check_input(network: Any, onnx_path: Path) -> None:
     # An empty file, and many a text file, passes for an ONNX graph that has no nodes.
     if IMAGE not in [network.get_input(i).name for i in range(network.num_inputs)]:
-        raise HowlError(f"{onnx_path}: has no input '{IMAGE}': it is not an engine that howl exported")
+        raise IncompatibleError(f"{onnx_path}: has no input '{IMAGE}': it is not an engine that howl exported")

@@ -5,6 +5,7 @@ Imports nothing of ``train`` or ``export``, and no PyTorch.
 
 from runtime.errors import (
     DamagedError,
+    DataError,
     DependencyError,
     DeviceError,
     DuplicateIdError,
@@ -13,6 +14,8 @@ from runtime.errors import (
     ImageError,
     IncompatibleError,
     MissingError,
+    ParityError,
+    StorageError,
     UnknownIdError,
     UsageError,
     WriterBusyError,
@@ -23,6 +26,7 @@ from runtime.retriever import AddReport, Retriever
 __all__ = [
     "AddReport",
     "DamagedError",
+    "DataError",
     "DependencyError",
     "DeviceError",
     "DuplicateIdError",
@@ -33,7 +37,9 @@ __all__ = [
     "IncompatibleError",
     "Index",
     "MissingError",
+    "ParityError",
     "Retriever",
+    "StorageError",
     "UnknownIdError",
     "UsageError",
     "WriterBusyError",

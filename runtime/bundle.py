@@ -174,9 +174,9 @@ def load_manifest(engine: Path) -> Manifest:
         HowlError: a file is missing, or the two do not belong together; the line names both.
     """
     if not is_engine(engine):
-        raise UsageError(f"{engine}: an engine is an .onnx or a .plan file; python export/to_trt.py ckpt.pt writes one")
+        raise UsageError(f"{engine}: an engine is an .onnx or a .plan file; howl export ckpt.pt writes one")
     if not engine.exists():
-        raise MissingError(f"{engine}: no such engine; python export/to_trt.py ckpt.pt writes one")
+        raise MissingError(f"{engine}: no such engine; howl export ckpt.pt writes one")
     path = EngineFiles.of(engine).manifest
     manifest = Manifest.load(path)
     manifest.check(engine, path)

@@ -6,9 +6,12 @@
     ├── IdError
     │   ├── DuplicateIdError   an id is in the index already, or is named twice
     │   └── UnknownIdError     an id is not in the index
+    ├── DataError              photos or labels do not suffice for what is asked of them
     ├── MissingError           there is no such file, folder, engine or index
     ├── DamagedError           a file is not what was written
+    ├── StorageError           the disk refuses: it is full or read-only, or something is in the way
     ├── IncompatibleError      two files do not belong together, or one has a format that this howl does not read
+    ├── ParityError            an engine does not give what its network gives
     ├── WriterBusyError        another process is writing to the index
     ├── DeviceError            a GPU is missing, full or failed
     └── DependencyError        a package is not installed
@@ -42,6 +45,10 @@ class UnknownIdError(IdError):
     """An id is not in the index."""
 
 
+class DataError(HowlError):
+    """Photos or labels do not suffice for what is asked of them: too few scenes, no matches, one photo in two roles."""
+
+
 class MissingError(HowlError):
     """There is no such file, folder, engine or index."""
 
@@ -50,8 +57,16 @@ class DamagedError(HowlError):
     """A file is not what was written: restore it, or make it again."""
 
 
+class StorageError(HowlError):
+    """The disk refuses: it is full or read-only, there is no permission, or something else is in the way."""
+
+
 class IncompatibleError(HowlError):
     """Two files do not belong together, or one has a format that this howl does not read."""
+
+
+class ParityError(HowlError):
+    """An engine does not give what the network gives that it was exported from."""
 
 
 class WriterBusyError(HowlError):

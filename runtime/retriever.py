@@ -70,6 +70,7 @@ class Retriever:
         self._threads = threads or os.cpu_count() or 1
         self.index_path = Path(index) if index is not None else EngineFiles.of(self.encoder.path).index
         self.index: Index | None = self._open_index() if Index.exists(self.index_path) else None
+        self._closed = False
 
     def __enter__(self) -> "Retriever":
         return self
@@ -78,7 +79,8 @@ class Retriever:
         self.close()
 
     def close(self) -> None:
-        """Closes the index."""
+        """Closes the index; nothing can be asked of the retriever any more."""
+        self._closed = True
         if self.index is not None:
             self.index.close()
             self.index = None
@@ -100,6 +102,7 @@ class Retriever:
             HowlError: an id is in the index already, missing or named twice, and nothing was added; or the index
                 cannot be written, and earlier commits stay.
         """
+        self._check_open()
         names = self._ids(photos, ids)
         check_ids(self.index_path, names)
         if self.index is None and Index.exists(self.index_path):
@@ -121,18 +124,15 @@ class Retriever:
 
     def remove(self, ids: Sequence[str]) -> None:
         """Removes photos in one commit. Raises HowlError, and removes none, if one is not in the index."""
-        if self.index is None:
-            raise MissingError(f"{self.index_path}: no index here, nothing to remove")
-        self.index.remove(ids)
+        self._existing_index().remove(ids)
 
     def compact(self) -> None:
         """Frees the space of removed photos, and makes searching as fast as it can be: ``Index.compact``."""
-        if self.index is None:
-            raise MissingError(f"{self.index_path}: no index here, nothing to compact")
-        self.index.compact()
+        self._existing_index().compact()
 
     def refresh(self) -> None:
         """Loads what other processes have committed to the index since, or opens the index if they have made it."""
+        self._check_open()
         if self.index is not None:
             self.index.refresh()
         elif Index.exists(self.index_path):
@@ -152,8 +152,11 @@ class Retriever:
         Raises:
             ImageError: the photo cannot be read.
             MissingError: there is no index.
+            UsageError: ``top`` is below 1, or ``rerank`` is no re-ranker.
         """
-        index = self._searched_index()
+        index = self._existing_index()
+        if rerank is not None and not isinstance(rerank, Reranker):
+            raise UsageError(f"rerank={rerank!r}: give an object with the method rerank, or None")
         features = self.encoder.engine.extract(self.encoder.load(photo))
         query = Query(photo, features, self.encoder.encode_query(features, threads=self._threads))
         if rerank is None:
@@ -166,8 +169,9 @@ class Retriever:
         Raises:
             ImageError: a photo cannot be read.
             MissingError: there is no index.
+            UsageError: ``top`` is below 1.
         """
-        index = self._searched_index()
+        index = self._existing_index()
 
         def hits_of(features: Features) -> list[Hit]:
             return index.search(self.encoder.encode_query(features), top)
@@ -179,10 +183,15 @@ class Retriever:
             answers.append(hits)
         return answers
 
-    def _searched_index(self) -> Index:
+    def _existing_index(self) -> Index:
+        self._check_open()
         if self.index is None:
-            raise MissingError(f"{self.index_path}: no index here; add photos first (python tools/index.py)")
+            raise MissingError(f"{self.index_path}: no index here; add photos first (howl index)")
         return self.index
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise UsageError("this retriever is closed; open another one")
 
     def _prepare(
         self, photos: Sequence[PhotoInput], names: Sequence[str], report: AddReport
@@ -216,7 +225,7 @@ class Retriever:
             manifest = EngineFiles.of(self.encoder.path).manifest
             raise IncompatibleError(
                 f"{self.index_path} was made with another engine than {manifest} describes: "
-                f"use that engine, or index the photos anew"
+                f"use that engine, or index the photos again"
             )
         return index
 

@@ -4,7 +4,6 @@ It calls the functions behind the commands, and prints each command as a user wo
 """
 
 import argparse
-import shlex
 import shutil
 import sys
 import time
@@ -16,7 +15,7 @@ from typing import Any
 from export.exporter import export_checkpoint
 from export.options import ExportOptions
 from runtime.errors import UsageError
-from runtime.io.cli import program, run_command
+from runtime.io.cli import command_line, program, run_command
 from runtime.retriever import Retriever
 from tools.evaluation import evaluate_engine
 from tools.index import add, print_stats
@@ -105,7 +104,7 @@ def measured(name: str, network: Mapping[str, Any], out: Path, photos: Path) -> 
     show(export.command())
     export_checkpoint(export)
 
-    show(shlex.join(["python", "tools/evaluate.py", str(engine), str(photos)]))
+    show(command_line("tools/evaluate.py", engine, photos))
     evaluation = evaluate_engine(engine, [str(photos)])
     print(evaluation.as_text())
     return float(evaluation.as_dict()["sets"][0]["mAP"])
@@ -114,10 +113,10 @@ def measured(name: str, network: Mapping[str, Any], out: Path, photos: Path) -> 
 def index_and_search(engine: Path, photos: Path, query: Path, top: int = 6) -> None:
     """An index of the photos beside the engine, and the answers to one of them."""
     with Retriever(engine) as retriever:
-        show(shlex.join(["python", "tools/index.py", str(engine), str(photos), "--stats"]))
+        show(command_line("tools/index.py", engine, photos, "--stats"))
         add(retriever, [str(photos)])
         print_stats(retriever.index_path)
-        show(shlex.join(["python", "tools/search.py", str(engine), str(query), "--top", str(top)]))
+        show(command_line("tools/search.py", engine, query, "--top", top))
         for rank, hit in enumerate(retriever.search(query, top), 1):
             print(f"{rank:4d}  {hit.score:.6f}  {hit.id}")
 
@@ -128,7 +127,7 @@ def draw_results(engine: Path, photos: Path, picture: Path) -> None:
         photos / f"building{building:03d}" / "view00.jpg"
         for building in range(0, BUILDINGS, BUILDINGS // SHOWN)[:SHOWN]
     ]
-    show(shlex.join(["python", "tools/visualize.py", "gallery", *map(str, [engine, *queries]), "--by-folder"]))
+    show(command_line("tools/visualize.py", "gallery", engine, *queries, "--by-folder"))
     with Retriever(engine) as retriever:
         rows = [ranked(retriever, query, SHOWN, by_folder=True) for query in queries]
     save(draw_gallery(rows, f"{TITLES['howl']}: queries among synthetic buildings, and answers"), picture)

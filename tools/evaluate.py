@@ -10,13 +10,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from runtime.bundle import is_engine
-from runtime.io.cli import add_engine_arguments, program, run_command
+from runtime.io.cli import add_engine_options, program, run_command
 from tools.evaluation import evaluate_engine
 from tools.evaluation.distractors import R1M
 from train.data.revisited import REVISITED
 from train.data.sfm120k import SFM120K
 
-DEFAULT_ENGINE = "engine.onnx"  # what export/to_trt.py leaves in the current folder
+DEFAULT_ENGINE = "engine.onnx"  # what howl export leaves in the current folder
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -37,17 +37,17 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog=program("tools/evaluate.py"),
         description="Mean average precision, precision among the first answers, and the worst queries by name. In a "
-        "folder with one folder a scene every photo is a query against all others. Published sets are judged as their "
-        "authors do, for figures that can be compared.",
+        "folder with one folder a scene every photo is a query against all others. Published sets are evaluated as "
+        "their authors do, for figures that can be compared.",
     )
-    add_engine_arguments(parser, searches=True, default=DEFAULT_ENGINE)
     parser.add_argument(
         "data",
-        metavar="DATA",
+        metavar="[ENGINE] DATA",
         nargs="*",
-        help=f"a folder with one folder a scene, or a published set: {', '.join(REVISITED)} or {SFM120K} (its "
-        "validation photos)",
+        help=f"ENGINE: engine.onnx or engine.plan (default: {DEFAULT_ENGINE}); DATA: a folder with one folder a scene, "
+        f"or a published set: {', '.join(REVISITED)} or {SFM120K} (its validation photos)",
     )
+    add_engine_options(parser, searches=True)
     parser.add_argument(
         "--distractors",
         metavar=f"DIR|{R1M}",
@@ -64,8 +64,8 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--json", action="store_true", help="for machines; with every query's average precision")
     options = parser.parse_args(arguments)
-    if not is_engine(Path(options.engine)):
-        options.engine, options.data = DEFAULT_ENGINE, [options.engine, *options.data]
+    named = bool(options.data) and is_engine(Path(options.data[0]))
+    options.engine = options.data.pop(0) if named else DEFAULT_ENGINE
     if not options.data:
         parser.error("name DATA: a folder with one folder a scene, or a published set")
     return options

@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from runtime.asmk_method.importing import import_asmk
 from runtime.bundle import EngineFiles, is_engine
-from runtime.errors import HowlError
+from runtime.errors import DamagedError, ImageError
 from runtime.first_stage import ASMK
 from runtime.index import Index
 from runtime.index.verification import verify
@@ -64,7 +64,7 @@ def add(retriever: Retriever, roots: list[str]) -> None:
     if report.skipped:
         print(describe_unreadable(report.skipped))
     if report.skipped and not report.added and not known:
-        raise HowlError("none of the photos could be read")
+        raise ImageError("none of the photos could be read")
 
 
 def _memory() -> str:
@@ -112,7 +112,9 @@ def print_verification(path: Path) -> None:
     for damage in found.damages:
         print(damage)
     if found.damages:
-        raise HowlError(f"{path}: {len(found.damages)} damages")
+        raise DamagedError(
+            f"{path}: {len(found.damages)} damaged; restore the index from a backup, or index the photos again"
+        )
     print(f"{path}: all well: {found.images} images, {found.entries} entries, {found.segments} segments")
 
 
@@ -120,7 +122,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog=program("tools/index.py"),
         description="Adds photos to an index (the default), removes them, compacts, counts or verifies the index; "
-        "what is asked for together is done in this order, but for removing, which comes first.",
+        "several at once are done in this order, but removing comes first.",
     )
     parser.add_argument(
         "engine", metavar="ENGINE", nargs="?", help="engine.onnx or engine.plan; where photos are added, or for --index"

@@ -6,7 +6,7 @@ from numpy.typing import NDArray
 from torch import nn
 from tqdm import tqdm
 
-from runtime.errors import HowlError
+from runtime.errors import ImageError
 from train.backbones import Backbone
 from train.config import TrainingConfig
 from train.data.labelled import LabelledPhotos
@@ -56,7 +56,7 @@ def learn_whitening(
     agree_on_unreadable(photos, processes)
     moments = Moments.total(processes.gather(moments))
     if moments.count == 0:
-        raise HowlError("no readable training photo to learn whitening from")
+        raise ImageError("no readable training photo to learn whitening from")
     model.whitening.learn(moments, model.shrinkage)
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from runtime.asmk.codebook import Codebook
 from runtime.asmk.kernel import AsmkParameters
-from runtime.errors import DamagedError, HowlError, IncompatibleError, UsageError
+from runtime.errors import DamagedError, IncompatibleError, UsageError
 from train.models.base import ExtractionConfig, ModelConfig, RetrievalModel
 from train.models.registry import SYSTEMS, build_model
 from train.weights.how import is_how_checkpoint, read_how_checkpoint
@@ -53,7 +53,9 @@ class Checkpoint:
             model.load_state_dict(self.weights)
         except RuntimeError as error:
             line = " ".join(str(error).split())
-            raise HowlError(f"the checkpoint's weights do not fit its configuration, train it anew: {line}") from None
+            raise IncompatibleError(
+                f"the checkpoint's weights do not fit its configuration, train it again: {line}"
+            ) from None
         return model.eval()
 
     def save(self, path: Path) -> None:
@@ -89,13 +91,13 @@ class Checkpoint:
             how = read_how_checkpoint(content, path)
             return cls("how", how.network, how.weights, how.extraction, AsmkParameters(), codebook=None, training={})
         if not is_checkpoint(content):
-            raise IncompatibleError(f"{path}: not a howl checkpoint; python train/run.py --out {path.name} writes one")
+            raise IncompatibleError(f"{path}: not a howl checkpoint; howl train --out {path.name} writes one")
         try:
             version = content["version"]
             if version > VERSION:
                 raise IncompatibleError(f"{path}: written by a newer howl (format {version}); update howl")
             if version < VERSION:
-                raise IncompatibleError(f"{path}: written by an earlier howl (format {version}); train it anew")
+                raise IncompatibleError(f"{path}: written by an earlier howl (format {version}); train it again")
             system, extraction = content["system"], content["extraction"]
             if system not in SYSTEMS:
                 raise IncompatibleError(f"{path}: of the system {system}, which this howl does not know; update howl")

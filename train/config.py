@@ -6,9 +6,12 @@ the command line from them.
 
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+import tyro
 
 from runtime.errors import UsageError
+from runtime.first_stage import ASMK
 from train.models.base import ExtractionConfig, ModelConfig, above_zero, at_least
 from train.models.registry import system_named
 
@@ -26,6 +29,11 @@ BACKBONE_LEARNING_RATES = {
 }
 
 
+def shown_as(metavar: str, default: str) -> Any:
+    """How a command's help shows an option whose default depends on others."""
+    return tyro.conf.arg(metavar=metavar, help_behavior_hint=f"(default: {default})")
+
+
 @dataclass(frozen=True)
 class TrainingConfig:
     """How a network is trained. Values without a default here depend on data, system or backbone (``options_for``).
@@ -33,14 +41,14 @@ class TrainingConfig:
     Attributes:
         data: scenes (synthetic, made by the program itself), sfm120k, or a folder with one folder a scene.
         learning_rate: of the backbone.
-        epochs: passes; each mines its tuples anew. 0 only learns whitening and, for ASMK, the codebook.
+        epochs: passes; each mines new tuples. 0 only learns whitening and, for ASMK, the codebook.
         tuples: query tuples of an epoch.
         loss: contrastive, on global descriptors; match, on local features.
         margin: of the contrastive loss.
         seed: of everything that is drawn at random.
         pool: photos that an epoch's negatives are mined from.
         negatives: hard negatives of a tuple.
-        nearest_positives: the positive is drawn from so many of the query's nearest.
+        nearest_positives: how many of the query's nearest photos the positive is drawn from.
         tuples_per_step: tuples whose gradients are summed for one step of the optimiser.
         freeze_backbone: only the new modules learn: three times as fast, and enough for few photos. A network without
             new modules then learns whitening and codebook only.
@@ -127,14 +135,33 @@ class TrainOptions:
             raise UsageError(f"--features {features}: {self.system} has no local features; leave it out")
 
 
+def refuse_without_effect(options: TrainOptions) -> None:
+    """Raises UsageError if a setting is not what it is by default, and changes nothing."""
+    network, training, model = options.network, options.training, system_named(options.system)
+    fitting = options_for(options.system, training.data, network.backbone, options.extraction.image_size)
+    needs: dict[str, str] = {}
+    if model.method != ASMK:
+        needs |= dict.fromkeys(("words", "codebook_photos", "whitening_features"), "--system how")
+    if training.loss != "contrastive":
+        needs["margin"] = "--loss contrastive"
+    for given, default, without in (
+        (network, fitting.network, network.without_effect()),
+        (training, fitting.training, needs),
+    ):
+        for name, needed in without.items():
+            if getattr(given, name) != getattr(default, name):
+                flag = name.replace("_", "-")
+                raise UsageError(f"--{flag} {getattr(given, name)}: has no effect without {needed}; leave it out")
+
+
 @dataclass(frozen=True)
 class ResumeOptions:
     """Goes on with a training run from its checkpoint, with the settings that it was started with.
 
     Attributes:
         resume: the checkpoint.
-        out: the checkpoint to write; by default the one resumed.
-        epochs: in all; by default as many as before.
+        out: the checkpoint to write.
+        epochs: in all.
         data_root: where published data sets lie.
 
     Raises:
@@ -142,8 +169,8 @@ class ResumeOptions:
     """
 
     resume: Path
-    out: Path | None = None
-    epochs: int | None = None
+    out: Annotated[Path | None, shown_as("PATH", "the one resumed")] = None
+    epochs: Annotated[int | None, shown_as("INT", "as many as before")] = None
     data_root: Path = DATA_ROOT
 
     def __post_init__(self) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import cv2
 import numpy as np
@@ -17,11 +17,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from runtime.errors import HowlError, UsageError
+from runtime.errors import ImageError, IncompatibleError, StorageError, UsageError
 from runtime.io.atomic import ensure_writable
 from runtime.io.image import MIN_SIDE, Image
 from train.backbones import BUILDERS, Backbone, build_backbone
-from train.config import DATA_ROOT
+from train.config import DATA_ROOT, shown_as
 from train.data import open_data
 from train.data.labelled import LabelledPhotos
 from train.descriptors import as_batch
@@ -66,14 +66,14 @@ class DistillationConfig:
 
 @dataclass(frozen=True)
 class DistilOptions:
-    """Trains a backbone from random weights to give the features of another one, for train/run.py --init.
+    """Trains a backbone from random weights to give the features of another one, for howl train --init.
 
     Attributes:
         data: photos: scenes, sfm120k or a folder with one folder a scene; their labels are not used.
-        backbone: what learns, a name as train/run.py takes it.
-        teacher: what it learns from, likewise; by default EfficientNet-Lite0 at the stride of the backbone.
+        backbone: what learns, a name as howl train takes it.
+        teacher: what it learns from, likewise.
         teacher_init: the teacher's weights: imagenet, or the file of a state dict.
-        out: the state dict to write; by default the backbone's name and .pth.
+        out: the state dict to write.
         image_size: longest side, in pixels, to which larger photos are shrunk.
         data_root: where published data sets lie.
         training: learning
@@ -84,9 +84,9 @@ class DistilOptions:
 
     data: str
     backbone: str = "resnet18"
-    teacher: str | None = None
+    teacher: Annotated[str | None, shown_as("STR", "EfficientNet-Lite0 at the backbone's stride")] = None
     teacher_init: str = "imagenet"
-    out: Path | None = None
+    out: Annotated[Path | None, shown_as("PATH", "the backbone's name and .pth")] = None
     image_size: int = 480
     data_root: Path = DATA_ROOT
     training: DistillationConfig = field(default_factory=DistillationConfig)
@@ -115,7 +115,7 @@ def distil(options: DistilOptions, say: Callable[[str], None] = print, *, save_e
     out = options.out or Path(f"{options.backbone}.pth")
     ensure_writable(out)
     if out.exists():
-        raise HowlError(f"{out}: exists already; name another --out, or delete it")
+        raise StorageError(f"{out}: exists already; name another --out, or delete it")
     config = options.training
     torch.manual_seed(config.seed)
     student = build_backbone(options.backbone)
@@ -130,8 +130,10 @@ def distil(options: DistilOptions, say: Callable[[str], None] = print, *, save_e
     photos, validation = open_data(
         options.data, image_size=options.image_size, seed=config.seed, root=options.data_root
     )
-    judged = "the photos held out" if validation is not photos else "the same photos: too few scenes to hold any out"
-    say(f"distilling from {photos.describe()}; judged on {validation.describe()}")
+    evaluated_on = (
+        "the photos held out" if validation is not photos else "the same photos: too few scenes to hold any out"
+    )
+    say(f"distilling from {photos.describe()}; evaluated on {validation.describe()}")
     distillation = Distillation(teacher, student, photos, config)
     settings = {
         "backbone": options.backbone,
@@ -152,7 +154,7 @@ def distil(options: DistilOptions, say: Callable[[str], None] = print, *, save_e
     explained = distillation.run(validation, save, save_every)
     save_tensors(out, student.state_dict())
     progress.unlink(missing_ok=True)
-    say(f"{out}: explains {explained:.1%} of the variance of {teacher_name}'s features on {judged}")
+    say(f"{out}: explains {explained:.1%} of the variance of {teacher_name}'s features on {evaluated_on}")
     if explained <= 0:
         say("no better than their mean: give it more --steps")
     return explained
@@ -162,7 +164,7 @@ def read_progress(path: Path, settings: dict[str, Any]) -> dict[str, Any]:
     """What an interrupted run left. Raises HowlError if it had other settings."""
     progress = load_tensors(path)
     if not isinstance(progress, dict) or progress.get("settings") != settings:
-        raise HowlError(f"{path}: left by a run with other settings: delete it, or name another --out")
+        raise IncompatibleError(f"{path}: left by a run with other settings: delete it, or name another --out")
     return progress
 
 
@@ -195,7 +197,7 @@ class Distillation:
         """Trains the student for the remaining steps.
 
         Args:
-            validation: photos that it is judged on.
+            validation: photos that it is evaluated on.
             save: is given what ``load_state`` takes.
             save_every: steps between two calls of it.
 
@@ -274,7 +276,7 @@ class Distillation:
         crops = (self._crop(image) for _, image in photos.read_all(order()) if image is not None)
         while batch := list(islice(crops, self.config.batch)):
             yield batch
-        raise HowlError("no readable photo to learn from")
+        raise ImageError("no readable photo to learn from")
 
     def _crop(self, image: Image) -> Image:
         """A random square of the photo, mirrored half the time, with colours changed."""

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from runtime.errors import HowlError
+from runtime.errors import DataError
 from train.config import TrainingConfig
 from train.data.labelled import LabelledPhotos
 from train.descriptors import Describe, agree_on_unreadable, describe_photos
@@ -56,7 +56,7 @@ def mine_tuples(
         if negatives:
             tuples.append(TrainingTuple(query, positive, negatives))
     if not tuples:
-        raise HowlError("no tuple can be made: training needs two scenes, and two readable photos in one of them")
+        raise DataError("no tuple can be made: training needs two scenes, and two readable photos in one of them")
     return tuples
 
 

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import tyro
 
-from runtime.errors import HowlError
+from runtime.errors import UsageError
 from runtime.io.cli import command_line, program, run_command
 from runtime.io.image import describe_unreadable
 from train.checkpoint import Checkpoint
-from train.config import ResumeOptions, TrainOptions, options_for
+from train.config import ResumeOptions, TrainOptions, options_for, refuse_without_effect
 from train.log import CURVE_SUFFIX, LOG_SUFFIX, EpochLog
 from train.trainer import resume_training, start_training
 
@@ -19,7 +19,10 @@ PROGRAM = "train/run.py"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    train(parse(arguments))
+    options = parse(arguments)
+    if isinstance(options, TrainOptions):
+        refuse_without_effect(options)
+    train(options)
 
 
 def train(options: TrainOptions | ResumeOptions) -> Checkpoint | None:
@@ -45,15 +48,18 @@ def parse(arguments: Sequence[str] | None = None) -> TrainOptions | ResumeOption
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     name = program(PROGRAM)
+    if any(word.partition("=")[0] == "--resume" for word in words):
+        return parse_resume(words, name)
     looked_at = argparse.ArgumentParser(
-        prog=name, add_help=False, allow_abbrev=False, argument_default=argparse.SUPPRESS
+        add_help=False, allow_abbrev=False, argument_default=argparse.SUPPRESS, exit_on_error=False
     )
-    for flag in ("--system", "--data", "--backbone", "--resume"):
+    for flag in ("--system", "--data", "--backbone"):
         looked_at.add_argument(flag)
     looked_at.add_argument("--image-size", "--image_size", type=int)
-    first = vars(looked_at.parse_known_args(words)[0])
-    if "resume" in first:
-        return parse_resume(words, name)
+    try:
+        first = vars(looked_at.parse_known_args(words)[0])
+    except argparse.ArgumentError:
+        first = {}  # tyro refuses the same words, with its own help
     flat = (tyro.conf.OmitArgPrefixes,)  # --epochs rather than --training.epochs
     return tyro.cli(TrainOptions, prog=name, args=words, default=options_for(**first), config=flat)
 
@@ -81,7 +87,7 @@ def parse_resume(words: Sequence[str], name: str) -> ResumeOptions:
     options, others = tyro.cli(ResumeOptions, prog=name, args=words, return_unknown_args=True)
     flags = [word.partition("=")[0].replace("--no-", "--") for word in others if word.startswith("--")]
     if others:
-        raise HowlError(f"--resume keeps the checkpoint's own settings: leave out {', '.join(flags or others)}")
+        raise UsageError(f"--resume keeps the checkpoint's own settings: leave out {', '.join(flags or others)}")
     return options
 
 

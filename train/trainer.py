@@ -19,7 +19,7 @@ from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 from runtime.asmk.kernel import AsmkParameters
-from runtime.errors import HowlError, UsageError
+from runtime.errors import ImageError, IncompatibleError, StorageError, UsageError
 from runtime.first_stage import ASMK
 from runtime.io.atomic import ensure_writable
 from runtime.io.image import MIN_SIDE, Image
@@ -57,7 +57,7 @@ def start_training(options: TrainOptions, say: Callable[[str], None] = SAY) -> C
     """
     check_out(options.out)
     if options.out.exists():
-        raise HowlError(
+        raise StorageError(
             f"{options.out}: exists already; go on with --resume {options.out}, name another --out, or delete it"
         )
     config, image_size = options.training, options.extraction.image_size
@@ -100,7 +100,7 @@ def resume_training(
     check_out(out)
     earlier = Checkpoint.load(checkpoint)
     if "config" not in earlier.training:
-        raise HowlError(f"{checkpoint}: holds no training run to resume")
+        raise IncompatibleError(f"{checkpoint}: holds no training run to resume")
     config = TrainingConfig(**earlier.training["config"])
     if epochs is not None:
         config = replace(config, epochs=epochs)
@@ -115,7 +115,7 @@ def resume_training(
 def check_out(out: Path) -> None:
     """Finds out, before any work, whether a checkpoint can be written. Raises HowlError."""
     if out.suffix in (LOG_SUFFIX, CURVE_SUFFIX):
-        raise HowlError(f"--out {out}: the log or the curve beside the checkpoint gets that name; use .pt")
+        raise UsageError(f"--out {out}: the log or the curve beside the checkpoint gets that name; use .pt")
     ensure_writable(out)
 
 
@@ -256,15 +256,15 @@ class Training:
             images = []
             for index, image in islice(reader, 2 + len(t.negatives)):
                 if image is None:
-                    raise HowlError(f"{self.photos.names[index]}: could be read before, and now cannot")
+                    raise ImageError(f"{self.photos.names[index]}: could be read before, and now cannot")
                 images.append(image)
             yield images
 
     def _finish_epoch(self, record: EpochLog, begin: float, out: Path) -> None:
         """Validates if this epoch is to be validated, keeps the best, and writes the files."""
-        due = record.epoch % self.config.validate_every == 0 or record.epoch == self.config.epochs
+        validates = record.epoch % self.config.validate_every == 0 or record.epoch == self.config.epochs
         if self.processes.is_first:
-            if due:
+            if validates:
                 record = self._validated(record)
             record = replace(record, seconds=round(time.perf_counter() - begin, 2))
         self.records.append(self.processes.from_first(record))

@@ -9,7 +9,7 @@ from tqdm import tqdm
 
 from runtime.asmk.codebook import Codebook, learn_codebook
 from runtime.asmk.kernel import AsmkParameters
-from runtime.errors import HowlError
+from runtime.errors import DataError, ImageError
 from runtime.features import Features
 from runtime.first_stage import ASMK, FirstStage
 from train.calibration import sample
@@ -77,7 +77,7 @@ def codebook_of(
     chosen = sample(photos, count, seed)
     parts = [features.need_local().descriptors for _, features in extract_all(extractor, photos, chosen, "codebook")]
     if not parts:
-        raise HowlError("no readable photo to learn a codebook from")
+        raise ImageError("no readable photo to learn a codebook from")
     return learn_codebook(np.concatenate(parts), words, seed=seed)
 
 
@@ -102,5 +102,5 @@ def mean_average_precision(photos: LabelledPhotos, features: Mapping[int, Featur
         positives = photos.positives(query)
         precisions.append(average_precision(positive_ranks(ranking, positives, photos.junk(query)), len(positives)))
     if not precisions:
-        raise HowlError("no validation query: no scene has two readable photos")
+        raise DataError("no validation query: no scene has two readable photos")
     return float(np.mean(precisions))

@@ -14,7 +14,7 @@ from runtime.asmk.codebook import Codebook
 from runtime.asmk.inverted_file import InvertedFile
 from runtime.asmk_method.pickles import AsmkIvf, load_asmk_codebook, load_asmk_ivf
 from runtime.bundle import EngineFiles
-from runtime.errors import HowlError, IncompatibleError, UsageError
+from runtime.errors import IncompatibleError, StorageError, UsageError
 from runtime.first_stage import ASMK, Layout
 from runtime.index import Index
 
@@ -130,7 +130,7 @@ def new_index(path: Path, codebook: Codebook) -> Iterator[Index]:
             path.rename(aside)
         partial.rename(path)
     except OSError as error:
-        raise HowlError(f"{path}: cannot make an index here: {error.strerror or error}") from None
+        raise StorageError(f"{path}: cannot make an index here: {error.strerror or error}") from None
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 

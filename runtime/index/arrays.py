@@ -21,7 +21,7 @@ READ_BYTES = 1 << 20  # at a time
 # At a time. It is so large because Linux then keeps the file in huge pages, if the file system supports them: a search,
 # which jumps through the whole file, is a fifth faster.
 WRITTEN_BYTES = 64 << 20
-HINT = "restore it from a backup, or index the photos anew"
+HINT = "restore it from a backup, or index the photos again"
 
 
 @dataclass(frozen=True)

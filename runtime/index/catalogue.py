@@ -12,13 +12,22 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from runtime.errors import DamagedError, IncompatibleError, MissingError, WriterBusyError
+from runtime.errors import DamagedError, IncompatibleError, MissingError, StorageError, WriterBusyError
 from runtime.first_stage import Layout
-from runtime.index.arrays import Checksum
+from runtime.index.arrays import HINT, Checksum
 from runtime.index.ids import check_unicode
 from runtime.index.segment import segment_files
 
 VERSION = 2
+DISK_REFUSES = {  # SQLite's codes for what is no fault of the file
+    sqlite3.SQLITE_BUSY,
+    sqlite3.SQLITE_CANTOPEN,
+    sqlite3.SQLITE_FULL,
+    sqlite3.SQLITE_IOERR,
+    sqlite3.SQLITE_LOCKED,
+    sqlite3.SQLITE_PERM,
+    sqlite3.SQLITE_READONLY,
+}
 PATIENCE = 10.0  # seconds that a reader waits for a commit to finish, and a commit for readers of the catalogue
 ID_BATCH = 500  # in one query: old versions of SQLite allow 999 parameters
 
@@ -76,9 +85,7 @@ class Catalogue:
         self.path = path
         with self._errors():
             if not path.exists():
-                raise MissingError(
-                    f"{path.parent}: no index here; python tools/index.py ENGINE PHOTOS --index DIR makes one"
-                )
+                raise MissingError(f"{path.parent}: no index here; howl index ENGINE PHOTOS --index DIR makes one")
             # This class begins and ends transactions, not the sqlite3 module.
             self._connection = sqlite3.connect(path, timeout=PATIENCE, isolation_level=None)
             # A commit deletes SQLite's journal. FULL does not sync the folder afterwards, so a power loss could bring
@@ -123,7 +130,7 @@ class Catalogue:
         if version < VERSION:
             raise IncompatibleError(
                 f"{self.path}: index format {version} of an earlier howl, this one reads {VERSION}; "
-                "index the photos anew"
+                "index the photos again"
             )
 
     def metadata(self, key: str) -> str:
@@ -276,8 +283,10 @@ class Catalogue:
             yield
         # ValueError and the like mean stored values that make no sense.
         except (sqlite3.Error, OSError, ValueError, TypeError, LookupError) as error:
-            line = " ".join(str(error).split())
-            raise DamagedError(f"{self.path}: the catalogue cannot be used: {line}") from None
+            line = f"{self.path}: the catalogue cannot be used: {' '.join(str(error).split())}"
+            if isinstance(error, OSError) or getattr(error, "sqlite_errorcode", 0) & 0xFF in DISK_REFUSES:
+                raise StorageError(line) from None
+            raise DamagedError(f"{line}; {HINT}") from None
 
 
 def write_empty(path: Path, fingerprint: str, layout: Layout) -> None:

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from runtime.errors import DuplicateIdError, HowlError, UnknownIdError, UsageError, WriterBusyError
+from runtime.errors import DuplicateIdError, HowlError, StorageError, UnknownIdError, UsageError, WriterBusyError
 from runtime.first_stage import MAX_IMAGES, Layout
 from runtime.index.arrays import sync_folder
 from runtime.index.catalogue import Catalogue, SegmentRow, temporary_prefix
@@ -101,7 +101,7 @@ class Index:
             Catalogue.create(path / CATALOGUE, fingerprint, layout)
             sync_folder(path)
         except (OSError, sqlite3.Error) as error:
-            raise HowlError(f"{path}: cannot make an index here: {reason(error)}") from None
+            raise StorageError(f"{path}: cannot make an index here: {reason(error)}") from None
         return cls(path)
 
     @classmethod
@@ -110,7 +110,7 @@ class Index:
         try:
             return (path / CATALOGUE).exists()
         except OSError as error:
-            raise HowlError(f"{path}: {reason(error)}") from None
+            raise StorageError(f"{path}: {reason(error)}") from None
 
     def close(self) -> None:
         """Closes the catalogue."""
@@ -161,7 +161,7 @@ class Index:
                 continue
             self._parts = {row.name: Part(segments[row.name], row.live(segments[row.name].ordinals)) for row in rows}
             return
-        raise HowlError(f"{self.path}: it changes faster than it can be read; try again later")
+        raise WriterBusyError(f"{self.path}: it changes faster than it can be read; try again later")
 
     def add(self, ids: Sequence[str], images: Sequence[Any]) -> None:
         """Adds images in one commit: either all of them are on the disk when this returns, or none.
@@ -230,8 +230,13 @@ class Index:
 
         Args:
             query: as the ``FirstStage`` of the index's method encodes it.
-            top: the maximum number of hits; with ASMK, only images that score above 0 are hits.
+            top: the maximum number of hits, at least 1; with ASMK, only images that score above 0 are hits.
+
+        Raises:
+            UsageError: ``top`` is below 1.
         """
+        if top < 1:
+            raise UsageError(f"top={top}: must be at least 1")
         found: list[tuple[float, int, Segment]] = []
         for segment, live in self.parts():
             images, scores = segment.store.best(query, live, top)
@@ -273,7 +278,7 @@ class Index:
             with suppress(HowlError):  # the next writer sweeps up
                 self._discard(written)
             if isinstance(error, OSError | sqlite3.Error):
-                raise HowlError(f"{self.path}: {failure}: {reason(error)}") from None
+                raise StorageError(f"{self.path}: {failure}: {reason(error)}") from None
             raise
         self.refresh()
         self._discard(replaced)

@@ -6,14 +6,14 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
-from runtime.errors import HowlError
+from runtime.errors import StorageError
 
 
 def ensure_writable(path: Path) -> None:
     """Checks whether a file can be written, before the work that fills it. Raises HowlError if it cannot."""
     existing = next(folder for folder in path.absolute().parents if folder.exists())
     if path.is_dir() or not existing.is_dir() or not os.access(existing, os.W_OK):
-        raise HowlError(f"{path}: cannot be written there; name another --out")
+        raise StorageError(f"{path}: cannot be written there; name another --out")
 
 
 @contextmanager
@@ -34,7 +34,7 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
             os.fsync(file.fileno())
         partial.replace(path)
     except OSError as error:
-        raise HowlError(f"{path}: cannot be written: {error.strerror or error}") from None
+        raise StorageError(f"{path}: cannot be written: {error.strerror or error}") from None
     finally:
         with suppress(OSError):  # already moved if all went well
             partial.unlink()

@@ -38,12 +38,14 @@ def run_command(main: Callable[[Sequence[str] | None], None]) -> int:
     return 0
 
 
-def add_engine_arguments(parser: argparse.ArgumentParser, *, searches: bool, default: str | None = None) -> None:
-    """The engine that a command runs, on what, and, where it searches, how; with ``default`` it need not be named."""
-    if default is None:
-        parser.add_argument("engine", metavar="ENGINE", help="engine.onnx or engine.plan")
-    else:
-        parser.add_argument("engine", metavar="[ENGINE]", help=f"engine.onnx or engine.plan; default: {default}")
+def add_engine_arguments(parser: argparse.ArgumentParser, *, searches: bool) -> None:
+    """The engine that a command runs, and ``add_engine_options``."""
+    parser.add_argument("engine", metavar="ENGINE", help="engine.onnx or engine.plan")
+    add_engine_options(parser, searches=searches)
+
+
+def add_engine_options(parser: argparse.ArgumentParser, *, searches: bool) -> None:
+    """What an engine runs on and, where the command searches, how."""
     parser.add_argument("--device", choices=("cpu", "cuda"), help="default: a GPU where there is one")
     if searches:
         parser.add_argument("--threshold", type=float, metavar="TAU", help="τ; default: the engine's")
@@ -74,16 +76,20 @@ def whole_number(text: str) -> int:
     return value
 
 
-def command_line(script: str, *words: object, options: Any, defaults: Any) -> str:
-    """The command that a user would type to get these options.
+def command_line(script: str, *words: object, options: Any = None, defaults: Any = None) -> str:
+    """The command that a user would type: with ``howl`` in a process that was called so, else with the script.
 
     Args:
-        script: such as ``export/to_trt.py``.
-        words: its arguments without a flag.
-        options: a dataclass whose fields are named like the flags; a field may hold such a dataclass.
+        script: such as ``export/to_trt.py``, which is ``howl export``.
+        words: its arguments, those with a flag after the flag.
+        options: a dataclass whose fields are named like flags; a field may hold such a dataclass.
         defaults: one of the same kind; what is equal in both is left out.
     """
-    return shlex.join(["python", script, *map(str, words), *_flags(options, defaults)])
+    folder, _, file = script.partition("/")
+    name = file.removesuffix(".py") if folder == "tools" else folder
+    call = ["howl", name] if sys.argv[0].startswith("howl ") else ["python", script]
+    flags = () if options is None else _flags(options, defaults)
+    return shlex.join([*call, *map(str, words), *flags])
 
 
 def _flags(options: Any, defaults: Any) -> Iterator[str]:

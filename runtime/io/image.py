@@ -173,6 +173,8 @@ def _as_bgr(photo: PhotoInput, upright: bool) -> Image:
 def _read(path: Path) -> bytes:
     try:
         return path.read_bytes()
+    except IsADirectoryError:
+        raise ImageError(f"{path}: a folder; name a photo in it") from None
     except OSError as error:
         raise ImageError(f"{path}: {error.strerror or error}") from None
 

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.ctypeslib import ndpointer
 from numpy.typing import NDArray
 
-from runtime.errors import HowlError
+from runtime.errors import DependencyError
 
 LIBRARY = Path(__file__).with_name("kernels.so")
 IMAGES = 65_536  # totals of an inverted file: as many as uint16 can number
@@ -31,7 +31,7 @@ def _load() -> ctypes.CDLL:
     try:
         return ctypes.CDLL(str(LIBRARY))
     except OSError as error:
-        raise HowlError(f"{LIBRARY}: cannot be loaded ({error}); build it with: pip install -e .") from None
+        raise DependencyError(f"{LIBRARY}: cannot be loaded ({error}); build it with: pip install -e .") from None
 
 
 _library = _load()

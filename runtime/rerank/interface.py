@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from runtime.features import Features
 from runtime.index import Hit, Index
@@ -24,6 +24,7 @@ class Query:
     encoded: Any
 
 
+@runtime_checkable
 class Reranker(Protocol):
     """Puts the first stage's candidates into a better order."""
 

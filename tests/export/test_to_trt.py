@@ -13,7 +13,7 @@ from export.exporter import configured, fingerprint_of
 from export.options import PRESETS
 from runtime.asmk.kernel import AsmkKernel
 from runtime.bundle import load_first_stage, load_manifest
-from runtime.errors import HowlError
+from runtime.errors import HowlError, UsageError
 from runtime.first_stage import VECTORS
 from runtime.io.cli import run_command
 from runtime.retriever import Retriever
@@ -142,10 +142,12 @@ def test_the_graph_covers_the_largest_map(flags: list[str], nodes: int, checkpoi
     assert network == replace(loaded.network, graph_nodes=nodes)
 
 
-@pytest.mark.parametrize("flags", [[], ["--graph-nodes", "9"]])
-def test_without_a_graph_there_are_no_nodes_to_change(flags: list[str], checkpoint: Write) -> None:
-    loaded = Checkpoint.load(checkpoint(graph=False))
-    assert configured(loaded, to_trt.parse(["ckpt.pt", *flags])).network == loaded.network
+@pytest.mark.parametrize("changes", [{"graph": False}, {"system": "gem"}], ids=["HOW without a graph", "GeM"])
+def test_without_a_graph_there_are_no_nodes_to_change(changes: dict, checkpoint: Write) -> None:
+    loaded = Checkpoint.load(checkpoint(**changes))
+    assert configured(loaded, to_trt.parse(["ckpt.pt"])).network == loaded.network
+    with pytest.raises(UsageError, match="--graph-nodes 9: the checkpoint's network has no graph; leave it out"):
+        configured(loaded, to_trt.parse(["ckpt.pt", "--graph-nodes", "9"]))
 
 
 def test_a_preset_gives_what_is_not_named() -> None:
@@ -200,6 +202,8 @@ def test_a_graph_that_differs_is_not_kept(checkpoint: Write, tmp_path: Path, mon
         (1, ["good.pt", "--photos", "nowhere"], "nowhere: no such file or folder"),
         (2, ["good.pt", "--out", "engine.pt"], "--out engine.pt: name an engine.plan"),
         (2, ["good.pt", "--preset", "slow"], "--preset slow: there is how, int8"),
+        (2, ["good.pt", "--precision", "fp12"], "--precision fp12: there is fp32, fp16, int8"),
+        (2, ["good.pt", "--graph-nodes", "4000"], "--graph-nodes 4000: at most 3840"),
         (2, ["good.pt", "--graph-nodes", "4"], "--graph-neighbours 4 needs more than 4 nodes"),
         (2, ["good.pt", "--features", "0"], "--features 0: must be at least 1"),
     ],

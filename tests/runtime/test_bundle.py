@@ -132,19 +132,19 @@ def test_an_engine_that_the_manifest_does_not_know_is_refused(engine: Path) -> N
 
 
 @pytest.mark.parametrize(
-    ("which", "mend"),
+    ("which", "remedy"),
     [
-        (lambda e: e, "python export/to_trt.py"),
+        (lambda e: e, "howl export ckpt.pt"),
         (manifest_path, "export the checkpoint again"),
         (codebook_path, "No such file"),
     ],
     ids=["engine", "manifest", "codebook"],
 )
-def test_a_missing_file_is_named(engine: Path, which: Callable, mend: str) -> None:
+def test_a_missing_file_is_named(engine: Path, which: Callable, remedy: str) -> None:
     which(engine).unlink()
     line = refusal(lambda: load_checked(engine))
     assert str(which(engine)) in line
-    assert mend in line
+    assert remedy in line
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import pytest
 from numpy.typing import NDArray
 
 import runtime.retriever
-from runtime import HowlError, ImageError, Retriever
+from runtime import HowlError, ImageError, Retriever, UsageError
 from runtime.asmk.codebook import Codebook
 from runtime.asmk.kernel import AsmkKernel
 from runtime.bundle import EngineFiles, Manifest, file_checksum
@@ -133,17 +133,39 @@ def test_an_index_that_became_empty_can_be_filled_again(retriever: Retriever, ph
     assert ids(retriever.search(photos[0])) == photos[:1]
 
 
-@pytest.mark.parametrize("meanwhile", ["closed", "made by another"])
-def test_adding_takes_up_an_index_that_is_there_by_now(
-    exported: Path, index: Path, photos: list[str], meanwhile: str
-) -> None:
-    retriever = Retriever(exported / "engine.onnx", index, device="cpu")
-    with Retriever(exported / "engine.onnx", index, device="cpu") as other:
-        (retriever if meanwhile == "closed" else other).add(photos[:1])
+def test_adding_takes_up_an_index_that_another_has_made(exported: Path, index: Path, photos: list[str]) -> None:
+    with Retriever(exported / "engine.onnx", index, device="cpu") as retriever:
+        with Retriever(exported / "engine.onnx", index, device="cpu") as other:
+            other.add(photos[:1])
+        retriever.add(photos[1:])
+        assert len(retriever) == len(photos)
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda retriever, photo: retriever.search(photo),
+        lambda retriever, photo: retriever.search_many([photo]),
+        lambda retriever, photo: retriever.add([photo]),
+        lambda retriever, photo: retriever.remove([photo]),
+        lambda retriever, photo: retriever.compact(),
+        lambda retriever, photo: retriever.refresh(),
+    ],
+    ids=["search", "search_many", "add", "remove", "compact", "refresh"],
+)
+def test_a_closed_retriever_says_so(use: Callable, retriever: Retriever, photos: list[str]) -> None:
+    retriever.add(photos[:2])
     retriever.close()
-    retriever.add(photos[1:])
-    assert len(retriever) == len(photos)
-    retriever.close()
+    with pytest.raises(UsageError, match="closed"):
+        use(retriever, photos[0])
+
+
+@pytest.mark.parametrize("arguments", [{"top": 0}, {"rerank": "spatial"}], ids=["top=0", "rerank='spatial'"])
+def test_a_wrong_argument_of_search_is_one_line(arguments: dict, retriever: Retriever, photos: list[str]) -> None:
+    retriever.add(photos[:2])
+    name = next(iter(arguments))
+    with pytest.raises(UsageError, match=f"^{name}={arguments[name]!r}: "):
+        retriever.search(photos[0], **arguments)
 
 
 def test_without_an_index_there_is_nothing_to_search_or_remove(
@@ -249,11 +271,11 @@ def change_manifest(engine: Path, **changes: object) -> None:
 def test_an_index_of_another_engine_is_refused(engine: Path, index: Path, photos: list[str]) -> None:
     with Retriever(engine, index, device="cpu") as retriever:
         retriever.add(photos)
-    change_manifest(engine, fingerprint="trained anew")
+    change_manifest(engine, fingerprint="trained again")
     line = refusal(lambda: Retriever(engine, index, device="cpu"))
     assert str(index) in line
     assert str(EngineFiles.of(engine).manifest) in line
-    assert "index the photos anew" in line
+    assert "index the photos again" in line
 
 
 @pytest.mark.parametrize("suffix", [".onnx", ".codebook.npy"])

@@ -19,7 +19,7 @@ from runtime.encoder import Encoder
 from runtime.errors import HowlError, ImageError
 from runtime.retriever import Retriever
 from tools import evaluate
-from tools.evaluation.ranking import evaluate_set, judge, means
+from tools.evaluation.ranking import evaluate_query, evaluate_set, means
 from train.data import Truth, open_set
 from train.data.revisited import Labels, read_labels, read_photo
 
@@ -69,7 +69,7 @@ def test_figures_are_those_of_a_plain_count(seed: int) -> None:
     }
     assert list(truths) == list(sets)
     for setting, (right, neither) in sets.items():
-        found = judge("a query", ranking, truths[setting])
+        found = evaluate_query("a query", ranking, truths[setting])
         area, precisions = plain_figures(ranking.tolist(), right, neither)
         assert found.average_precision == pytest.approx(area, abs=1e-12)
         assert found.precisions == pytest.approx(precisions, abs=1e-12)
@@ -88,14 +88,14 @@ def test_settings_differ_in_what_is_junk() -> None:
         "hard": (((0 / 1 + 1 / 2) + (1 / 3 + 2 / 4)) / 4, (0, 2 / 4, 2 / 4)),  # 4 2 1 3
     }
     for setting, (precision, precisions) in by_hand.items():
-        found = judge("a query", ranking, truths[setting])
+        found = evaluate_query("a query", ranking, truths[setting])
         assert found.average_precision == pytest.approx(precision, abs=1e-12)
         assert found.precisions == pytest.approx(precisions, abs=1e-12)
 
 
 def test_means_are_over_queries() -> None:
-    first = judge("a", np.array([0, 1, 2]), Truth(np.array([0, 2]), np.array([], int)))
-    second = judge("b", np.array([0, 1, 2]), Truth(np.array([1]), np.array([0])))
+    first = evaluate_query("a", np.array([0, 1, 2]), Truth(np.array([0, 2]), np.array([], int)))
+    second = evaluate_query("b", np.array([0, 1, 2]), Truth(np.array([1]), np.array([0])))
     assert first.average_precision == pytest.approx(0.7917, abs=5e-5)
     assert means([first, second]) == pytest.approx(
         {"mAP": (first.average_precision + 1) / 2, "mP@1": 1, "mP@5": (2 / 3 + 1) / 2, "mP@10": (2 / 3 + 1) / 2}
@@ -363,8 +363,8 @@ def test_an_index_of_other_distractors_is_refused(
     ("content", "line"),
     [
         (None, r"the distractors are not here: put http[^\n]*revisitop1m\.txt [^\n]*--root"),
-        (b"", r"revisitop1m\.txt: no list of names; fetch it anew from http"),
-        (b"\xff\xfe\x00", r"revisitop1m\.txt: no list of names; fetch it anew from http"),
+        (b"", r"revisitop1m\.txt: no list of names; fetch it again from http"),
+        (b"\xff\xfe\x00", r"revisitop1m\.txt: no list of names; fetch it again from http"),
     ],
 )
 def test_a_missing_or_broken_list_is_one_clear_error(
@@ -454,7 +454,7 @@ def changed(query: int, **values: Any) -> dict[str, Any]:
 )
 def test_labels_in_another_layout_are_one_clear_error(content: Any, engine: Path, oxford: Path) -> None:
     write_labels(oxford, content)
-    line = r"gnd_roxford5k\.pkl: not in the published layout: [^\n]*fetch it anew from http[^\n]*$"
+    line = r"gnd_roxford5k\.pkl: not in the published layout: [^\n]*fetch it again from http[^\n]*$"
     with pytest.raises(HowlError, match=line):
         evaluate.main([str(engine), "roxford5k", "--data-root", str(oxford.parents[1])])
 

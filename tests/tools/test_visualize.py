@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 import pytest
 
+from runtime.errors import ImageError
 from runtime.io.cli import run_command
 from runtime.io.image import Image, load_rgb, shrink, to_original_pixels
 from runtime.retriever import Retriever
@@ -22,7 +23,7 @@ from matplotlib.image import AxesImage
 
 from tools.visualization.attention import AttentionMap, before_and_after, chosen_by, difference, draw_attention
 from tools.visualization.canvas import Photo, View, draw_map, photo_panels
-from tools.visualization.gallery import ranked
+from tools.visualization.gallery import draw_gallery, ranked
 from tools.visualization.matches import draw_matches, draw_pairs, strongest
 from tools.visualization.refinements import draw_graph, inspect_photo, nearest_node, strongest_apart
 from train.checkpoint import Checkpoint
@@ -248,6 +249,9 @@ def test_a_query_never_finds_itself_and_folders_tell_right_from_wrong(
         assert [answer.is_right for answer in row.answers] == [True, *[False] * (len(row.answers) - 1)]
         assert len(row.answers) > 1
         assert {answer.is_right for answer in ranked(retriever, names[0], 3, by_folder=False).answers} == {None}
+    monkeypatch.chdir("/")
+    with pytest.raises(ImageError, match="as they were added, run this in the same folder"):
+        draw_gallery([row], "answers by paths from another folder")
 
 
 # The commands

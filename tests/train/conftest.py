@@ -53,7 +53,7 @@ def alone() -> ProcessGroup:
 
 
 def photo_of(scene: int, view: int, width: int = 64, height: int = 48) -> Image:
-    """A crop of the scene's own blotches, lit and framed anew in each view; RGB."""
+    """A crop of the scene's own blotches, lit and framed again in each view; RGB."""
     wall = cv2.resize(np.random.default_rng(scene).random((9, 12, 3)), (2 * width, 2 * height))
     random = np.random.default_rng([scene, view])
     x, y = random.integers(0, width // 4), random.integers(0, height // 4)
@@ -68,8 +68,8 @@ def photo_of_fixture() -> Callable[..., Image]:
 
 
 @pytest.fixture
-def made_photos() -> Callable[..., LabelledPhotos]:
-    """``made_photos(scenes, views)``: a set of small photos in memory; every third one is upright."""
+def synthetic_photos() -> Callable[..., LabelledPhotos]:
+    """``synthetic_photos(scenes, views)``: a set of small photos in memory; every third one is upright."""
 
     def make(scenes: int, views: int, first: int = 0) -> LabelledPhotos:
         def read(index: int) -> Image:

@@ -40,7 +40,7 @@ def path(checkpoint: Checkpoint, tmp_path: Path) -> Path:
 
 
 def change(path: Path, alter: Callable[[dict[str, Any]], object]) -> None:
-    """Writes the file anew with its content altered."""
+    """Writes the file again with its content altered."""
     content = torch.load(path, weights_only=True)
     alter(content)
     torch.save(content, path)
@@ -118,7 +118,7 @@ def test_a_file_that_would_run_code_is_refused_and_runs_nothing(path: Path, plac
         (lambda path: torch.save({"weights": {}}, path), "not a howl checkpoint"),
         (lambda path: torch.save([1, 2], path), "not a howl checkpoint"),
         (lambda path: change(path, lambda content: content.update(version=99)), "newer howl"),
-        (lambda path: change(path, lambda content: content.update(version=1)), "earlier howl [^\n]*train it anew"),
+        (lambda path: change(path, lambda content: content.update(version=1)), "earlier howl [^\n]*train it again"),
         (lambda path: change(path, lambda content: content.update(system="delf")), "the system delf"),
         (lambda path: change(path, lambda content: content.pop("version")), "damaged checkpoint"),
         (lambda path: change(path, lambda content: content.pop("codebook")), "damaged checkpoint"),

@@ -39,8 +39,10 @@ def distil(photos: Path, teacher: Path, *arguments: object) -> int:
 
 
 @pytest.mark.slow
-def test_a_student_comes_to_see_what_its_teacher_sees(tiny_backbone: str, teacher: Path, made_photos: Callable) -> None:
-    photos: LabelledPhotos = made_photos(scenes=6, views=2)
+def test_a_student_comes_to_see_what_its_teacher_sees(
+    tiny_backbone: str, teacher: Path, synthetic_photos: Callable
+) -> None:
+    photos: LabelledPhotos = synthetic_photos(scenes=6, views=2)
 
     def explained(steps: int) -> float:
         torch.manual_seed(0)

@@ -130,10 +130,10 @@ def test_photos_that_make_no_tuple_are_one_clear_error(mine: Callable, scenes: l
 
 
 def test_descriptors_do_not_depend_on_what_else_is_described(
-    tiny_config: HowConfig, made_photos: Callable[..., LabelledPhotos], alone: ProcessGroup
+    tiny_config: HowConfig, synthetic_photos: Callable[..., LabelledPhotos], alone: ProcessGroup
 ) -> None:
     network = HowNetwork(tiny_config).eval()
-    photos = made_photos(7, 3)  # more than a batch, of two sizes
+    photos = synthetic_photos(7, 3)  # more than a batch, of two sizes
     described = describe_photos(partial(describe_images, network), photos, np.arange(21), alone, "test")
     assert sorted(described) == list(range(21))
     with torch.no_grad():

@@ -163,6 +163,23 @@ def test_wrong_usage_exits_with_2(flags: list[str], capsys: pytest.CaptureFixtur
     assert flags[0] in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["--graph-width", "7"],
+        ["--bandwidth", "shared"],
+        ["--kernel", "5", "--smoothing", "none"],
+        ["--margin", "0.5", "--loss", "match"],
+        ["--words", "9", "--system", "gem"],
+    ],
+    ids=" ".join,
+)
+def test_an_option_without_effect_is_refused(flags: list[str], fails: Callable[..., str]) -> None:
+    line = fails(*flags, code=2)
+    assert line.startswith(f"error: {flags[0]} {flags[1]}: has no effect without --")
+    assert line.endswith("; leave it out\n")
+
+
 def test_a_missing_folder_of_photos_is_one_line(fails: Callable[..., str], tmp_path: Path) -> None:
     assert str(tmp_path / "nowhere") in fails("--data", tmp_path / "nowhere", "--out", tmp_path / "ckpt.pt")
 
@@ -223,7 +240,7 @@ def test_a_checkpoint_without_a_run_is_one_line(fails: Callable[..., str], photo
     ids=" ".join,
 )
 def test_settings_given_with_resume_are_one_line(fails: Callable[..., str], tmp_path: Path, flags: list[str]) -> None:
-    line = fails("--resume", tmp_path / "ckpt.pt", *flags)
+    line = fails("--resume", tmp_path / "ckpt.pt", *flags, code=2)
     assert flags[0].replace("--no-", "--") in line
 
 

@@ -56,7 +56,7 @@ def config() -> TrainingConfig:
 
 @pytest.fixture
 def begin(
-    tiny_config: HowConfig, made_photos: Callable[..., LabelledPhotos], alone: ProcessGroup
+    tiny_config: HowConfig, synthetic_photos: Callable[..., LabelledPhotos], alone: ProcessGroup
 ) -> Callable[..., Training]:
     """``begin(config)``: a prepared run with learned smoothing and a graph, the same each time."""
 
@@ -65,7 +65,7 @@ def begin(
     ) -> Training:
         torch.manual_seed(0)
         network_config = replace(tiny_config, **{"smoothing": "learned", "graph": True, **network})
-        photos, validation = photos or made_photos(6, 3), made_photos(4, 2, first=50)
+        photos, validation = photos or synthetic_photos(6, 3), synthetic_photos(4, 2, first=50)
         training = Training(HowNetwork(network_config), photos, validation, config, EXTRACTION, alone)
         if prepare:
             training.prepare(random_backbone=True)
@@ -257,7 +257,7 @@ def test_resuming_with_no_epoch_left_still_writes_where_it_is_asked_to(
 
 @pytest.fixture
 def begin_gem(
-    tiny_backbone: str, made_photos: Callable[..., LabelledPhotos], alone: ProcessGroup
+    tiny_backbone: str, synthetic_photos: Callable[..., LabelledPhotos], alone: ProcessGroup
 ) -> Callable[..., Training]:
     """``begin_gem(config)``: a prepared run of a global system, the same each time."""
 
@@ -265,7 +265,7 @@ def begin_gem(
         torch.manual_seed(0)
         extraction = ExtractionConfig(image_size=64, scales=(1.0, 0.707), features=None)
         model = GemNetwork(GemConfig(backbone=tiny_backbone, dimensions=8))
-        training = Training(model, made_photos(6, 3), made_photos(4, 2, first=50), config, extraction, alone)
+        training = Training(model, synthetic_photos(6, 3), synthetic_photos(4, 2, first=50), config, extraction, alone)
         if prepare:
             training.prepare(random_backbone=True)
         return training

@@ -203,7 +203,7 @@ def _notes(measured: Measured) -> Iterator[str]:
     cold = measured.cold_starts
     yield f"- {measured.images_a_second:.1f} images a second, one by one"
     yield (
-        f"- cold start, from starting Python to the first answer of tools/search.py, files in the page cache: "
+        f"- cold start, from starting Python to the first answer of howl search, files in the page cache: "
         f"{np.median(cold):.0f} ms ({min(cold):.0f}–{max(cold):.0f}, n = {len(cold)})"
     )
     if measured.levels:

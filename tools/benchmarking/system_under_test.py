@@ -9,7 +9,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from runtime.encoder import Encoder
-from runtime.errors import HowlError
+from runtime.errors import ImageError, MissingError
 from runtime.index import Hit, Index
 from runtime.io.image import decode, shrink_to_rgb
 from runtime.retriever import Retriever
@@ -83,7 +83,7 @@ def open_system(
         HowlError: a file is missing or damaged, two do not belong together, or the device cannot be used.
     """
     if index is not None and not Index.exists(index):
-        raise HowlError(f"{index}: no index here; make it with tools/index.py, or leave it out to search the photos")
+        raise MissingError(f"{index}: no index here; make it with howl index, or leave it out to search the photos")
     with (
         TemporaryDirectory(prefix="howl-benchmark-") as folder,
         Retriever(engine, folder if index is None else index, device=device, threads=threads) as retriever,
@@ -91,7 +91,7 @@ def open_system(
         if index is None:
             retriever.add(photos)
         if retriever.index is None:
-            raise HowlError(f"{engine}: no index could be made of the photos")
+            raise ImageError(f"{engine}: no index could be made of the photos")
         yield SystemUnderTest(
             encoder=retriever.encoder,
             index=retriever.index,

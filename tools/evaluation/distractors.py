@@ -6,7 +6,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from runtime.bundle import EngineFiles
-from runtime.errors import HowlError
+from runtime.errors import DataError, ImageError, IncompatibleError
 from runtime.index import Index
 from runtime.io.image import find_photos
 from runtime.retriever import Retriever
@@ -52,7 +52,7 @@ def refuse_overlap(labelled: Iterable[Path], distractors: Sequence[Path]) -> Non
     """Raises HowlError where a photo with labels is among the photos that are said to be wrong answers to all."""
     resolved = {path.resolve() for path in labelled}
     if both := [path for path in distractors if path.resolve() in resolved]:
-        raise HowlError(f"{both[0]}: is a distractor and a labelled photo too; name a folder of other photos")
+        raise DataError(f"{both[0]}: is a distractor and a labelled photo too; name a folder of other photos")
 
 
 def fill(
@@ -76,11 +76,13 @@ def fill(
     with Retriever(engine, index, device=device) as retriever:
         known = set(retriever.index.existing(list(photos))) if retriever.index else set()
         if len(known) < len(retriever):
-            raise HowlError(f"{index}: holds other photos than {len(photos)} distractors; delete it to index them anew")
+            raise IncompatibleError(
+                f"{index}: holds other photos than {len(photos)} distractors; delete it to index them again"
+            )
         added = {id_: path for id_, path in photos.items() if id_ not in known}
         if hint:
             refuse_missing(list(added.values()), hint)
         report = retriever.add(list(added.values()), list(added))
         if not len(retriever):
-            raise HowlError("none of the distractors can be read")
+            raise ImageError("none of the distractors can be read")
     skipped |= {str(photos[id_]): reason for id_, reason in report.skipped.items()}

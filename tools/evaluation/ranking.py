@@ -1,4 +1,4 @@
-"""From labelled photos to their figures: encode the photos, search them for every query, judge the rankings."""
+"""From labelled photos to their figures: encode the photos, search them for every query, evaluate the rankings."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from runtime.encoder import Encoder
-from runtime.errors import HowlError, ImageError
+from runtime.errors import DataError, ImageError
 from runtime.features import Features
 from runtime.first_stage import FirstStage, Store
 from train.data.labelled import ALL, LabelledPhotos, Truth
@@ -115,16 +115,16 @@ def evaluate_set(
         scores = np.concatenate([part.scores(encoded.queries[query]) for part in searched])
         ranking = np.argsort(-scores, kind="stable")
         for setting, truth in labelled.truths(query).items():
-            results[setting].append(judge(str(labelled.paths[query]), ranking, truth))
+            results[setting].append(evaluate_query(str(labelled.paths[query]), ranking, truth))
     for setting, of_setting in results.items():
         if not of_setting:
             which = "" if setting == ALL else f"{setting} "
-            raise HowlError(f"{labelled.source}: nothing to search for: no photo has a readable {which}match")
+            raise DataError(f"{labelled.source}: nothing to search for: no photo has a readable {which}match")
     photos = int(labelled.usable[: labelled.database_size].sum()) + sum(map(len, distractors))
     return Summary(labelled, photos, len(queries), results)
 
 
-def judge(query: str, ranking: NDArray[np.int64], truth: Truth) -> QueryResult:
+def evaluate_query(query: str, ranking: NDArray[np.int64], truth: Truth) -> QueryResult:
     """The figures of a query that has a positive, from the numbers of all searched photos, best first."""
     ranks = positive_ranks(ranking, truth.positives, truth.junk)
     precisions = tuple(precision_at(ranks, k) for k in PRECISION_DEPTHS)
@@ -183,7 +183,7 @@ def encode_all(
             labelled.drop(photo, str(result))
             yield photo, None
         else:
-            raise HowlError(f"{result}; {labelled.hint}")
+            raise ImageError(f"{result}; {labelled.hint}")
 
 
 def in_pieces(first_stage: FirstStage, images: Iterator[Any], build_batch: int) -> list[Store]:

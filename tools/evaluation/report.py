@@ -68,7 +68,7 @@ def evaluate_engine(
     threshold: float | None = None,
     alpha: float | None = None,
 ) -> Evaluation:
-    """Searches labelled photos, and distractors if there are any, for every query, and judges the rankings.
+    """Searches labelled photos, and distractors if there are any, for every query, and evaluates the rankings.
 
     Args:
         engine: ``engine.onnx`` or ``engine.plan``.

@@ -1,7 +1,7 @@
 """What each refinement adds: ``python tools/experiments/ablate.py --train DIR --test DIR... [-- FLAGS]``.
 
 Trains HOW, with the learnable filter, with the graph and with both, alike in all else, exports each, and evaluates the
-exported engines. The same command resumes an interrupted ablation, and makes the tables anew at its end.
+exported engines. The same command resumes an interrupted ablation, and makes the tables again at its end.
 """
 
 import argparse
@@ -132,9 +132,9 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         epilog="What stands after -- goes to every training: --epochs, --tuples, --image-size, --words, --init ...",
         allow_abbrev=False,
     )
-    parser.add_argument("--train", required=True, metavar="DATA", help="as train/run.py --data takes it")
-    parser.add_argument("--test", required=True, nargs="+", metavar="DATA", help="as tools/evaluate.py takes it")
-    parser.add_argument("--distractors", metavar=f"DIR|{R1M}", help="as tools/evaluate.py takes them")
+    parser.add_argument("--train", required=True, metavar="DATA", help="as howl train --data takes it")
+    parser.add_argument("--test", required=True, nargs="+", metavar="DATA", help="as howl evaluate takes it")
+    parser.add_argument("--distractors", metavar=f"DIR|{R1M}", help="as howl evaluate takes them")
     parser.add_argument(
         "--seeds", type=whole_number, nargs="+", default=[0, 1, 2], metavar="N", help="of each row (%(default)s)"
     )
@@ -145,7 +145,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         type=shlex.split,
         default=[],
         metavar='"FLAGS"',
-        help='of export/to_trt.py, such as "--image-size 640 --scales 1 0.707 0.5 --features 700"',
+        help='of howl export, such as "--image-size 640 --scales 1 0.707 0.5 --features 700"',
     )
     parser.add_argument(
         "--out", type=Path, metavar="DIR", default="ablation", help="folder to fill, or to go on in (%(default)s)"

@@ -107,7 +107,7 @@ class Report:
     timings: Sequence[Timing]
 
     def share(self, timing: Timing) -> float:
-        """Of the bandwidth that scoring reaches, if it read every list anew."""
+        """Of the bandwidth that scoring reaches, if it read every list again."""
         return self.list_bytes / (timing.scoring / 1e3) / self.bandwidth
 
 

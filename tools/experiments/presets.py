@@ -205,10 +205,10 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         prog="tools/experiments/presets.py",
         description="Time against accuracy of every export preset, and of eager PyTorch.",
     )
-    parser.add_argument("checkpoint", type=Path, metavar="CKPT", help="as export/to_trt.py takes it")
+    parser.add_argument("checkpoint", type=Path, metavar="CKPT", help="as howl export takes it")
     parser.add_argument("data", metavar="DATA", nargs="+", help="a folder with one folder a scene, to evaluate on")
     parser.add_argument("--distractors", metavar="DIR", help="photos of none of the scenes, to search among")
-    parser.add_argument("--codebook", type=Path, metavar="DIR|FILE", help="as export/to_trt.py takes it")
+    parser.add_argument("--codebook", type=Path, metavar="DIR|FILE", help="as howl export takes it")
     parser.add_argument("--calibrate", type=Path, metavar="DIR", help="photos for int8")
     parser.add_argument("--photos", type=positive_int, default=8, metavar="N", help="that are timed (%(default)s)")
     parser.add_argument("--out", type=Path, metavar="DIR", default="presets", help="of engines and plot (%(default)s)")

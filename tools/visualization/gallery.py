@@ -7,6 +7,7 @@ from pathlib import Path
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from runtime.errors import ImageError
 from runtime.io.image import load_rgb
 from runtime.retriever import Retriever
 
@@ -59,7 +60,11 @@ def ranked(retriever: Retriever, query: Path, top: int, *, by_folder: bool) -> R
 
 
 def draw_gallery(rows: Sequence[Row], title: str) -> Figure:
-    """The picture. Raises ImageError if a photo cannot be read."""
+    """The picture.
+
+    Raises:
+        ImageError: a photo cannot be read, maybe because the index names it by a path from another folder.
+    """
     columns = 1 + max(len(row.answers) for row in rows)
     figure = Figure(figsize=(1.9 * columns, 1.75 * len(rows) + 0.5), layout="constrained")
     figure.suptitle(title)
@@ -68,6 +73,10 @@ def draw_gallery(rows: Sequence[Row], title: str) -> Figure:
         _draw_photo(cells[0], row.query, "query", QUERY)
         for cell, answer in zip(cells[1:], row.answers, strict=False):
             colour = {None: QUERY, True: RIGHT, False: WRONG}[answer.is_right]
+            if not answer.photo.exists():
+                raise ImageError(
+                    f"{answer.photo}: not there; the index names photos as they were added, run this in the same folder"
+                )
             _draw_photo(cell, answer.photo, f"{MARKS[answer.is_right]}{answer.score:.4f}", colour)
         for cell in cells[1 + len(row.answers) :]:
             cell.set_axis_off()

@@ -110,7 +110,7 @@ def draw_graph(checkpoint: Path, photo: Photo, view: View, points: Sequence[tupl
         photo: to look at.
         view: how.
         points: x, y in pixels of the photo, marked by a cross; the edges of the node nearest to each are drawn.
-        count: without points, so many of the strongest nodes that lie apart.
+        count: without points, how many of the strongest nodes are taken, which lie apart.
 
     Raises:
         HowlError: the checkpoint cannot be read or has no graph, or a point lies outside the photo.

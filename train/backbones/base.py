@@ -48,7 +48,7 @@ class Backbone(nn.Module):
         raise NotImplementedError
 
     def train(self, mode: bool = True) -> "Backbone":
-        """Switches to training, but for BatchNorm: its running statistics stay as they are (HOW, §3.4)."""
+        """Switches to training, except BatchNorm, whose running statistics stay as they are (HOW, §3.4)."""
         super().train(mode)
         for module in self.modules():
             if isinstance(module, nn.BatchNorm2d):

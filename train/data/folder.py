@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from runtime.errors import HowlError
+from runtime.errors import DataError
 from runtime.io.image import Image, load_rgb, scenes_below
 from train.data.labelled import LabelledPhotos
 
@@ -29,7 +29,7 @@ def split_folder(root: Path, image_size: int) -> tuple[LabelledPhotos, LabelledP
     scenes = scenes_below(root)
     pairable = [name for name, photos in scenes.items() if len(photos) > 1]
     if not pairable or len(scenes) < 2:
-        raise HowlError(f"{root}: training needs two scenes at least, and two photos in one of them")
+        raise DataError(f"{root}: training needs two scenes at least, and two photos in one of them")
     held_out = set(pairable[HELD_OUT - 1 :: HELD_OUT])
     if len(held_out) < 2:
         everything = folder_photos(root, scenes, image_size)

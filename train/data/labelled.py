@@ -7,11 +7,11 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from runtime.errors import HowlError, ImageError
+from runtime.errors import ImageError, MissingError
 from runtime.io.image import Image
 from runtime.io.prefetch import prefetch_map
 
-ALL = "all"  # the setting of photos that are judged in one way only
+ALL = "all"  # the setting of photos that are evaluated in one way only
 NONE = np.empty(0, np.int64)
 
 
@@ -37,7 +37,7 @@ class LabelledPhotos:
         names: of the photos, for messages and for the progress of a training run.
         scenes: int64 [n], the scene of each photo; negatives come from other scenes.
         database_size: how many of the photos are searched.
-        settings: the ways in which a query may be judged, in the order of a report.
+        settings: the ways in which a query may be evaluated, in the order of a report.
         paths: the files of the photos; empty where they are in no files.
         source: what the user named: a folder, or a data set.
         labels: the file that the truths come from, if they come from one.
@@ -159,4 +159,4 @@ def refuse_missing(photos: Sequence[Path], hint: str) -> None:
     """Raises HowlError where files are missing, before any work is done on the others."""
     if missing := [path for path in photos if not path.exists()]:
         others = f", and {len(missing) - 1} more of {len(photos)} photos" if len(missing) > 1 else ""
-        raise HowlError(f"{missing[0]}: missing{others}; {hint}")
+        raise MissingError(f"{missing[0]}: missing{others}; {hint}")

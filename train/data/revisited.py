@@ -16,7 +16,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from runtime.errors import HowlError, ImageError
+from runtime.errors import DamagedError, ImageError, MissingError
 from runtime.io.image import MIN_SIDE, Image, decode, shrink_to_rgb
 from runtime.io.unpickle import load_plain_pickle
 from train.data.labelled import LabelledPhotos, Truth
@@ -76,7 +76,7 @@ def open_revisited(name: str, root: Path, image_size: int | None) -> LabelledPho
     path, jpg = folder / f"gnd_{name}.pkl", folder / "jpg"
     hint = f"put the photos of {' and '.join(ARCHIVES[name])} right into {jpg}, without folders"
     if not (path.exists() and jpg.is_dir()):
-        raise HowlError(
+        raise MissingError(
             f"{folder}: {name} is not here, or not whole: put {LABELS_URL}/{name}/{path.name} into it; {hint}; or name "
             f"the folder that holds {FOLDERS[0]}/ with --root"
         )
@@ -143,7 +143,7 @@ def million(root: Path) -> tuple[dict[str, Path], str]:
     path, jpg = folder / "revisitop1m.txt", folder / "jpg"
     hint = f"unpack {MILLION_URL}/jpg/revisitop1m.1.tar.gz to revisitop1m.100.tar.gz into {jpg}"
     if not path.exists():
-        raise HowlError(
+        raise MissingError(
             f"{folder}: the distractors are not here: put {MILLION_URL}/{path.name} into it; {hint}; or name the "
             f"folder that holds {FOLDERS[0]}/ with --root"
         )
@@ -152,7 +152,7 @@ def million(root: Path) -> tuple[dict[str, Path], str]:
     except (OSError, UnicodeDecodeError):
         photos = {}
     if not photos:
-        raise HowlError(f"{path}: no list of names; fetch it anew from {MILLION_URL}/{path.name}")
+        raise DamagedError(f"{path}: no list of names; fetch it again from {MILLION_URL}/{path.name}")
     return photos, hint
 
 
@@ -172,7 +172,7 @@ def read_labels(path: Path) -> tuple[list[str], list[str], list[Labels]]:
             raise ValueError(f"{len(queries)} queries, but labels of {len(labels)}")
     except (KeyError, IndexError, TypeError, ValueError) as error:
         url = f"{LABELS_URL}/{path.parent.name}/{path.name}"
-        raise HowlError(f"{path}: not in the published layout: {error}; fetch it anew from {url}") from None
+        raise DamagedError(f"{path}: not in the published layout: {error}; fetch it again from {url}") from None
     return photos, queries, labels
 
 

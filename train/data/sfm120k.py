@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from runtime.errors import HowlError
+from runtime.errors import DamagedError, MissingError
 from runtime.io.image import Image, load_rgb
 from runtime.io.unpickle import load_plain_pickle
 from train.data.labelled import ALL, LabelledPhotos, Truth
@@ -44,7 +44,7 @@ def open_sfm120k(root: Path, split: str, image_size: int | None) -> LabelledPhot
         pairs = np.stack([np.asarray(part["qidxs"], np.int64), np.asarray(part["pidxs"], np.int64)], axis=1)
         _check(cids, clusters, pairs)
     except (KeyError, TypeError, ValueError) as error:
-        raise HowlError(f"{path}: not in the published layout: {error}") from None
+        raise DamagedError(f"{path}: not in the published layout: {error}") from None
     truths = {query: Truth(positives) for query, positives in _positives_by_query(pairs).items()}
     return _labelled(path, cids, clusters, truths, image_size)
 
@@ -63,7 +63,7 @@ def open_sfm120k_validation(root: Path, image_size: int | None) -> LabelledPhoto
         }
         _check(cids, cids, np.concatenate([list(truths), *(numbers for truth in truths.values() for numbers in truth)]))
     except (KeyError, TypeError, ValueError) as error:
-        raise HowlError(f"{path}: not in the published layout: {error}") from None
+        raise DamagedError(f"{path}: not in the published layout: {error}") from None
     return _labelled(path, cids, None, truths, image_size)
 
 
@@ -108,7 +108,7 @@ def photo_path(folder: Path, cid: str) -> Path:
 def _dataset(root: Path) -> Path:
     folder = root / FOLDER
     if not ((folder / LISTS).exists() and (folder / "ims").is_dir()):
-        raise HowlError(
+        raise MissingError(
             f"{folder}: retrieval-SfM-120k is not here, or not whole: put {LISTS_URL} into it and, for HOW's "
             f"validation, {VALIDATION_URL}, and unpack {PHOTOS_URL} into its ims/, or name the folder that holds "
             f"train/ with --data-root"

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from runtime.errors import HowlError
+from runtime.errors import MissingError
 from train.data.folder import open_folder, split_folder
 from train.data.labelled import LabelledPhotos, refuse_missing
 from train.data.revisited import REVISITED, open_revisited
@@ -50,7 +50,7 @@ def open_set(data: str, *, root: Path, image_size: int | None = None) -> Labelle
     elif Path(data).exists():
         photos = open_folder(data, image_size)
     else:
-        raise HowlError(f"{data}: no such folder, nor a published set ({', '.join(PUBLISHED)})")
+        raise MissingError(f"{data}: no such folder, nor a published set ({', '.join(PUBLISHED)})")
     if photos.hint:
         refuse_missing(photos.paths, photos.hint)
     return photos

@@ -82,16 +82,22 @@ class ModelConfig:
         """The defaults for a backbone, or for the system's own, and for photos of so many pixels at most."""
         return cls() if backbone is None else cls(backbone=backbone)  # type: ignore[call-arg]
 
+    def without_effect(self) -> dict[str, str]:
+        """The settings that change nothing in this network, each with the options that would give it an effect."""
+        return {}
+
     def fitted_to(self, extraction: ExtractionConfig, graph_nodes: int | None = None) -> Self:
         """The configuration of the same network for larger images than it was trained on; the weights stay.
 
         Args:
             extraction: with which it is exported.
-            graph_nodes: of the graph, for a network that has one; None for as many as the images need.
+            graph_nodes: of the graph; None for as many as the images need.
 
         Raises:
-            UsageError: there cannot be so many nodes.
+            UsageError: the network has no graph, or there cannot be so many nodes.
         """
+        if graph_nodes is not None:
+            raise UsageError(f"--graph-nodes {graph_nodes}: the checkpoint's network has no graph; leave it out")
         return self
 
 

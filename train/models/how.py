@@ -61,6 +61,8 @@ class HowConfig(ModelConfig):
             graph_blocks=self.graph_blocks,
             graph_width=self.graph_width,
         )
+        if self.graph_nodes > MAX_NODES:
+            raise UsageError(f"--graph-nodes {self.graph_nodes}: at most {MAX_NODES}, the limit of TensorRT's TopK")
         if self.graph and self.graph_neighbours >= self.graph_nodes:
             raise UsageError(
                 f"--graph-neighbours {self.graph_neighbours} needs more than {self.graph_nodes} nodes: lower it, or "
@@ -72,6 +74,17 @@ class HowConfig(ModelConfig):
         config = super().for_training(backbone, image_size)
         return replace(config, graph_nodes=nodes_covering(image_size, build_backbone(config.backbone).stride))
 
+    def without_effect(self) -> dict[str, str]:
+        settings: dict[str, str] = {}
+        if not self.graph:
+            graph = ("graph_nodes", "graph_neighbours", "graph_blocks", "graph_width")
+            settings |= dict.fromkeys(graph, "--graph")
+        if self.smoothing != "learned":
+            settings["bandwidth"] = "--smoothing learned"
+        if self.smoothing == "none":
+            settings["kernel"] = "--smoothing average or learned"
+        return settings
+
     def fitted_to(self, extraction: ExtractionConfig, graph_nodes: int | None = None) -> Self:
         """As many nodes as are asked for, or as the largest level has positions.
 
@@ -79,7 +92,7 @@ class HowConfig(ModelConfig):
         A network without a graph stays as it is, and so does the fingerprint of its engines.
         """
         if not self.graph:
-            return self
+            return super().fitted_to(extraction, graph_nodes)
         if graph_nodes is None:
             largest = scaled_side(extraction.image_size, exact(max(extraction.scales)))
             covering = nodes_covering(largest, build_backbone(self.backbone).stride)

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, NoReturn
 import numpy as np
 from torch import Tensor
 
-from runtime.errors import HowlError, UsageError
+from runtime.errors import IncompatibleError, UsageError
 from train.backbones.resnet import IMAGENET_MEAN, IMAGENET_STD
 from train.models.base import HOW_SCALES, ExtractionConfig
 from train.models.how import HowConfig, HowNetwork
@@ -83,7 +83,7 @@ def _check_normalisation(path: Path, mean: Any, std: Any) -> None:
     ours = np.array([IMAGENET_MEAN, IMAGENET_STD]) / 255
     theirs = np.array([mean, std], np.float64)
     if theirs.shape != ours.shape or not np.allclose(theirs, ours, atol=1e-3):
-        raise HowlError(
+        raise IncompatibleError(
             f"{path}: made for images normalised by mean {mean} and std {std}; howl's ResNets take ImageNet's "
             f"{ours[0].round(3).tolist()} and {ours[1].round(3).tolist()} only: train it with these"
         )
@@ -93,15 +93,17 @@ def _network_of(path: Path, params: dict[str, Any]) -> HowConfig:
     architecture, skipped = params["architecture"], params["skip_layer"]
     if architecture not in SKIPPED or skipped != SKIPPED[architecture]:
         known = " or ".join(f"{name} with skip_layer {layers}" for name, layers in SKIPPED.items())
-        raise HowlError(f"{path}: {architecture} with skip_layer {skipped}, howl loads {known}, as HOW published them")
+        raise IncompatibleError(
+            f"{path}: {architecture} with skip_layer {skipped}, howl loads {known}, as HOW published them"
+        )
     reduction, smoothing = params["dim_reduction"], params["smoothing"]
     if not reduction:
-        raise HowlError(f"{path}: a network without dim_reduction; train it with one, as HOW's published are")
+        raise IncompatibleError(f"{path}: a network without dim_reduction; train it with one, as HOW's published are")
     if not smoothing:
         return HowConfig(backbone=architecture, smoothing="none", dimensions=_whole(reduction, "dim"))
     kernel = smoothing["kernel_size"]
     if kernel not in (3, 5, 7):
-        raise HowlError(f"{path}: smooths by kernel_size {kernel}; howl loads 3 (HOW's), 5 and 7")
+        raise IncompatibleError(f"{path}: smooths by kernel_size {kernel}; howl loads 3 (HOW's), 5 and 7")
     return HowConfig(backbone=architecture, smoothing="average", kernel=kernel, dimensions=_whole(reduction, "dim"))
 
 
@@ -129,7 +131,9 @@ def _renamed(path: Path, state: Any, network: HowNetwork) -> dict[str, Tensor]:
     known = network.state_dict().keys()
     for key, name in names.items():
         if name not in known:
-            raise HowlError(f"{path}: has weights {key}, for which HOW's {network.config.backbone} has no place")
+            raise IncompatibleError(
+                f"{path}: has weights {key}, for which HOW's {network.config.backbone} has no place"
+            )
     return {names[key]: value for key, value in state.items()}
 
 
@@ -145,4 +149,6 @@ def _our_name(key: str) -> str:
 
 
 def _refuse(path: Path, why: str) -> NoReturn:
-    raise HowlError(f"{path}: not as HOW saves a checkpoint: {why}; fetch it again, or export it from HOW again")
+    raise IncompatibleError(
+        f"{path}: not as HOW saves a checkpoint: {why}; fetch it again, or export it from HOW again"
+    )

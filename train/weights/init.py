@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from runtime.errors import HowlError, MissingError
+from runtime.errors import IncompatibleError, MissingError
 from train.backbones import Backbone
 from train.checkpoint import Checkpoint, is_checkpoint
 from train.models.base import RetrievalModel
@@ -71,7 +71,9 @@ def load_matching(model: RetrievalModel, earlier: Checkpoint, path: Path) -> set
         different = [key for key in settings if getattr(earlier.network, key) != getattr(model.config, key)]
         if different and name in NEEDED:
             theirs = getattr(earlier.network, different[0])
-            raise HowlError(f"--init {path}: a network of --{different[0]} {theirs}: say so, or begin with another")
+            raise IncompatibleError(
+                f"--init {path}: a network of --{different[0]} {theirs}: give the same options, or another --init"
+            )
         if not different:
             prefix = f"{name}."
             weights = {

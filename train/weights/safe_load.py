@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from runtime.errors import HowlError
+from runtime.errors import DamagedError, IncompatibleError, MissingError
 from runtime.io.atomic import atomic_write
 
 
@@ -27,13 +27,15 @@ def load_tensors(path: Path) -> Any:
         with warnings.catch_warnings(action="ignore"), torch.serialization.safe_globals(PLAIN):
             return torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
-        raise HowlError(f"{path}: no such file") from None
+        raise MissingError(f"{path}: no such file") from None
     except pickle.UnpicklingError:
         if not begins_like_tensors(path):
-            raise HowlError(f"{path}: not a file of tensors") from None
-        raise HowlError(f"{path}: refused: only tensors and plain values are read; nothing in it was run") from None
+            raise IncompatibleError(f"{path}: not a file of tensors") from None
+        raise IncompatibleError(
+            f"{path}: refused: only tensors and plain values are read; nothing in it was run"
+        ) from None
     except Exception:  # a damaged file can raise any
-        raise HowlError(f"{path}: damaged, or not a file of tensors") from None
+        raise DamagedError(f"{path}: damaged, or not a file of tensors") from None
 
 
 def save_tensors(path: Path, content: Any) -> None:
@@ -45,7 +47,7 @@ def save_tensors(path: Path, content: Any) -> None:
 def state_dict_of(content: Any, path: Path) -> dict[str, Tensor]:
     """The named tensors that are the content of a file. Raises HowlError for anything else."""
     if not is_state_dict(content):
-        raise HowlError(f"{path}: not a state dict: it must map names to tensors")
+        raise IncompatibleError(f"{path}: not a state dict: it must map names to tensors")
     return content
 
 
@@ -64,10 +66,12 @@ def load_state(module: nn.Module, state: dict[str, Tensor], path: Path) -> None:
     wanted = {key: value for key, value in module.state_dict().items() if not key.endswith("num_batches_tracked")}
     missing = [key for key in wanted if key not in state]
     if missing:
-        raise HowlError(f"{path}: no weights for this network: {missing[0]} and {len(missing) - 1} more are missing")
+        raise IncompatibleError(
+            f"{path}: no weights for this network: {missing[0]} and {len(missing) - 1} more are missing"
+        )
     for key, value in wanted.items():
         if state[key].shape != value.shape:
-            raise HowlError(
+            raise IncompatibleError(
                 f"{path}: {key} is {tuple(state[key].shape)}, this network needs {tuple(value.shape)}: weights of "
                 f"another network"
             )

@@ -84,7 +84,7 @@ class GpuScorer:
             return DeviceFile.upload(self._device, _inverted_file(part))
         except ValueError as error:
             raise DamagedError(
-                f"{self._index.path}: damaged ({error}); restore it from a backup, or index anew"
+                f"{self._index.path}: damaged ({error}); restore it from a backup, or index again"
             ) from None
 
     def _check_room(self, parts: list[Part], known: dict[int, DeviceFile | None], dropped: int) -> None:

@@ -21,7 +21,7 @@ from runtime.features import Features
 from runtime.gpu import Gpu, find_gpus
 
 GRAPHS = 8  # kept at a time: photos usually have no more shapes
-_REBUILD = "build the plan again on this machine with export/to_trt.py"
+_REBUILD = "build the plan again on this machine with howl export"
 
 
 class TensorRTEngine:

@@ -127,7 +127,7 @@ def test_the_reason_is_one_line_of_the_first_errors() -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"this is no plan, however long it may be" * 20], ids=["empty", "text"])
-def test_a_file_that_is_no_plan_is_refused_with_the_reason_and_the_mend(
+def test_a_file_that_is_no_plan_is_refused_with_the_reason_and_the_remedy(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes
 ) -> None:
     trt = installed_tensorrt()
@@ -140,7 +140,7 @@ def test_a_file_that_is_no_plan_is_refused_with_the_reason_and_the_mend(
     assert "\n" not in line
     assert line.startswith(f"{plan}: {trt} cannot run it on ")
     assert "TensorRT gave no reason" not in line
-    assert line.endswith("build the plan again on this machine with export/to_trt.py, or use engine.onnx")
+    assert line.endswith("build the plan again on this machine with howl export, or use engine.onnx")
 
 
 def test_a_missing_plan_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -470,7 +470,7 @@ def test_a_plan_that_was_built_for_something_else_is_refused_before_it_is_read(
         make_engine()
     assert str(caught.value) == (
         f"{tmp_path / 'engine.plan'}: was built by {builder}, but here is TensorRT 11.4 on Test GPU (compute "
-        "capability 9.0): build the plan again on this machine with export/to_trt.py, or use engine.onnx"
+        "capability 9.0): build the plan again on this machine with howl export, or use engine.onnx"
     )
 
 

@@ -67,7 +67,7 @@ def everything(index: Index) -> list[list[Hit]]:
 
 @cache
 def expected_answers(*seeds: int) -> list[list[Hit]]:
-    """What an inverted file made of these images anew answers, whichever of them is the query."""
+    """What an inverted file made of these images again answers, whichever of them is the query."""
     ids, images = make_images(*seeds)
     fresh = InvertedFile.build(images, D)
     answers = (fresh.best(as_query(query), np.ones(len(ids), bool), 1000) for query in images)
@@ -78,7 +78,7 @@ def expected_answers(*seeds: int) -> list[list[Hit]]:
 
 
 def assert_holds(index: Index, seeds: Iterable[int]) -> None:
-    """The index holds these images in this order, and answers like one made of them anew."""
+    """The index holds these images in this order, and answers like one made of them again."""
     seeds = tuple(seeds)
     ids, images = make_images(*seeds)
     assert index.ids() == ids

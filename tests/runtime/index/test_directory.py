@@ -86,7 +86,7 @@ def test_segments_change_nothing_in_the_answers(path: Path, monkeypatch: pytest.
         assert index.search(make_query(seed), 100) == [Hit(ids[i], scores[i]) for i in order]
 
 
-@pytest.mark.parametrize("top", [0, 1, 2, 3, 5, 6, 7, 1000])
+@pytest.mark.parametrize("top", [1, 2, 3, 5, 6, 7, 1000])
 def test_top_cuts_the_ranking_and_may_exceed_the_index(index: Index, top: int) -> None:
     whole = index.search(make_query(0), 6)
     assert len(whole) > 3
@@ -439,7 +439,7 @@ def test_an_index_of_the_first_format_is_refused_by_its_number(index: Index, pat
     tell(path / CATALOGUE, "ALTER TABLE metadata RENAME TO about")
     line = refusal(lambda: Index(path))
     assert line == (
-        f"{path / CATALOGUE}: index format 1 of an earlier howl, this one reads {VERSION}; index the photos anew"
+        f"{path / CATALOGUE}: index format 1 of an earlier howl, this one reads {VERSION}; index the photos again"
     )
 
 

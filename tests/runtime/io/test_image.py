@@ -95,7 +95,7 @@ def exif(orientation: int) -> bytes:
 
 
 @pytest.mark.parametrize(
-    ("orientation", "mend"),
+    ("orientation", "upright"),
     [
         (1, lambda image: image),
         (2, np.fliplr),
@@ -108,11 +108,11 @@ def exif(orientation: int) -> bytes:
     ],
 )
 def test_a_photo_stands_upright_however_the_camera_was_held(
-    photo: NDArray[np.uint8], orientation: int, mend: Callable[[NDArray], NDArray]
+    photo: NDArray[np.uint8], orientation: int, upright: Callable[[NDArray], NDArray]
 ) -> None:
     data = encode(photo, ".jpg")
     turned = load_rgb(data[:2] + exif(orientation) + data[2:])
-    np.testing.assert_array_equal(turned, mend(load_rgb(data)))
+    np.testing.assert_array_equal(turned, upright(load_rgb(data)))
 
 
 def test_a_photo_comes_as_it_is_stored_where_that_is_asked_for(photo: NDArray[np.uint8]) -> None:
@@ -198,7 +198,7 @@ def test_a_file_that_is_no_image_is_named(tmp_path: Path, content: bytes, words:
 
 def test_a_missing_file_and_a_folder_are_named(tmp_path: Path) -> None:
     assert "No such file" in refusal(tmp_path / "nothing.jpg")
-    refusal(tmp_path)
+    assert refusal(tmp_path) == "a folder; name a photo in it"
 
 
 @pytest.mark.parametrize("size", [(MIN_SIDE - 1, 100), (100, MIN_SIDE - 1), (1, 1)])

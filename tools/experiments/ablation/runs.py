@@ -1,7 +1,6 @@
 """What is compared: the rows of the ablation, and its runs with their options, files and stages."""
 
 import json
-import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -12,6 +11,7 @@ from export.options import ExportOptions
 from runtime.bundle import EngineFiles
 from runtime.errors import UsageError
 from runtime.io.atomic import atomic_write
+from runtime.io.cli import command_line
 from tools.evaluation import evaluate_engine
 from train.config import ResumeOptions, TrainOptions
 from train.run import command_for, train
@@ -113,7 +113,9 @@ class Job:
             training=replace(training.training, seed=run.seed),
             out=run.checkpoint,
         )
-        return cls(run, own, replace(export, checkpoint=run.checkpoint, out=run.engine), tuple(test), distractors)
+        nodes = export.graph_nodes if ROWS[run.row].network["graph"] else None
+        engine = replace(export, checkpoint=run.checkpoint, out=run.engine, graph_nodes=nodes)
+        return cls(run, own, engine, tuple(test), distractors)
 
 
 class Stage(NamedTuple):
@@ -183,8 +185,8 @@ def evaluate(job: Job) -> None:
 def evaluation_command(job: Job) -> str:
     """The command of ``evaluate``."""
     distractors = ["--distractors", job.distractors] if job.distractors else []
-    words = ["python", "tools/evaluate.py", job.run.engine, *job.test, *distractors]
-    return shlex.join(map(str, [*words, "--data-root", job.training.data_root, "--json"]))
+    flags = [*distractors, "--data-root", job.training.data_root, "--json"]
+    return command_line("tools/evaluate.py", job.run.engine, *job.test, *flags)
 
 
 STAGES = (

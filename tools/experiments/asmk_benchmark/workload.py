@@ -7,7 +7,7 @@ entries. Descriptors vary in all 128 dimensions alike, as whitened ones do.
 
 The first images are made from descriptors, which the codebook assigns: five for each query that show some of the same
 spots, then others. All further images are made directly as words and codes: every descriptor is one of four of its
-element that were assigned before. Their words and codes follow the same statistics, but noise is not drawn anew, and a
+element that were assigned before. Their words and codes follow the same statistics, but noise is not drawn again, and a
 word that several descriptors of an image have takes the code of one of them, not of their sum. Queries are always
 descriptors.
 """
