@@ -24,6 +24,12 @@ from runtime.bundle import EngineFiles, Manifest, file_checksum
 from runtime.engine.onnxruntime import OnnxRuntimeEngine
 from runtime.first_stage import ASMK, VECTORS
 
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Slow tests come first, so that no core waits for the last one at the end."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+
+
 PHOTOS = 6
 IMAGE_SIZE = 128  # longest side that the engine is given
 FEATURES, DIMENSIONS, CELL = 50, 16, 8

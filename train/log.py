@@ -52,7 +52,7 @@ def plot_curve(records: list[EpochLog], path: Path) -> None:
     from matplotlib.figure import Figure  # half a second that only training's end should pay
     from matplotlib.ticker import MaxNLocator
 
-    figure = Figure(figsize=(7, 4), layout="constrained")
+    figure = Figure(figsize=(7, 4))
     losses = figure.subplots()
     scores = losses.twinx()
     trained = [(r.epoch, r.loss) for r in records if r.loss is not None]
@@ -65,4 +65,5 @@ def plot_curve(records: list[EpochLog], path: Path) -> None:
     scores.set_ylabel("validation mAP, %", color="tab:red")
     losses.xaxis.set_major_locator(MaxNLocator(integer=True))
     losses.set_title("training")
-    figure.savefig(path, dpi=120)
+    with atomic_write(path) as file:
+        figure.savefig(file, format="png", dpi=120)

@@ -1,5 +1,6 @@
 """A checkpoint that exports in seconds: two layers under the real smoothing, graph, whitening and selection."""
 
+import hashlib
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -15,7 +16,6 @@ from runtime.asmk.codebook import Codebook
 from runtime.asmk.kernel import AsmkParameters
 from runtime.first_stage import ASMK
 from train.backbones import BUILDERS, Backbone
-from train.backbones.resnet import BasicBlock, ResNet
 from train.checkpoint import Checkpoint
 from train.models.base import ExtractionConfig, RetrievalModel
 from train.models.gem import GemConfig
@@ -24,13 +24,14 @@ from train.models.registry import build_model
 
 
 class SmallBackbone(Backbone):
-    """Stride 4, 24 channels."""
+    """24 channels."""
 
-    channels, stride = 24, 4
+    channels = 24
 
-    def __init__(self) -> None:
+    def __init__(self, stride: int = 4) -> None:
         super().__init__((127.0,) * 3, (64.0,) * 3)
-        self.conv1 = nn.Conv2d(3, 16, 5, stride=2, padding=2, bias=False)
+        self.stride = stride
+        self.conv1 = nn.Conv2d(3, 16, 5, stride=stride // 2, padding=2, bias=False)
         self.bn1 = nn.BatchNorm2d(16)
         self.conv2 = nn.Conv2d(16, 24, 3, stride=2, padding=1, bias=False)
         self.bn2 = nn.BatchNorm2d(24)
@@ -76,7 +77,7 @@ def network() -> Iterator[Callable[..., RetrievalModel]]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(BUILDERS, "small", SmallBackbone)
-        patch.setitem(BUILDERS, "resnet_stride32", partial(ResNet, BasicBlock, (1, 1, 1, 1)))
+        patch.setitem(BUILDERS, "small_stride32", partial(SmallBackbone, 32))
         yield build
 
 
@@ -103,22 +104,19 @@ def checkpoint(network: Callable[..., RetrievalModel], tmp_path: Path) -> Callab
 
 
 def content(module: nn.Module) -> str:
-    """All that its trace depends on: the settings of its modules and their weights."""
+    """A checksum of all that its trace depends on: the settings of its modules and their weights."""
     settings = [{key: value for key, value in vars(each).items() if key[0] != "_"} for each in module.modules()]
-    weights = [*module.named_parameters(), *module.named_buffers()]
-    return repr((module, settings, [(name, weight.dtype, weight.tolist()) for name, weight in weights]))
+    sha = hashlib.sha256(repr((module, settings)).encode())
+    for name, weight in (*module.named_parameters(), *module.named_buffers()):
+        sha.update(f"{name} {weight.dtype} {tuple(weight.shape)}".encode())
+        sha.update(weight.detach().numpy().tobytes())
+    return sha.hexdigest()
 
 
-@pytest.fixture(scope="session")
-def programs() -> dict[str, Any]:
-    """What ``torch.onnx.export`` made, by the content of what was traced."""
-    return {}
-
-
-@pytest.fixture
-def trace_once(programs: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture(scope="session", autouse=True)
+def trace_once() -> Iterator[None]:
     """Traces every network once: that is most of an export's time, and always gives the same."""
-    export = torch.onnx.export
+    export, programs = torch.onnx.export, {}
 
     def traced(extractor: nn.Module, *arguments: Any, **settings: Any) -> Any:
         key = content(extractor)
@@ -126,4 +124,6 @@ def trace_once(programs: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> Non
             programs[key] = export(extractor, *arguments, **settings)
         return programs[key]
 
-    monkeypatch.setattr(torch.onnx, "export", traced)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.onnx, "export", traced)
+        yield

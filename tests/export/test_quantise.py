@@ -3,28 +3,22 @@
 from collections.abc import Callable
 from pathlib import Path
 
-import cv2
-import numpy as np
 import onnx
 import pytest
 
-from export import exporter, to_trt
-from export.options import ExportOptions
 from export.parity import TOLERANCES, local_difference
 from export.quantise import backbone_nodes, quantise_backbone
 from export.tracing import export_onnx, fold
-from runtime.bundle import load_manifest
 from runtime.engine import open_engine
-from runtime.errors import HowlError, UsageError
 from runtime.io.image import Image
-from train.data.synthetic import render_view, write_scenes
+from train.data.synthetic import render_view
+from train.models.base import ExtractionConfig
 from train.models.extractor import LocalExtractor, extract
 from train.models.how import HowNetwork
 
 pytestmark = pytest.mark.slow
 
-K = 200
-SCALES = (1.0,)
+EXTRACTION = ExtractionConfig(128, (1.414,), features=200)
 
 
 @pytest.fixture(scope="module")
@@ -38,8 +32,8 @@ def exported(
 ) -> tuple[LocalExtractor, Path]:
     """A float32 graph, and the PyTorch network that it was exported from."""
     path = tmp_path_factory.mktemp("exported") / "fp32.onnx"
-    export_onnx(LocalExtractor(fold(network(), "int8"), SCALES, K).eval(), path, {})
-    return LocalExtractor(network(), SCALES, K).eval(), path
+    export_onnx(fold(network(graph=False), "int8").extractor(EXTRACTION).eval(), path, {})
+    return network(graph=False).extractor(EXTRACTION).eval(), path
 
 
 def convolutions(path: Path) -> dict[str, bool]:
@@ -92,42 +86,3 @@ def test_descriptors_stay_near_those_of_pytorch(
         found = local_difference(got, wanted, image, TOLERANCES["int8"])
         assert not found.exceeds(TOLERANCES["int8"]), found
         assert found.median > 1e-4
-
-
-@pytest.mark.usefixtures("trace_once")
-def test_the_command_writes_an_int8_engine_and_no_plan(
-    checkpoint: Callable[..., Path],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    monkeypatch.setattr(exporter, "find_gpus", lambda: ["a GPU"])
-    plan = tmp_path / "out" / "e.plan"
-    write_scenes(tmp_path / "photos", scenes=2, views=2, image_size=128, seed=0)
-    options = ["--precision", "int8", "--calibrate", str(tmp_path / "photos")]
-    to_trt.main([str(checkpoint()), "--out", str(plan), *options])
-    assert f"{plan}: not built, int8 is for CPUs" in capsys.readouterr().out
-    assert sorted(file.suffix for file in plan.parent.iterdir()) == [".json", ".npy", ".onnx"]
-    manifest = load_manifest(plan.with_suffix(".onnx"))
-    assert manifest.precision == "int8"
-    assert any(convolutions(plan.with_suffix(".onnx")).values())
-
-
-@pytest.mark.usefixtures("trace_once")
-def test_a_quantised_graph_that_is_far_off_is_not_kept(
-    checkpoint: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Calibrated on black images, every photo is out of range."""
-    monkeypatch.setattr(exporter, "find_gpus", list)
-    black = tmp_path / "black"
-    black.mkdir()
-    cv2.imwrite(str(black / "a.png"), np.zeros((96, 128, 3), np.uint8))
-    options = ExportOptions(checkpoint(), tmp_path / "e.onnx", precision="int8", calibrate=black)
-    with pytest.raises(HowlError, match="differs from the PyTorch network"):
-        exporter.export_checkpoint(options)
-    assert not (tmp_path / "e.onnx").exists()
-
-
-def test_calibration_photos_are_for_int8(checkpoint: Callable[..., Path]) -> None:
-    with pytest.raises(UsageError, match="--calibrate is for --precision int8"):
-        to_trt.main([str(checkpoint()), "--calibrate", "photos"])

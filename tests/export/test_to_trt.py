@@ -6,11 +6,12 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import onnx
 import pytest
 
 from export import exporter, to_trt
 from export.exporter import configured, fingerprint_of
-from export.options import PRESETS
+from export.options import PRESETS, ExportOptions
 from runtime.asmk.kernel import AsmkKernel
 from runtime.bundle import load_first_stage, load_manifest
 from runtime.errors import HowlError, UsageError
@@ -18,13 +19,10 @@ from runtime.first_stage import VECTORS
 from runtime.io.cli import run_command
 from runtime.retriever import Retriever
 from train.checkpoint import Checkpoint
-from train.data.synthetic import render_view
+from train.data.synthetic import render_view, write_scenes
 from train.models.base import ExtractionConfig
 
 Write = Callable[..., Path]
-
-
-pytestmark = pytest.mark.usefixtures("trace_once")
 
 
 @pytest.fixture(autouse=True)
@@ -44,7 +42,7 @@ def write_photos(folder: Path) -> list[str]:
 def test_the_engine_is_proven_written_and_searches(
     checkpoint: Write, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    source = checkpoint()
+    source = checkpoint(graph=False)
     plan = tmp_path / "out" / "engine.plan"
     to_trt.main([str(source), "--out", str(plan)])
     printed = capsys.readouterr().out
@@ -117,13 +115,13 @@ def test_options_replace_the_checkpoint_s_settings_and_the_photos(
     plan, photos = tmp_path / "e.plan", tmp_path / "photos"
     photos.mkdir()
     cv2.imwrite(str(photos / "a.png"), np.random.default_rng(0).integers(0, 255, (70, 91, 3), np.uint8))
-    options = ["--features", "50", "--scales", "1", "0.5", "--image-size", "96", "--precision", "fp16"]
+    options = ["--features", "50", "--scales", "0.5", "--image-size", "96", "--precision", "fp16"]
     to_trt.main(
         [str(checkpoint(smoothing="average", graph=False)), "--out", str(plan), "--photos", str(photos), *options]
     )
     assert "91×70" in capsys.readouterr().out
     manifest = load_manifest(plan.with_suffix(".onnx"))
-    assert (manifest.features, manifest.scales, manifest.image_size) == (50, (1.0, 0.5), 96)
+    assert (manifest.features, manifest.scales, manifest.image_size) == (50, (0.5,), 96)
     assert manifest.precision == "fp16"
 
 
@@ -227,3 +225,39 @@ def test_wrong_input_is_one_line_and_leaves_nothing(
     assert line in error
     assert error.count("\n") == 1
     assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.slow
+def test_the_command_writes_an_int8_engine_and_no_plan(
+    checkpoint: Write,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(exporter, "find_gpus", lambda: ["a GPU"])
+    plan = tmp_path / "out" / "e.plan"
+    write_scenes(tmp_path / "photos", scenes=2, views=2, image_size=128, seed=0)
+    options = ["--precision", "int8", "--calibrate", str(tmp_path / "photos")]
+    to_trt.main([str(checkpoint(graph=False)), "--out", str(plan), *options])
+    assert f"{plan}: not built, int8 is for CPUs" in capsys.readouterr().out
+    assert sorted(file.suffix for file in plan.parent.iterdir()) == [".json", ".npy", ".onnx"]
+    manifest = load_manifest(plan.with_suffix(".onnx"))
+    assert manifest.precision == "int8"
+    assert "DequantizeLinear" in {node.op_type for node in onnx.load(plan.with_suffix(".onnx")).graph.node}
+
+
+@pytest.mark.slow
+def test_a_quantised_graph_that_is_far_off_is_not_kept(checkpoint: Write, tmp_path: Path) -> None:
+    """Calibrated on black images, every photo is out of range."""
+    black = tmp_path / "black"
+    black.mkdir()
+    cv2.imwrite(str(black / "a.png"), np.zeros((96, 128, 3), np.uint8))
+    options = ExportOptions(checkpoint(graph=False), tmp_path / "e.onnx", precision="int8", calibrate=black)
+    with pytest.raises(HowlError, match="differs from the PyTorch network"):
+        exporter.export_checkpoint(options)
+    assert not (tmp_path / "e.onnx").exists()
+
+
+def test_calibration_photos_are_for_int8(checkpoint: Write) -> None:
+    with pytest.raises(UsageError, match="--calibrate is for --precision int8"):
+        to_trt.main([str(checkpoint()), "--calibrate", "photos"])

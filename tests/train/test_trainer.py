@@ -40,6 +40,12 @@ pytestmark = pytest.mark.slow
 EXTRACTION = ExtractionConfig(image_size=64, scales=(1.0,), features=60)
 
 
+@pytest.fixture(autouse=True)
+def no_curve(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Drawing takes longer than an epoch of these networks; ``test_run`` looks at the picture."""
+    monkeypatch.setattr("train.log.plot_curve", lambda records, path: None)
+
+
 def copied(state: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name: value.clone() for name, value in state.items()}
 
