@@ -243,6 +243,7 @@ def as_tensorrt(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(plan_module, "find_gpus", lambda: [Gpu("Test GPU", (9, 0))])
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*Timing cache")  # TensorRT-RTX deprecates it
 @pytest.mark.parametrize("older", [None, b"of another TensorRT" * 20], ids=["none yet", "one that does not fit"])
 def test_timings_are_kept_beside_the_plan(descriptors_onnx: Path, as_tensorrt: None, older: bytes | None) -> None:

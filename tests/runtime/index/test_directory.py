@@ -237,6 +237,7 @@ def test_as_many_ids_as_images_are_needed(index: Index) -> None:
 # ----------------------------------------------------------------------------------------- several processes
 
 
+@pytest.mark.slow
 def test_a_new_process_gives_identical_answers(index: Index, path: Path, run_python: Callable) -> None:
     index.remove(["image2"])
     done = run_python(

@@ -143,6 +143,7 @@ def test_another_network_or_a_damaged_file_is_one_clear_error(
     assert "\n" not in message
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("small")
 @LAYOUTS
 def test_a_file_that_would_run_code_is_refused_and_runs_nothing(older: bool, tmp_path: Path) -> None:
