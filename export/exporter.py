@@ -18,6 +18,7 @@ from runtime.bundle import EngineFiles, Manifest, file_checksum
 from runtime.engine import open_engine
 from runtime.errors import HowlError, ImageError, UsageError
 from runtime.gpu import find_gpus
+from runtime.io.atomic import ensure_writable
 from runtime.io.image import MIN_SIDE, Image, find_photos
 from train.checkpoint import Checkpoint
 from train.data import LabelledPhotos
@@ -52,6 +53,7 @@ def export_checkpoint(options: ExportOptions, say: Say = print) -> Exported:
         HowlError: the checkpoint or photos cannot be read, the engine differs from PyTorch beyond the tolerance, or it
             cannot be written. Whatever was there before is still there.
     """
+    ensure_writable(options.files.onnx)
     checkpoint = configured(Checkpoint.load(options.checkpoint), options)
     precision, files = options.decided_precision, options.files
     photos = take(open_photos(options.photos or options.photo_folder, checkpoint), PHOTOS_TO_CHECK)

@@ -12,6 +12,7 @@
     ├── StorageError           the disk refuses: it is full or read-only, or something is in the way
     ├── IncompatibleError      two files do not belong together, or one has a format that this howl does not read
     ├── ParityError            an engine does not give what its network gives
+    ├── ReplacedError          the index on the disk is another one than was opened
     ├── WriterBusyError        another process is writing to the index
     ├── DeviceError            a GPU is missing, full or failed
     └── DependencyError        a package is not installed
@@ -67,6 +68,10 @@ class IncompatibleError(HowlError):
 
 class ParityError(HowlError):
     """An engine does not give what the network gives that it was exported from."""
+
+
+class ReplacedError(HowlError):
+    """What lies at the path of an open index is not what was opened: it was replaced, moved or deleted since."""
 
 
 class WriterBusyError(HowlError):

@@ -1,10 +1,11 @@
 """The retriever: photos in, ranked photos of the same place out."""
 
 import os
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
 from pathlib import Path
+from threading import RLock
 from types import TracebackType
 from typing import Any
 
@@ -12,14 +13,25 @@ from tqdm import tqdm
 
 from runtime.bundle import EngineFiles
 from runtime.encoder import Encoder
-from runtime.errors import DuplicateIdError, ImageError, IncompatibleError, MissingError, UsageError
+from runtime.errors import (
+    DuplicateIdError,
+    ImageError,
+    IncompatibleError,
+    MissingError,
+    UsageError,
+    WriterBusyError,
+)
 from runtime.features import Features
 from runtime.index import Hit, Index
-from runtime.index.ids import check_ids
+from runtime.index.catalogue import PATIENCE
+from runtime.index.directory import whole_number_above_0
+from runtime.index.ids import check_ids, ids_of, listed
 from runtime.io.image import PhotoInput, describe
 from runtime.rerank import Query, Reranker
 
-COMMIT_SIZE = 1000  # photos that `add` commits together: a kill loses at most these
+# `add` commits after so many photos or seconds, whichever comes first: a kill loses at most these.
+COMMIT_SIZE, COMMIT_SECONDS = 1000, 30.0
+MAX_UNCOMMITTED = 20 * COMMIT_SIZE  # photos that wait in memory, some hundred MB, while another process writes
 
 
 @dataclass(frozen=True)
@@ -52,8 +64,11 @@ class Retriever:
         threshold: float | None = None,
         alpha: float | None = None,
         threads: int | None = None,
+        wait: float = PATIENCE,
     ) -> None:
         """Opens an engine and, if there is one already, the index.
+
+        Any thread may use a retriever. Searches run at the same time; additions and removals wait for each other.
 
         Args:
             engine: ``engine.onnx`` or ``engine.plan``, with the files that export left beside it.
@@ -62,14 +77,19 @@ class Retriever:
             threshold: τ of the search; None for the manifest's.
             alpha: α of the search; None for the manifest's.
             threads: CPU threads that share the work of a photo; None for one per core.
+            wait: seconds that ``add``, ``remove`` and ``compact`` wait for another process that is writing.
 
         Raises:
             HowlError: a file is missing or damaged, two of them do not belong together, or the device cannot be used.
         """
+        self._wait = wait
+        self._lock = RLock()
         self.encoder = Encoder(Path(engine), device=device, threshold=threshold, alpha=alpha, threads=threads)
         self._threads = threads or os.cpu_count() or 1
-        self.index_path = Path(index) if index is not None else EngineFiles.of(self.encoder.path).index
-        self.index: Index | None = self._open_index() if Index.exists(self.index_path) else None
+        named = Path(index) if index is not None else EngineFiles.of(self.encoder.path).index
+        self.index_path = named
+        self._index_place = named.absolute()  # whatever the current folder is later
+        self.index: Index | None = self._open_index() if Index.exists(self._index_place) else None
         self._closed = False
 
     def __enter__(self) -> "Retriever":
@@ -80,49 +100,87 @@ class Retriever:
 
     def close(self) -> None:
         """Closes the index; nothing can be asked of the retriever any more."""
-        self._closed = True
-        if self.index is not None:
-            self.index.close()
-            self.index = None
+        with self._lock:
+            self._closed = True
+            if self.index is not None:
+                self.index.close()
+                self.index = None
 
     def __len__(self) -> int:
         return len(self.index) if self.index is not None else 0
 
-    def add(self, photos: Sequence[PhotoInput], ids: Sequence[str] | None = None) -> AddReport:
-        """Adds photos, a thousand per commit. Those reported as added are on the disk.
+    def add(self, photos: Iterable[PhotoInput], ids: Iterable[str | os.PathLike[str]] | None = None) -> AddReport:
+        """Adds photos, a commit at least every thousand photos or half a minute. Those reported are on the disk.
+
+        While another process writes, the work goes on and the photos wait in memory, up to 20,000 of them.
 
         Args:
             photos: paths, encoded bytes, or H×W×3 uint8 BGR arrays.
-            ids: one for each photo; may be None if all photos are paths, which are then their own ids.
+            ids: one for each photo, texts or paths; may be None if all photos are paths, which are then their own ids.
 
         Returns:
             what was added, and why the rest was not: unreadable photos are skipped, not fatal.
 
         Raises:
-            HowlError: an id is in the index already, missing or named twice, and nothing was added; or the index
-                cannot be written, and earlier commits stay.
+            HowlError: an id is in the index already, missing or named twice, or there cannot be an index, and nothing
+                was added; or the index cannot be written any more, and earlier commits stay.
         """
-        self._check_open()
+        photos = listed(photos, "photos")
         names = self._ids(photos, ids)
         check_ids(self.index_path, names)
-        if self.index is None and Index.exists(self.index_path):
-            self.index = self._open_index()
-        if self.index is not None and (known := self.index.existing(names)):
-            raise DuplicateIdError(f"{self.index_path}: {known[0]} is in the index already; remove it first")
-        report = AddReport()
-        prepared = self._prepare(photos, names, report)
+        with self._lock:
+            self._check_open()
+            if self.index is None and Index.exists(self._index_place):
+                self.index = self._open_index()
+            if self.index is None:
+                Index.ensure_possible(self._index_place)
+            else:
+                self.index.ensure_writable()
+                if known := self.index.existing(names):
+                    raise DuplicateIdError(f"{self.index_path}: {known[0]} is in the index already; remove it first")
+        return self._add(photos, names)
+
+    def _add(self, photos: Sequence[PhotoInput], names: Sequence[str]) -> AddReport:
+        report, waiting, since = AddReport(), dict[str, Any](), time.monotonic()
         with tqdm(total=len(names), desc="indexing", unit="photo", disable=None) as bar:
-            while batch := list(islice(prepared, COMMIT_SIZE)):
-                readable = [(name, image) for name, image in batch if image is not None]
-                if readable and self.index is None:
-                    self.index = self._create_index()
-                if readable and self.index is not None:
-                    self.index.add([name for name, _ in readable], [image for _, image in readable])
-                report.added.extend(name for name, _ in readable)
-                bar.update(len(batch))
+            for name, image in self._prepare(photos, names, report):
+                bar.update()
+                if image is not None:
+                    waiting[name] = image
+                is_due = len(waiting) >= COMMIT_SIZE or time.monotonic() - since >= COMMIT_SECONDS
+                if waiting and is_due and self._commit(waiting, report, insist=len(waiting) >= MAX_UNCOMMITTED):
+                    since = time.monotonic()
+            if waiting:
+                self._commit(waiting, report, insist=True)
         return report
 
-    def remove(self, ids: Sequence[str]) -> None:
+    def _commit(self, waiting: dict[str, Any], report: AddReport, *, insist: bool) -> bool:
+        """Adds the photos that wait, and says whether it could.
+
+        Args:
+            waiting: encoded photos by id; emptied.
+            report: is told what was added.
+            insist: whether to wait for another writer to end, and to give up if it does not.
+
+        Raises:
+            HowlError: the index cannot be written, or, where ``insist``, another process is still writing.
+        """
+        with self._lock:
+            self._check_open()
+            if self.index is None:
+                self.index = self._create_index()
+            index = self.index
+        try:
+            index.add(waiting.keys(), waiting.values(), wait=None if insist else 0)
+        except WriterBusyError as error:
+            if insist:
+                raise WriterBusyError(f"{error}; {len(waiting)} photos were not added") from None
+            return False
+        report.added.extend(waiting)
+        waiting.clear()
+        return True
+
+    def remove(self, ids: Iterable[str | os.PathLike[str]]) -> None:
         """Removes photos in one commit. Raises HowlError, and removes none, if one is not in the index."""
         self._existing_index().remove(ids)
 
@@ -131,12 +189,20 @@ class Retriever:
         self._existing_index().compact()
 
     def refresh(self) -> None:
-        """Loads what other processes have committed to the index since, or opens the index if they have made it."""
-        self._check_open()
-        if self.index is not None:
-            self.index.refresh()
-        elif Index.exists(self.index_path):
-            self.index = self._open_index()
+        """Loads what other processes have committed to the index since, or opens the index if they have made it.
+
+        If another index of the same engine was put in its place, that one is opened.
+
+        Raises:
+            ReplacedError: the index was moved or deleted, or replaced by one of another engine; searches go on in what
+                was opened.
+        """
+        with self._lock:
+            self._check_open()
+            if self.index is not None:
+                self.index.refresh()
+            elif Index.exists(self._index_place):
+                self.index = self._open_index()
 
     def search(
         self, photo: PhotoInput, top: int = 10, *, rerank: Reranker | None = None, candidates: int = 100
@@ -152,9 +218,10 @@ class Retriever:
         Raises:
             ImageError: the photo cannot be read.
             MissingError: there is no index.
-            UsageError: ``top`` is below 1, or ``rerank`` is no re-ranker.
+            UsageError: ``top`` or ``candidates`` is no whole number above 0, or ``rerank`` is no re-ranker.
         """
-        index = self._existing_index()
+        index, top = self._existing_index(), whole_number_above_0("top", top)
+        candidates = whole_number_above_0("candidates", candidates)
         if rerank is not None and not isinstance(rerank, Reranker):
             raise UsageError(f"rerank={rerank!r}: give an object with the method rerank, or None")
         features = self.encoder.engine.extract(self.encoder.load(photo))
@@ -163,31 +230,32 @@ class Retriever:
             return index.search(query.encoded, top)
         return rerank.rerank(query, index.search(query.encoded, max(candidates, top)), index)[:top]
 
-    def search_many(self, photos: Sequence[PhotoInput], top: int = 10) -> list[list[Hit]]:
+    def search_many(self, photos: Iterable[PhotoInput], top: int = 10) -> list[list[Hit]]:
         """``search`` for each of the photos, a few at a time, so that all cores are busy.
 
         Raises:
             ImageError: a photo cannot be read.
             MissingError: there is no index.
-            UsageError: ``top`` is below 1.
+            UsageError: ``top`` is no whole number above 0, or ``photos`` is a single one.
         """
-        index = self._existing_index()
+        index, top = self._existing_index(), whole_number_above_0("top", top)
 
         def hits_of(features: Features) -> list[Hit]:
             return index.search(self.encoder.encode_query(features), top)
 
         answers = []
-        for _, hits in self.encoder.encode_all(photos, hits_of):
+        for _, hits in self.encoder.encode_all(listed(photos, "photos"), hits_of):
             if isinstance(hits, ImageError):
                 raise hits
             answers.append(hits)
         return answers
 
     def _existing_index(self) -> Index:
+        index = self.index  # another thread may close the retriever meanwhile
         self._check_open()
-        if self.index is None:
+        if index is None:
             raise MissingError(f"{self.index_path}: no index here; add photos first (howl index)")
-        return self.index
+        return index
 
     def _check_open(self) -> None:
         if self._closed:
@@ -205,21 +273,20 @@ class Retriever:
             else:
                 yield name, image
 
-    def _ids(self, photos: Sequence[PhotoInput], ids: Sequence[str] | None) -> list[str]:
+    def _ids(self, photos: Sequence[PhotoInput], ids: Iterable[str | os.PathLike[str]] | None) -> list[str]:
         """The id of every photo: the ones given, or the paths."""
-        if isinstance(photos, str | Path | bytes):
-            raise UsageError("add takes a list of photos; put a single one into brackets")
         if ids is None:
             nameless = [photo for photo in photos if not isinstance(photo, str | os.PathLike)]
             if nameless:
                 raise UsageError(f"{describe(nameless[0])}: has no path to be its id; name it with ids=[...]")
-            return [os.fspath(photo) for photo in photos]  # type: ignore[arg-type]
-        if len(ids) != len(photos):
-            raise UsageError(f"{len(ids)} ids were given for {len(photos)} photos")
-        return list(ids)
+            return ids_of(photos)
+        names = ids_of(ids)
+        if len(names) != len(photos):
+            raise UsageError(f"{len(names)} ids were given for {len(photos)} photos")
+        return names
 
     def _open_index(self) -> Index:
-        index = Index(self.index_path)
+        index = Index(self._index_place, wait=self._wait)
         if index.fingerprint != self.encoder.manifest.fingerprint:
             index.close()
             manifest = EngineFiles.of(self.encoder.path).manifest
@@ -231,5 +298,8 @@ class Retriever:
 
     def _create_index(self) -> Index:
         return Index.create(
-            self.index_path, fingerprint=self.encoder.manifest.fingerprint, layout=self.encoder.first_stage.layout
+            self._index_place,
+            fingerprint=self.encoder.manifest.fingerprint,
+            layout=self.encoder.first_stage.layout,
+            wait=self._wait,
         )

@@ -15,6 +15,7 @@ from typing import Any
 from export.exporter import export_checkpoint
 from export.options import ExportOptions
 from runtime.errors import UsageError
+from runtime.io.atomic import ensure_writable
 from runtime.io.cli import command_line, program, run_command
 from runtime.retriever import Retriever
 from tools.evaluation import evaluate_engine
@@ -79,6 +80,7 @@ def demonstrate(out: Path) -> None:
 def make_room(out: Path) -> None:
     """An empty folder for the demo; only what an earlier demo left is deleted."""
     mark = out / MARK
+    ensure_writable(mark)
     if out.exists() and any(out.iterdir()) and not mark.exists():
         raise UsageError(f"{out}: holds files that are not a demo's; name another folder with --out")
     shutil.rmtree(out, ignore_errors=True)

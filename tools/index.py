@@ -14,8 +14,9 @@ from runtime.bundle import EngineFiles, is_engine
 from runtime.errors import DamagedError, ImageError
 from runtime.first_stage import ASMK
 from runtime.index import Index
+from runtime.index.catalogue import PATIENCE
 from runtime.index.verification import verify
-from runtime.io.cli import program, run_command
+from runtime.io.cli import program, run_command, seconds
 from runtime.io.image import describe_unreadable, find_photos
 from runtime.retriever import Retriever
 from tools.environment import peak_memory
@@ -25,15 +26,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parse(arguments)
     beside = options.import_asmk[1] if options.import_asmk else options.engine
     path = Path(options.index) if options.index else EngineFiles.of(Path(beside)).index
+    if options.swap:
+        swap(path, Path(options.swap), options.wait)
     if options.import_asmk:
         import_from_asmk(path, *map(Path, options.import_asmk))
     if options.remove:
-        remove(path, options.remove)
+        remove(path, options.remove, options.wait)
     if options.photos:
-        with Retriever(options.engine, path, device=options.device) as retriever:
+        with Retriever(options.engine, path, device=options.device, wait=options.wait) as retriever:
             add(retriever, options.photos)
     if options.compact:
-        compact(path)
+        compact(path, options.wait)
     if options.stats:
         print_stats(path)
     if options.verify:
@@ -71,16 +74,22 @@ def _memory() -> str:
     return "" if sys.platform == "win32" else f", with {peak_memory() / 1e6:.0f} MB of memory at most"
 
 
-def remove(path: Path, ids: list[str]) -> None:
+def swap(path: Path, new: Path, wait: float) -> None:
+    """Puts an index in the place of another one, which then lies where the first was."""
+    Index.replace(path, new, wait=wait)
+    print(f"{path}: replaced by {new}, where the index before it lies now; the same command swaps them back")
+
+
+def remove(path: Path, ids: list[str], wait: float) -> None:
     """Removes photos from an index; ``compact`` frees their space."""
-    with closing(Index(path)) as index:
+    with closing(Index(path, wait=wait)) as index:
         index.remove(ids)
     print(f"removed {len(set(ids))} photos from {path}")
 
 
-def compact(path: Path) -> None:
+def compact(path: Path, wait: float) -> None:
     """Frees the space of removed photos, and makes searching as fast as it can be."""
-    with closing(Index(path)) as index:
+    with closing(Index(path, wait=wait)) as index:
         before = index.stats()
         with tqdm(total=before.images, desc="compacting", unit="image", disable=None) as bar:
             index.compact(bar.update)
@@ -122,7 +131,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog=program("tools/index.py"),
         description="Adds photos to an index (the default), removes them, compacts, counts or verifies the index; "
-        "several at once are done in this order, but removing comes first.",
+        "several at once are done in this order, but swapping and removing come first.",
     )
     parser.add_argument(
         "engine", metavar="ENGINE", nargs="?", help="engine.onnx or engine.plan; where photos are added, or for --index"
@@ -137,9 +146,19 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         help="make an index of two pickles that the asmk package saved; default for --index: beside IVF",
     )
     parser.add_argument("--remove", metavar="ID", nargs="+", help="photos to remove, by the path they were added under")
+    parser.add_argument(
+        "--swap", metavar="NEW", help="put the index NEW in the place of --index, atomically; NEW is then the old one"
+    )
     parser.add_argument("--compact", action="store_true", help="free the space of removed photos; speeds searches up")
     parser.add_argument("--stats", action="store_true", help="say what the index holds")
     parser.add_argument("--verify", action="store_true", help="check every file of the index, and name each damage")
+    parser.add_argument(
+        "--wait",
+        type=seconds,
+        default=PATIENCE,
+        metavar="SECONDS",
+        help="for another process that is writing to the index (%(default)g)",
+    )
     options = parser.parse_args(arguments)
     if options.engine is None and options.index is None and options.import_asmk is None:
         parser.error("name an engine, or an index with --index")
@@ -147,9 +166,9 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         parser.error(f"{options.engine}: --import-asmk makes an index without an engine")
     if options.engine is not None and not is_engine(Path(options.engine)):
         parser.error(f"{options.engine}: an engine is an .onnx or a .plan file")
-    tasks = (options.photos, options.import_asmk, options.remove, options.compact, options.stats, options.verify)
-    if not any(tasks):
-        parser.error("nothing to do: name photos, --import-asmk, --remove, --compact, --stats or --verify")
+    maintenance = (options.swap, options.remove, options.compact, options.stats, options.verify)
+    if not any((options.photos, options.import_asmk, *maintenance)):
+        parser.error("nothing to do: name photos, --import-asmk, --swap, --remove, --compact, --stats or --verify")
     return options
 
 

@@ -87,17 +87,6 @@ def damaged(path: Path, how: str) -> DamagedError:
     return DamagedError(f"{path}: damaged ({how}); {HINT}")
 
 
-def sync_folder(folder: Path) -> None:
-    """Waits until a folder's entries are on the disk."""
-    if os.name == "nt":
-        return  # Windows cannot sync a folder
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def _map(file: BinaryIO, dtype: np.dtype, shape: tuple[int, ...], offset: int) -> NDArray:
     # An empty array cannot be mapped.
     return np.empty(shape, dtype) if 0 in shape else np.memmap(file, dtype, "r", offset, shape)

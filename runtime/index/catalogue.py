@@ -2,6 +2,7 @@
 
 import json
 import sqlite3
+import time
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -18,7 +19,7 @@ from runtime.index.arrays import HINT, Checksum
 from runtime.index.ids import check_unicode
 from runtime.index.segment import segment_files
 
-VERSION = 2
+VERSION = 3
 DISK_REFUSES = {  # SQLite's codes for what is no fault of the file
     sqlite3.SQLITE_BUSY,
     sqlite3.SQLITE_CANTOPEN,
@@ -29,6 +30,7 @@ DISK_REFUSES = {  # SQLite's codes for what is no fault of the file
     sqlite3.SQLITE_READONLY,
 }
 PATIENCE = 10.0  # seconds that a reader waits for a commit to finish, and a commit for readers of the catalogue
+POLLING = 0.05  # seconds between two attempts of a writer to become the one
 ID_BATCH = 500  # in one query: old versions of SQLite allow 999 parameters
 
 SCHEMA = """
@@ -78,7 +80,13 @@ class SegmentRow:
 
 
 class Catalogue:
-    """One open catalogue."""
+    """One open catalogue. Any thread may use it, one at a time.
+
+    Attributes:
+        path: of the file.
+        id: of the index, drawn when it was made; the names of its segments begin with it.
+        layout: of the index.
+    """
 
     def __init__(self, path: Path) -> None:
         """Opens an existing catalogue. Raises HowlError if it is missing, damaged or of another format."""
@@ -86,13 +94,15 @@ class Catalogue:
         with self._errors():
             if not path.exists():
                 raise MissingError(f"{path.parent}: no index here; howl index ENGINE PHOTOS --index DIR makes one")
+            self._file = _file_number(path)
             # This class begins and ends transactions, not the sqlite3 module.
-            self._connection = sqlite3.connect(path, timeout=PATIENCE, isolation_level=None)
+            self._connection = sqlite3.connect(path, timeout=PATIENCE, isolation_level=None, check_same_thread=False)
             # A commit deletes SQLite's journal. FULL does not sync the folder afterwards, so a power loss could bring
             # the journal back and undo an acknowledged commit. EXTRA does sync it.
             self._connection.execute("PRAGMA synchronous = EXTRA")
         try:
             self._check_version()
+            self.id = self.metadata("id")
             self.layout = Layout(self.metadata("method"), self.number("dimensions"))
             self._files = segment_files(self.layout)
         except BaseException:
@@ -117,6 +127,13 @@ class Catalogue:
 
     def close(self) -> None:
         self._connection.close()
+
+    def is_at(self, path: Path) -> bool:
+        """Whether a path leads to this very file. An open file keeps its number from all others."""
+        try:
+            return _file_number(path) == self._file
+        except OSError:
+            return False
 
     def _check_version(self) -> None:
         with self._errors():
@@ -156,7 +173,8 @@ class Catalogue:
         try:
             yield
         finally:
-            self._connection.execute("COMMIT")
+            with self._errors():
+                self._connection.execute("COMMIT")
 
     def segments(self) -> list[SegmentRow]:
         """The live segments, in the order of addition; call it within ``reading`` or ``writing``."""
@@ -216,22 +234,24 @@ class Catalogue:
     # --------------------------------------------------------------------------------------------- writing
 
     @contextmanager
-    def writing(self) -> Iterator[None]:
+    def writing(self, wait: float) -> Iterator[None]:
         """The one writer's transaction: committed at its end, undone by an exception or a kill.
 
+        Args:
+            wait: seconds, for another writer to end.
+
         Raises:
-            WriterBusyError: another process is writing.
+            WriterBusyError: another process is still writing.
             sqlite3.Error: the disk is full or cannot be written.
         """
-        self._connection.execute("PRAGMA busy_timeout = 0")
-        try:
-            self._connection.execute("BEGIN IMMEDIATE")
-        except sqlite3.OperationalError as error:
-            if "locked" not in str(error):
-                raise
-            raise WriterBusyError(f"{self.path.parent}: another process is writing to it; try again later") from None
-        finally:
-            self._connection.execute(f"PRAGMA busy_timeout = {int(1000 * PATIENCE)}")
+        # Not SQLite's own timeout, which no Ctrl-C interrupts.
+        end = time.monotonic() + wait
+        while not self._begin():
+            if time.monotonic() >= end:
+                raise WriterBusyError(
+                    f"{self.path.parent}: another process is writing to it; try again later, or wait longer"
+                )
+            time.sleep(POLLING)
         try:
             yield
             self._connection.execute("COMMIT")
@@ -240,6 +260,19 @@ class Catalogue:
                 with suppress(sqlite3.Error):  # report the first error; whoever opens the file next rolls back
                     self._connection.execute("ROLLBACK")
             raise
+
+    def _begin(self) -> bool:
+        """Begins the writer's transaction, unless another process is in its own."""
+        self._connection.execute("PRAGMA busy_timeout = 0")
+        try:
+            self._connection.execute("BEGIN IMMEDIATE")
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF not in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+                raise
+            return False
+        finally:
+            self._connection.execute(f"PRAGMA busy_timeout = {int(1000 * PATIENCE)}")
+        return True
 
     # Call the methods below within `writing`. They raise sqlite3.Error if the disk is full or cannot be written.
 
@@ -298,6 +331,7 @@ def write_empty(path: Path, fingerprint: str, layout: Layout) -> None:
         connection.execute("PRAGMA auto_vacuum = INCREMENTAL")  # for `Catalogue.shrink`
         connection.executescript(SCHEMA)
         rows = {
+            "id": uuid.uuid4().hex[:16],
             "fingerprint": fingerprint,
             "method": layout.method,
             "dimensions": str(layout.dimensions),
@@ -307,6 +341,12 @@ def write_empty(path: Path, fingerprint: str, layout: Layout) -> None:
         connection.commit()
     finally:
         connection.close()
+
+
+def _file_number(path: Path) -> tuple[int, int]:
+    """What tells a file from all others that exist at the same time."""
+    status = path.stat()
+    return status.st_dev, status.st_ino
 
 
 def temporary_prefix(path: Path) -> str:

@@ -1,11 +1,14 @@
 """The index on disk: immutable segments, and one catalogue that names the live ones and commits atomically."""
 
+import operator
+import os
 import shutil
 import sqlite3
+import threading
 import uuid
 import warnings
-from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from itertools import compress, repeat
 from pathlib import Path
@@ -14,14 +17,24 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from runtime.errors import DuplicateIdError, HowlError, StorageError, UnknownIdError, UsageError, WriterBusyError
+from runtime.errors import (
+    DuplicateIdError,
+    HowlError,
+    IncompatibleError,
+    MissingError,
+    ReplacedError,
+    StorageError,
+    UnknownIdError,
+    UsageError,
+    WriterBusyError,
+)
 from runtime.first_stage import MAX_IMAGES, Layout
-from runtime.index.arrays import sync_folder
-from runtime.index.catalogue import Catalogue, SegmentRow, temporary_prefix
-from runtime.index.ids import check_ids
+from runtime.index.catalogue import PATIENCE, Catalogue, SegmentRow, temporary_prefix
+from runtime.index.ids import check_ids, ids_of
 from runtime.index.merging import compaction_cut, segments_to_merge
 from runtime.index.segment import Segment, check_large_files, load_segment, store_of, write_segment
 from runtime.index.verification import CATALOGUE, SEGMENT_PREFIX, verify
+from runtime.io.atomic import exchange, folder_obstacle, sync_folder
 
 OPENING_ATTEMPTS = 100  # another one is needed only if a writer replaces segments during the last
 
@@ -75,34 +88,93 @@ class Part(NamedTuple):
 class Index:
     """An open index directory: the images of one commit, and the only way to add and remove images.
 
-    Only the thread that opened it may use it, except for ``search`` and ``scores``: any thread may call them any time.
+    Any thread may use it. Searches run at the same time as everything else; all other calls wait for each other.
+
+    The folder is fixed when the index is opened. If the path leads elsewhere later, because the folder was replaced,
+    moved or deleted or a symbolic link was changed, searches go on with what was opened, and nothing is written.
+
+    Attributes:
+        path: of the index, as it was named.
+        fingerprint: of the engines whose features it holds.
+        layout: of its segments.
     """
 
-    def __init__(self, path: Path) -> None:
-        """Opens an existing index. Raises HowlError if it is missing or damaged; the line names the file."""
+    def __init__(self, path: Path, *, wait: float = PATIENCE) -> None:
+        """Opens an existing index.
+
+        Args:
+            path: of its folder, or of a symbolic link to it.
+            wait: seconds that ``add``, ``remove`` and ``compact`` wait for another writer to end.
+
+        Raises:
+            HowlError: it is missing or damaged; the line names the file.
+        """
         self.path = path
-        self._catalogue = Catalogue(path / CATALOGUE)
+        self._place = path.absolute()  # whatever the current folder is later
+        self._wait = wait
+        self._lock = threading.RLock()
+        # The parts are never changed, only replaced: a search in another thread sees one commit.
+        self._folder, self._catalogue, self._parts = open_at(self._place)
         self.fingerprint = self._catalogue.metadata("fingerprint")
         self.layout = self._catalogue.layout
-        self._parts: dict[str, Part] = {}  # never changed, only replaced: a search in another thread sees one commit
-        self.refresh()
 
     @classmethod
-    def create(cls, path: Path, *, fingerprint: str, layout: Layout) -> "Index":
-        """Makes an empty index for the engines of one fingerprint, in a new or empty folder."""
+    def create(cls, path: Path, *, fingerprint: str, layout: Layout, wait: float = PATIENCE) -> "Index":
+        """Makes an empty index for the engines of one fingerprint, in a new or empty folder, and opens it."""
         store_of(layout)
         try:
             made = [folder for folder in (path, *path.parents) if not folder.exists()]
             path.mkdir(parents=True, exist_ok=True)
             for folder in made:
                 sync_folder(folder.parent)
-            if not all(entry.name.startswith(temporary_prefix(path / CATALOGUE)) for entry in path.iterdir()):
-                raise UsageError(f"{path}: not empty, and not an index; name a new folder")
+            _refuse_other_content(path)
             Catalogue.create(path / CATALOGUE, fingerprint, layout)
             sync_folder(path)
         except (OSError, sqlite3.Error) as error:
             raise StorageError(f"{path}: cannot make an index here: {reason(error)}") from None
-        return cls(path)
+        return cls(path, wait=wait)
+
+    @classmethod
+    def ensure_possible(cls, path: Path) -> None:
+        """Checks whether an index can be made, before the work that fills it. Raises HowlError if it cannot."""
+        try:
+            obstacle = folder_obstacle(path.absolute())
+            if obstacle is None and path.exists():
+                _refuse_other_content(path)
+        except (OSError, ValueError) as error:
+            obstacle = reason(error)
+        if obstacle is not None:
+            raise StorageError(f"{path}: cannot make an index here: {obstacle}; name another folder")
+
+    @classmethod
+    def replace(cls, path: Path, new: Path, *, wait: float = PATIENCE) -> None:
+        """Puts an index in the place of another one, atomically; afterwards that one lies at ``new``.
+
+        At every moment there is one whole index at ``path``. Processes that hold it open search on in the old one, and
+        take up the new one at their next ``refresh``. A second call undoes the first.
+
+        Args:
+            path: of the index that is searched.
+            new: of the index that is to be searched, on the same file system.
+            wait: seconds, for a writer of either to end.
+
+        Raises:
+            IncompatibleError: the two are of different engines.
+            WriterBusyError: a process is writing to one of them.
+            StorageError: the folders cannot be exchanged.
+        """
+        with closing(cls(path, wait=wait)) as old, closing(cls(new, wait=wait)) as other:
+            if (old.fingerprint, old.layout) != (other.fingerprint, other.layout):
+                raise IncompatibleError(f"{new}: an index of another engine than {path}; it cannot take its place")
+            if old._folder == other._folder:
+                raise UsageError(f"{new}: is the index at {path} itself; name another one")
+            try:
+                with old._catalogue.writing(wait), other._catalogue.writing(wait):
+                    for index in (old, other):
+                        index._require_place("nothing was replaced")
+                    exchange(old._folder, other._folder)
+            except (OSError, sqlite3.Error) as error:
+                raise StorageError(f"{path}: cannot be exchanged with {new}: {reason(error)}") from None
 
     @classmethod
     def exists(cls, path: Path) -> bool:
@@ -113,15 +185,17 @@ class Index:
             raise StorageError(f"{path}: {reason(error)}") from None
 
     def close(self) -> None:
-        """Closes the catalogue."""
-        self._catalogue.close()
+        """Closes the catalogue. Searches go on; nothing else does."""
+        with self._lock:
+            self._catalogue.close()
 
     def __len__(self) -> int:
         return sum(self._live_counts())
 
-    def existing(self, ids: Sequence[str]) -> list[str]:
+    def existing(self, ids: Iterable[str | os.PathLike[str]]) -> list[str]:
         """Those of the ids that are in the index."""
-        return self._catalogue.existing(ids)
+        with self._lock:
+            return self._catalogue.existing(ids_of(ids))
 
     def ids(self) -> list[str]:
         """The ids of all images, in the order of their addition."""
@@ -140,44 +214,61 @@ class Index:
             removed=sum(len(segment) for segment, _ in parts) - len(self),
             entries=sum(segment.store.entries for segment, _ in parts),
             segments=len(parts),
-            bytes=sum(size_of(file) for file in self.path.rglob("*")),
+            bytes=sum(size_of(file) for file in self._folder.rglob("*")),
         )
 
     def refresh(self) -> None:
         """Loads the last commit: what was added, removed or rewritten since, by this process or another.
 
+        If another index of the same engine lies at the path by now, that one is opened instead.
+
         Raises:
             HowlError: a file of the commit is missing or damaged; the line names it. The index stays as it was.
+            ReplacedError: there is no index at the path any more, or one of another engine.
         """
-        for _ in range(OPENING_ATTEMPTS):
-            with self._catalogue.reading():
-                rows = self._catalogue.segments()
-            try:
-                segments = {row.name: self._load(row) for row in rows}
-            except HowlError:
-                # A writer may have replaced and deleted a segment since the catalogue was read.
-                if {row.name for row in rows} <= self._catalogue.segment_names():
-                    raise
-                continue
-            self._parts = {row.name: Part(segments[row.name], row.live(segments[row.name].ordinals)) for row in rows}
-            return
-        raise WriterBusyError(f"{self.path}: it changes faster than it can be read; try again later")
+        with self._lock:
+            if self._is_in_place():
+                try:
+                    self._load_commit()
+                    return
+                except HowlError:
+                    if self._is_in_place():
+                        raise  # else it was replaced just now
+            self._open_replacement()
 
-    def add(self, ids: Sequence[str], images: Sequence[Any]) -> None:
+    def ensure_writable(self) -> None:
+        """Checks whether the index can be written, before the work that is to be added; a busy writer may end by then.
+
+        Raises:
+            ReplacedError: the path leads to another index by now.
+            StorageError: the disk is read-only, or there is no permission.
+        """
+        with self._lock:
+            self._require_place("nothing was added")
+            if not all(os.access(place, os.W_OK) for place in (self._folder, self._folder / CATALOGUE)):
+                raise StorageError(f"{self.path}: no permission to write, or a read-only disk; nothing was added")
+
+    def add(self, ids: Iterable[str | os.PathLike[str]], images: Iterable[Any], *, wait: float | None = None) -> None:
         """Adds images in one commit: either all of them are on the disk when this returns, or none.
 
         Small segments are merged afterwards, in commits of their own.
+
+        Args:
+            ids: of the images.
+            images: as the ``FirstStage`` of the index's method encodes them.
+            wait: seconds, for another writer to end; None for those of the index.
 
         Raises:
             HowlError: an id is in the index already or named twice, another process is writing, or the disk is full or
                 cannot be written.
         """
+        ids, images = ids_of(ids), list(images)
         if len(ids) != len(images):
             raise ValueError(f"{len(ids)} ids for {len(images)} images")
         check_ids(self.path, ids)
         if not ids:
             return
-        with self._writing("nothing was added") as written:
+        with self._writing("nothing was added", wait) as written:
             if known := self._catalogue.existing(ids):
                 raise DuplicateIdError(f"{self.path}: {known[0]} is in the index already; remove it first")
             first = self._catalogue.add_images(ids)
@@ -187,19 +278,19 @@ class Index:
                 self._write(segment, first + start, first + start + len(segment), written)
         self._merge()
 
-    def remove(self, ids: Sequence[str]) -> None:
+    def remove(self, ids: Iterable[str | os.PathLike[str]]) -> None:
         """Removes images in one commit: no search finds them again. ``compact`` frees their space.
 
         Raises:
             HowlError: an id is not in the index (then none is removed), another process is writing, or the disk is
                 full or cannot be written.
         """
-        ids = list(dict.fromkeys(ids))
+        names = list(dict.fromkeys(ids_of(ids)))
         with self._writing("nothing was removed"):
-            known = set(self._catalogue.existing(ids))
-            if missing := [id_ for id_ in ids if id_ not in known]:
+            known = set(self._catalogue.existing(names))
+            if missing := [name for name in names if name not in known]:
                 raise UnknownIdError(f"{self.path}: {missing[0]} is not in the index; nothing was removed")
-            self._catalogue.remove(ids)
+            self._catalogue.remove(names)
 
     def compact(self, progress: Callable[[int], object] = lambda images: None) -> None:
         """Rewrites the index into as few segments as possible, without the images that were removed.
@@ -215,7 +306,9 @@ class Index:
             HowlError: another process is writing, the disk is full or cannot be written, or a segment is damaged; the
                 line names the file.
         """
-        self.refresh()
+        with self._lock:
+            self._require_place("nothing was compacted")
+            self._load_commit()
         done, end = 0, max((int(segment.ordinals[-1]) + 1 for segment, _ in self.parts()), default=0)
         while done < end:
             done, images = self._compact_some(done, end)
@@ -235,8 +328,7 @@ class Index:
         Raises:
             UsageError: ``top`` is below 1.
         """
-        if top < 1:
-            raise UsageError(f"top={top}: must be at least 1")
+        top = whole_number_above_0("top", top)
         found: list[tuple[float, int, Segment]] = []
         for segment, live in self.parts():
             images, scores = segment.store.best(query, live, top)
@@ -250,43 +342,73 @@ class Index:
         return np.concatenate(parts) if parts else np.empty(0)
 
     def _load(self, row: SegmentRow) -> Segment:
-        known = self._parts.get(row.name)
-        return known.segment if known else load_segment(self.path / row.name, row.checksums, row.entries, self.layout)
+        return load_part(self._folder, row, self.layout, self._parts).segment
+
+    def _load_commit(self) -> None:
+        self._parts = load_commit(self._folder, self._catalogue, self._parts)
+
+    def _is_in_place(self) -> bool:
+        """Whether the path still leads to the index that was opened."""
+        return self._catalogue.is_at(self._place / CATALOGUE)
+
+    def _require_place(self, failure: str) -> None:
+        """Raises ReplacedError if the path leads elsewhere: nothing may be written or deleted there."""
+        if not self._is_in_place():
+            raise ReplacedError(f"{self.path}: {failure}: replaced, moved or deleted since it was opened; refresh it")
+
+    def _open_replacement(self) -> None:
+        """Opens what lies at the path by now; if that fails, searches go on with what was opened."""
+        try:
+            folder, catalogue, parts = open_at(self._place)
+        except MissingError:
+            raise ReplacedError(
+                f"{self.path}: moved or deleted since it was opened; searches go on with what was opened"
+            ) from None
+        if (catalogue.metadata("fingerprint"), catalogue.layout) != (self.fingerprint, self.layout):
+            catalogue.close()
+            raise ReplacedError(
+                f"{self.path}: replaced by an index of another engine; searches go on with what was opened"
+            )
+        self._catalogue.close()
+        self._folder, self._catalogue, self._parts = folder, catalogue, parts
 
     def _live_counts(self) -> list[int]:
         return [int(live.sum()) for _, live in self.parts()]
 
     @contextmanager
-    def _writing(self, failure: str) -> Iterator[list[str]]:
+    def _writing(self, failure: str, wait: float | None = None) -> Iterator[list[str]]:
         """The writer's commit; the index is refreshed at its end.
 
         Args:
             failure: the outcome to report if the disk is full or cannot be written.
+            wait: seconds, for another writer to end; None for those of the index.
 
         Yields:
             a list for the names of the segments that are written: if the block fails, they are deleted.
         """
         written: list[str] = []
         replaced: set[str] = set()
-        try:
-            with self._catalogue.writing():
-                self._sweep()
-                before = self._catalogue.segment_names()
-                yield written
-                replaced = before - self._catalogue.segment_names()
-        except BaseException as error:
-            with suppress(HowlError):  # the next writer sweeps up
-                self._discard(written)
-            if isinstance(error, OSError | sqlite3.Error):
-                raise StorageError(f"{self.path}: {failure}: {reason(error)}") from None
-            raise
-        self.refresh()
-        self._discard(replaced)
+        with self._lock:
+            try:
+                with self._catalogue.writing(self._wait if wait is None else wait):
+                    self._require_place(failure)
+                    self._sweep()
+                    before = self._catalogue.segment_names()
+                    yield written
+                    replaced = before - self._catalogue.segment_names()
+            except BaseException as error:
+                with suppress(HowlError):  # the next writer sweeps up
+                    self._discard(written)
+                if isinstance(error, OSError | sqlite3.Error):
+                    raise StorageError(f"{self.path}: {failure}: {reason(error)}") from None
+                raise
+            self._load_commit()
+            self._discard(replaced)
 
     def _write(self, segment: Segment, start: int, stop: int, written: list[str]) -> None:
         """Writes the segment that is to answer for the ordinals from start to stop, within ``_writing``."""
-        written.append(f"{SEGMENT_PREFIX}{uuid.uuid4().hex}")
-        checksums = write_segment(self.path / written[-1], segment)
+        written.append(f"{self._own_prefix()}{uuid.uuid4().hex[:16]}")
+        checksums = write_segment(self._folder / written[-1], segment)
         self._catalogue.add_segment(
             written[-1], start, stop, images=len(segment), entries=segment.store.entries, checksums=checksums
         )
@@ -295,7 +417,7 @@ class Index:
         """Moves the images of neighbouring segments below ordinal ``stop`` into a new one, within ``_writing``."""
         for row in rows:
             # A new checksum of damaged data would hide the damage for ever.
-            check_large_files(self.path / row.name, row.checksums, self.layout)
+            check_large_files(self._folder / row.name, row.checksums, self.layout)
         parts = [self._load(row) for row in rows]
         kept = [row.live(part.ordinals) & (part.ordinals < stop) for row, part in zip(rows, parts, strict=True)]
         self._catalogue.release(rows[0].start, stop)
@@ -306,7 +428,7 @@ class Index:
         """Merges the segments that ``segments_to_merge`` names. If that fails, the images are there all the same."""
         try:
             while segments_to_merge(self._live_counts()):
-                with self._writing("its segments were not merged") as written:
+                with self._writing("its segments were not merged", wait=0) as written:
                     rows = self._catalogue.segments()
                     if run := segments_to_merge([int(row.live(self._load(row).ordinals).sum()) for row in rows]):
                         self._rewrite(rows[run.start : run.stop], rows[run.stop - 1].stop, written)
@@ -334,10 +456,14 @@ class Index:
             self._catalogue.shrink()
         return stop, sum(int(np.sum(own < stop)) for own in live)
 
+    def _own_prefix(self) -> str:
+        """How the names of this index's segments begin: no writer deletes those of another index."""
+        return f"{SEGMENT_PREFIX}{self._catalogue.id}"
+
     def _sweep(self) -> None:
         """Deletes what killed writers left behind; only the current writer may call it."""
-        self._discard({folder.name for folder in self.path.glob(f"{SEGMENT_PREFIX}*")})
-        for file in self.path.glob(f"{temporary_prefix(self.path / CATALOGUE)}*"):
+        self._discard({folder.name for folder in self._folder.glob(f"{self._own_prefix()}*")})
+        for file in self._folder.glob(f"{temporary_prefix(self._folder / CATALOGUE)}*"):
             file.unlink(missing_ok=True)
 
     def _discard(self, names: Collection[str]) -> None:
@@ -345,7 +471,78 @@ class Index:
         live = self._catalogue.segment_names()
         for name in names:
             if name not in live:
-                shutil.rmtree(self.path / name, ignore_errors=True)
+                shutil.rmtree(self._folder / name, ignore_errors=True)
+
+
+def whole_number_above_0(name: str, value: Any) -> int:
+    """An argument as an int. Raises UsageError if it is none, or below 1."""
+    try:
+        number = operator.index(value)
+    except TypeError:
+        raise UsageError(f"{name}: a whole number is needed, not {type(value).__name__}") from None
+    if number < 1:
+        raise UsageError(f"{name}={number}: must be at least 1")
+    return number
+
+
+def open_at(place: Path) -> tuple[Path, Catalogue, dict[str, Part]]:
+    """The index that lies at a path: its folder, its open catalogue, and the segments of its last commit, by name.
+
+    Raises:
+        HowlError: it is missing or damaged; the line names the file.
+    """
+    for _ in range(OPENING_ATTEMPTS):
+        folder = place.resolve()
+        catalogue = Catalogue(folder / CATALOGUE)
+        try:
+            if catalogue.is_at(place / CATALOGUE):
+                return folder, catalogue, load_commit(folder, catalogue, {})
+        except BaseException as error:
+            is_in_place = catalogue.is_at(place / CATALOGUE)
+            catalogue.close()
+            if is_in_place or not isinstance(error, HowlError):
+                raise
+        else:
+            catalogue.close()  # another index took its place between two steps
+    raise WriterBusyError(f"{place}: it is replaced faster than it can be opened; try again later")
+
+
+def load_commit(folder: Path, catalogue: Catalogue, known: Mapping[str, Part]) -> dict[str, Part]:
+    """The segments of an index's last commit, by name, in the order of addition.
+
+    Args:
+        folder: of the index.
+        catalogue: of the index.
+        known: its segments that are open already.
+
+    Raises:
+        HowlError: a file of the commit is missing or damaged; the line names it.
+    """
+    for _ in range(OPENING_ATTEMPTS):
+        with catalogue.reading():
+            rows = catalogue.segments()
+        try:
+            return {row.name: load_part(folder, row, catalogue.layout, known) for row in rows}
+        except HowlError:
+            # A writer may have replaced and deleted a segment since the catalogue was read.
+            if {row.name for row in rows} <= catalogue.segment_names():
+                raise
+    raise WriterBusyError(f"{folder}: it changes faster than it can be read; try again later")
+
+
+def load_part(folder: Path, row: SegmentRow, layout: Layout, known: Mapping[str, Part]) -> Part:
+    """A segment that the catalogue names, opened if it is not among the known ones."""
+    if row.name in known:
+        segment = known[row.name].segment
+    else:
+        segment = load_segment(folder / row.name, row.checksums, row.entries, layout)
+    return Part(segment, row.live(segment.ordinals))
+
+
+def _refuse_other_content(path: Path) -> None:
+    """Raises UsageError if a folder holds anything but catalogues that were never finished."""
+    if not all(entry.name.startswith(temporary_prefix(path / CATALOGUE)) for entry in path.iterdir()):
+        raise UsageError(f"{path}: not empty, and not an index; name a new folder")
 
 
 def size_of(path: Path) -> int:

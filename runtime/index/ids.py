@@ -1,14 +1,16 @@
 """The ids of images: which texts are valid, and a segment's ids, decoded only on demand."""
 
-from collections.abc import Iterator, Sequence
+import os
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from runtime.errors import DuplicateIdError, IdError
+from runtime.errors import DuplicateIdError, IdError, UsageError
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,6 +49,31 @@ class Ids:
     def __iter__(self) -> Iterator[str]:
         text = self.text.tobytes()
         return (text[start:end].decode() for start, end in pairwise([0, *self.ends.tolist()]))
+
+
+def listed(values: Iterable[Any], what: str) -> list[Any]:
+    """Any iterable as a list; a text, bytes, a path or an image is a single value, not a list of its parts.
+
+    Raises:
+        UsageError: it is a single value, or cannot be iterated over.
+    """
+    if isinstance(values, str | bytes | bytearray | os.PathLike | np.ndarray):
+        raise UsageError(f"{what}: a list is needed, not a single {type(values).__name__}; put it into brackets")
+    if not isinstance(values, Iterable):
+        raise UsageError(f"{what}: a list is needed, not {type(values).__name__}")
+    return list(values)
+
+
+def ids_of(values: Iterable[Any]) -> list[str]:
+    """Ids as the index keeps them: texts, or the texts of paths. Raises UsageError for anything else."""
+    return [_id_of(value) for value in listed(values, "ids")]
+
+
+def _id_of(value: Any) -> str:
+    text = os.fspath(value) if isinstance(value, os.PathLike) else value
+    if not isinstance(text, str):
+        raise UsageError(f"ids: an id is a str or a Path, not {type(text).__name__}")
+    return text
 
 
 def check_ids(index: Path, ids: Sequence[str]) -> None:

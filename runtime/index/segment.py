@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from runtime.asmk.inverted_file import InvertedFile
 from runtime.errors import IncompatibleError
 from runtime.first_stage import ASMK, VECTORS, Layout, Store
-from runtime.index.arrays import Checksum, check_file, damaged, load_array, map_array, sync_folder, write_array
+from runtime.index.arrays import Checksum, check_file, damaged, load_array, map_array, write_array
 from runtime.index.ids import Ids
+from runtime.io.atomic import sync_folder
 from runtime.vectors import VectorFile
 
 STORES: dict[str, type[Store]] = {ASMK: InvertedFile, VECTORS: VectorFile}

@@ -1,6 +1,9 @@
-"""Writing files whole or not at all."""
+"""Writing files whole or not at all, and exchanging folders."""
 
+import ctypes
+import errno
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -10,10 +13,23 @@ from runtime.errors import StorageError
 
 
 def ensure_writable(path: Path) -> None:
-    """Checks whether a file can be written, before the work that fills it. Raises HowlError if it cannot."""
-    existing = next(folder for folder in path.absolute().parents if folder.exists())
-    if path.is_dir() or not existing.is_dir() or not os.access(existing, os.W_OK):
-        raise StorageError(f"{path}: cannot be written there; name another --out")
+    """Checks whether a file can be written, before the work that fills it. Raises StorageError if it cannot."""
+    try:
+        obstacle = "it is a folder" if path.is_dir() else folder_obstacle(path.absolute().parent)
+    except (OSError, ValueError) as error:
+        obstacle = str(getattr(error, "strerror", None) or error)
+    if obstacle is not None:
+        raise StorageError(f"{path}: cannot be written: {obstacle}; name another --out")
+
+
+def folder_obstacle(folder: Path) -> str | None:
+    """Why no file can be made in a folder, which need not exist yet, in a few words; None if one can."""
+    existing = next(place for place in (folder, *folder.parents) if place.exists())
+    if not existing.is_dir():
+        return f"{existing} is a file"
+    if not os.access(existing, os.W_OK | os.X_OK):
+        return f"no permission to write into {existing}, or a read-only disk"
+    return None
 
 
 @contextmanager
@@ -38,3 +54,32 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
     finally:
         with suppress(OSError):  # already moved if all went well
             partial.unlink()
+
+
+def exchange(a: Path, b: Path) -> None:
+    """Gives each of two folders the other's name, in one step: nobody finds either name without a folder.
+
+    Raises:
+        OSError: the folders are on different file systems, or this system cannot exchange them.
+    """
+    # The flags of renameat2 (Linux) and renameatx_np (macOS), and the current folder in place of a folder's descriptor.
+    name, here, flag = ("renameatx_np", -2, 2) if sys.platform == "darwin" else ("renameat2", -100, 2)
+    function = getattr(ctypes.CDLL(None, use_errno=True), name, None) if os.name == "posix" else None
+    if function is None:
+        raise OSError(errno.ENOSYS, "this system cannot exchange two folders in one step")
+    if function(here, os.fsencode(a), here, os.fsencode(b), flag) != 0:
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code))
+    for folder in {a.parent, b.parent}:
+        sync_folder(folder)
+
+
+def sync_folder(folder: Path) -> None:
+    """Waits until a folder's entries are on the disk."""
+    if os.name == "nt":
+        return  # Windows cannot sync a folder
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

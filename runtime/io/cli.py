@@ -68,6 +68,14 @@ def image_side(text: str) -> int:
     return value
 
 
+def seconds(text: str) -> float:
+    """An argparse type: a time of at least 0 seconds."""
+    value = float(text)
+    if not 0 <= value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text}: must be a number of seconds, at least 0")
+    return value
+
+
 def whole_number(text: str) -> int:
     """An argparse type: a whole number of at least 0."""
     value = int(text)

@@ -2,9 +2,10 @@
 
 import os
 import re
-from collections.abc import Iterable, Mapping
+import stat
+from collections.abc import Iterable, Mapping, Sized
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import cv2
 import numpy as np
@@ -13,12 +14,13 @@ from numpy.typing import NDArray
 from runtime.errors import ImageError, MissingError
 
 Image: TypeAlias = NDArray[np.uint8]  # H × W × 3
-PhotoInput: TypeAlias = str | os.PathLike[str] | bytes | Image
+PhotoInput: TypeAlias = str | os.PathLike[str] | bytes | bytearray | memoryview | Image
 
 PHOTO_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm"})
 PNG_END = b"IEND\xae\x42\x60\x82"
 JPEG_END = b"\xff\xd9"
 JPEG_MARKER = re.compile(rb"\xff[^\x00\x01\xd0-\xd8\xff]")  # the end, or a segment that begins with its length
+MAX_NAMED = 300  # characters of a path in an error
 MIN_SIDE = 32  # pixels; below it the coarse levels of a pyramid are empty
 
 
@@ -124,13 +126,17 @@ def is_photo(path: Path) -> bool:
     return path.suffix.lower() in PHOTO_SUFFIXES and not path.name.startswith(".")
 
 
-def describe(photo: PhotoInput) -> str:
-    """How an error names a photo."""
-    if isinstance(photo, bytes):
+def describe(photo: Any) -> str:
+    """How an error names a photo, or what is none: by its path, or by its type and size, never by its content."""
+    if isinstance(photo, bytes | bytearray | memoryview):
         return f"image of {len(photo)} bytes"
     if isinstance(photo, np.ndarray):
         return f"image array {photo.shape} {photo.dtype}"
-    return str(os.fspath(photo)) if isinstance(photo, os.PathLike) else str(photo)
+    if not isinstance(photo, str | os.PathLike):
+        return f"a {type(photo).__name__}" + (f" of {len(photo)}" if isinstance(photo, Sized) else "")
+    path = os.fspath(photo)
+    text = path if isinstance(path, str) else os.fsdecode(path)
+    return text if len(text) <= MAX_NAMED else f"{text[:MAX_NAMED]}… ({len(text)} characters)"
 
 
 def describe_unreadable(unreadable: Mapping[str, str]) -> str:
@@ -151,11 +157,11 @@ def _as_bgr(photo: PhotoInput, upright: bool) -> Image:
         if photo.dtype != np.uint8 or photo.ndim != 3 or photo.shape[2] != 3:
             raise ImageError(f"{describe(photo)}: needs H×W×3 uint8 in BGR order, as cv2.imread gives")
         return photo
-    if not isinstance(photo, str | bytes | os.PathLike):
+    if not isinstance(photo, str | bytes | bytearray | memoryview | os.PathLike):
         raise ImageError(
             f"{describe(photo)}: a photo is a path, encoded bytes or an array; cv2.imread gives None for a bad path"
         )
-    data = photo if isinstance(photo, bytes) else _read(Path(photo))
+    data = _read(Path(photo)) if isinstance(photo, str | os.PathLike) else bytes(photo)
     if not data:
         raise ImageError(f"{describe(photo)}: empty file")
     if _is_truncated(data):
@@ -172,11 +178,16 @@ def _as_bgr(photo: PhotoInput, upright: bool) -> Image:
 
 def _read(path: Path) -> bytes:
     try:
+        mode = path.stat().st_mode
+        if stat.S_ISDIR(mode):
+            raise ImageError(f"{path}: a folder; name a photo in it")
+        if not stat.S_ISREG(mode):
+            raise ImageError(f"{path}: a pipe or a device, not a file")
         return path.read_bytes()
-    except IsADirectoryError:
-        raise ImageError(f"{path}: a folder; name a photo in it") from None
     except OSError as error:
-        raise ImageError(f"{path}: {error.strerror or error}") from None
+        raise ImageError(f"{describe(path)}: {error.strerror or error}") from None
+    except ValueError as error:  # a NUL in the name
+        raise ImageError(f"{describe(path)!r}: {error}") from None
 
 
 def _is_truncated(data: bytes) -> bool:

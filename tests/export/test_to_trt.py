@@ -199,6 +199,8 @@ def test_a_graph_that_differs_is_not_kept(checkpoint: Write, tmp_path: Path, mon
         (1, ["good.pt", "--precision", "int8", "--calibrate", "nowhere"], "nowhere: no such file or folder"),
         (1, ["good.pt", "--photos", "nowhere"], "nowhere: no such file or folder"),
         (2, ["good.pt", "--out", "engine.pt"], "--out engine.pt: name an engine.plan"),
+        (1, ["good.pt", "--out", "text.pt/engine.onnx"], "text.pt/engine.onnx: cannot be written: "),
+        (1, ["good.pt", "--out", "dir.onnx"], "dir.onnx: cannot be written: it is a folder; name another --out"),
         (2, ["good.pt", "--preset", "slow"], "--preset slow: there is how, int8"),
         (2, ["good.pt", "--precision", "fp12"], "--precision fp12: there is fp32, fp16, int8"),
         (2, ["good.pt", "--graph-nodes", "4000"], "--graph-nodes 4000: at most 3840"),
@@ -218,6 +220,7 @@ def test_wrong_input_is_one_line_and_leaves_nothing(
     monkeypatch.chdir(tmp_path)
     checkpoint().rename("good.pt")
     Path("text.pt").write_text("not a checkpoint")
+    Path("dir.onnx").mkdir()
     before = sorted(tmp_path.rglob("*"))
     assert run_command(lambda _: to_trt.main(arguments)) == code
     error = capsys.readouterr().err

@@ -1,7 +1,12 @@
 """The retriever and its encoder, on a small real engine: from photos to a ranked list."""
 
 import json
-from collections.abc import Callable, Iterator
+import re
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +16,7 @@ import pytest
 from numpy.typing import NDArray
 
 import runtime.retriever
-from runtime import HowlError, ImageError, Retriever, UsageError
+from runtime import HowlError, ImageError, Retriever, StorageError, UsageError, WriterBusyError
 from runtime.asmk.codebook import Codebook
 from runtime.asmk.kernel import AsmkKernel
 from runtime.bundle import EngineFiles, Manifest, file_checksum
@@ -160,12 +165,43 @@ def test_a_closed_retriever_says_so(use: Callable, retriever: Retriever, photos:
         use(retriever, photos[0])
 
 
-@pytest.mark.parametrize("arguments", [{"top": 0}, {"rerank": "spatial"}], ids=["top=0", "rerank='spatial'"])
-def test_a_wrong_argument_of_search_is_one_line(arguments: dict, retriever: Retriever, photos: list[str]) -> None:
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        ({"top": 0}, "top=0: must be at least 1"),
+        ({"top": -5}, "top=-5: must be at least 1"),
+        ({"top": "3"}, "top: a whole number is needed, not str"),
+        ({"top": None}, "top: a whole number is needed, not NoneType"),
+        ({"top": 2.5}, "top: a whole number is needed, not float"),
+        ({"candidates": 0}, "candidates=0: must be at least 1"),
+        ({"rerank": "spatial"}, "rerank='spatial': give an object with the method rerank, or None"),
+    ],
+)
+def test_a_wrong_argument_of_search_is_one_line(
+    arguments: dict, line: str, retriever: Retriever, photos: list[str]
+) -> None:
     retriever.add(photos[:2])
-    name = next(iter(arguments))
-    with pytest.raises(UsageError, match=f"^{name}={arguments[name]!r}: "):
+    with pytest.raises(UsageError, match=f"^{re.escape(line)}$"):
         retriever.search(photos[0], **arguments)
+    if "top" in arguments:
+        with pytest.raises(UsageError, match=f"^{re.escape(line)}$"):
+            retriever.search_many(photos[:1], **arguments)
+
+
+@pytest.mark.parametrize(
+    "photo", [bytearray(b"x" * 100_000), [[[0, 0, 0]] * 300] * 300, "x" * 100_000, 7, None, np.zeros((9, 9))], ids=type
+)
+def test_what_is_no_photo_is_named_by_type_and_size(photo: object, retriever: Retriever, photos: list[str]) -> None:
+    retriever.add(photos[:1])
+    with pytest.raises(ImageError) as caught:
+        retriever.search(photo)
+    assert len(str(caught.value)) < 500
+
+
+def test_any_bytes_will_do(retriever: Retriever, photos: list[str]) -> None:
+    retriever.add(photos)
+    data = Path(photos[0]).read_bytes()
+    assert retriever.search(bytearray(data)) == retriever.search(memoryview(data)) == retriever.search(photos[0])
 
 
 def test_without_an_index_there_is_nothing_to_search_or_remove(
@@ -181,9 +217,58 @@ def test_commits_are_bounded(retriever: Retriever, photos: list[str], monkeypatc
     monkeypatch.setattr(runtime.retriever, "COMMIT_SIZE", 2)
     sizes = []
     add = Index.add
-    monkeypatch.setattr(Index, "add", lambda self, ids, images: (sizes.append(len(ids)), add(self, ids, images))[1])
+
+    def counted(self: Index, ids: Iterable[str], images: Iterable, **wait: float) -> None:
+        sizes.append(len(list(ids)))
+        add(self, ids, images, **wait)
+
+    monkeypatch.setattr(Index, "add", counted)
     assert retriever.add(photos[:5]).added == photos[:5]
     assert sizes == [2, 2, 1]
+    monkeypatch.setattr(runtime.retriever, "COMMIT_SECONDS", 0)
+    retriever.remove(photos[:5])
+    retriever.add(photos[:3])
+    assert sizes[3:] == [1, 1, 1]
+
+
+@contextmanager
+def another_writer(index: Path, seconds: float) -> Iterator[None]:
+    """A block in which another connection is writing to the index, for so many seconds."""
+    begun = threading.Event()
+
+    def write() -> None:
+        with closing(Index(index)) as other, other._writing("nothing"):
+            begun.set()
+            time.sleep(seconds)
+
+    thread = threading.Thread(target=write)
+    thread.start()
+    begun.wait()
+    try:
+        yield
+    finally:
+        thread.join()
+
+
+def test_work_goes_on_while_another_process_writes(
+    exported: Path, index: Path, photos: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runtime.retriever, "COMMIT_SIZE", 2)
+    with Retriever(exported / "engine.onnx", index, device="cpu", wait=60) as retriever:
+        retriever.add(photos[:1])
+        with another_writer(index, seconds=0.5):
+            assert retriever.add(photos[1:]).added == photos[1:]
+    assert Index(index).ids() == photos
+
+
+def test_a_writer_that_does_not_end_is_said_with_what_was_not_added(
+    exported: Path, index: Path, photos: list[str]
+) -> None:
+    with Retriever(exported / "engine.onnx", index, device="cpu", wait=0.05) as retriever:
+        retriever.add(photos[:1])
+        with another_writer(index, seconds=1), pytest.raises(WriterBusyError, match="; 5 photos were not added"):
+            retriever.add(photos[1:])
+        assert retriever.add(photos[1:]).added == photos[1:]
 
 
 def test_what_was_committed_before_a_failure_stays(
@@ -192,17 +277,72 @@ def test_what_was_committed_before_a_failure_stays(
     monkeypatch.setattr(runtime.retriever, "COMMIT_SIZE", 2)
     add = Index.add
 
-    def fail_at_the_third(self: Index, ids: list[str], images: list) -> None:
+    def fail_at_the_third(self: Index, ids: Iterable[str], images: Iterable, **wait: float) -> None:
         if photos[4] in ids:
             raise HowlError("the disk is full")
-        add(self, ids, images)
+        add(self, ids, images, **wait)
 
     monkeypatch.setattr(Index, "add", fail_at_the_third)
     assert refusal(lambda: retriever.add(photos)) == "the disk is full"
     assert Index(index).ids() == photos[:4]
 
 
+def test_any_iterable_will_do(retriever: Retriever, photos: list[str]) -> None:
+    assert retriever.add(Path(photo) for photo in photos[:3]).added == photos[:3]
+    assert retriever.add(iter(photos[3:]), ids=(f"photo{i}" for i in range(3))).added == ["photo0", "photo1", "photo2"]
+    assert len(retriever.search_many(photo for photo in photos[:2])) == 2
+    retriever.remove(Path(photo) for photo in photos[:3])
+    assert len(retriever) == 3
+
+
+def test_any_thread_may_use_a_retriever(retriever: Retriever, photos: list[str]) -> None:
+    def in_thread(action: Callable[[], object]) -> object:
+        with ThreadPoolExecutor(1) as pool:
+            return pool.submit(action).result()
+
+    in_thread(lambda: retriever.add(photos[:3]))
+    retriever.add(photos[3:])
+    in_thread(lambda: retriever.remove(photos[:1]))
+    in_thread(retriever.refresh)
+    in_thread(retriever.compact)
+    assert ids(in_thread(lambda: retriever.search(photos[1])))[0] == photos[1]
+    in_thread(retriever.close)
+
+
 # ----------------------------------------------------------------------------------------------- refusing
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda retriever, photo: retriever.remove("12"),
+        lambda retriever, photo: retriever.remove(b"12"),
+        lambda retriever, photo: retriever.remove(Path("12")),
+        lambda retriever, photo: retriever.remove(12),
+        lambda retriever, photo: retriever.search_many(photo),
+        lambda retriever, photo: retriever.search_many(cv2.imread(photo)),
+        lambda retriever, photo: retriever.add(cv2.imread(photo)),
+        lambda retriever, photo: retriever.add([photo], ids="3"),
+        lambda retriever, photo: retriever.add([photo], ids=[3]),
+        lambda retriever, photo: retriever.add([photo], ids=[b"3"]),
+        lambda retriever, photo: retriever.remove([1]),
+    ],
+)
+def test_a_single_value_is_no_list_and_an_id_is_a_text(call: Callable, retriever: Retriever, photos: list[str]) -> None:
+    retriever.add(photos[:2], ids=["1", "2"])
+    with pytest.raises(UsageError, match=r"^(ids|photos): [^\n]{10,80}$"):
+        call(retriever, photos[2])
+    assert len(retriever) == 2
+
+
+def test_an_index_that_cannot_be_made_is_refused_before_the_work(
+    exported: Path, photos: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("a file")
+    with Retriever(exported / "engine.onnx", tmp_path / "file", device="cpu") as retriever:
+        monkeypatch.setattr(retriever.encoder, "load", pytest.fail)
+        with pytest.raises(StorageError, match="file: cannot make an index here"):
+            retriever.add(photos)
 
 
 def test_photos_that_cannot_be_read_are_skipped_with_the_reason(
@@ -249,7 +389,7 @@ def test_photos_without_a_path_need_ids(retriever: Retriever, photos: list[str],
         assert line.startswith(f"{name}: has no path to be its id")
     assert refusal(lambda: retriever.add(photos[:3], ids=["a", "b"])) == "2 ids were given for 3 photos"
     for single in (photos[0], Path(photos[0]), b"12345"):
-        assert "takes a list of photos" in refusal(lambda photo=single: retriever.add(photo))
+        assert "photos: a list is needed, not a single" in refusal(lambda photo=single: retriever.add(photo))
     assert len(retriever) == 0
 
 

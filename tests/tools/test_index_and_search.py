@@ -54,6 +54,21 @@ def test_a_second_run_adds_what_is_new(engine: Path, photos: list[str], capsys: 
     assert engine.with_suffix(".index").is_dir()
 
 
+def test_an_index_made_beside_is_swapped_in(
+    engine: Path, photos: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    live, new = tmp_path / "live", tmp_path / "new"
+    assert status(index.main, engine, *photos[:2], "--index", live) == 0
+    assert status(index.main, engine, *photos[3:], "--index", new) == 0
+    assert status(index.main, "--index", live, "--swap", new) == 0
+    assert f"{live}: replaced by {new}" in capsys.readouterr().out
+    assert status(search.main, engine, photos[4], "--index", live, "--json") == 0
+    assert json.loads(capsys.readouterr().out)["hits"][0]["id"] == photos[4]
+    assert status(index.main, "--index", new, "--stats") == 0
+    assert "images          2" in capsys.readouterr().out
+    assert status(index.main, "--index", live, "--swap", tmp_path / "nothing") == 1
+
+
 def test_unreadable_photos_are_named_and_the_rest_is_added(
     engine: Path, photos: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

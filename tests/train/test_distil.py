@@ -112,7 +112,7 @@ def test_an_interrupted_run_goes_on_with_the_same_command(
         (("--teacher", "resnet18"), "--teacher resnet18: its stride is 32, that of tiny 4"),
         (("--teacher-init", "nothing.pth"), "nothing.pth: no such file"),
         (("--data", "nowhere"), "nowhere"),
-        (("--out", "photos"), "photos: cannot be written there"),
+        (("--out", "photos"), "photos: cannot be written: it is a folder"),
         (("--out", "teacher.pth"), "teacher.pth: exists already"),
     ],
 )

@@ -19,7 +19,7 @@ import export.to_trt
 import train.run
 from export.options import ExportOptions
 from runtime.errors import UsageError
-from runtime.io.atomic import atomic_write
+from runtime.io.atomic import atomic_write, ensure_writable
 from runtime.io.cli import positive_int, run_command, whole_number
 from runtime.io.image import find_photos
 from tools.environment import describe_machine, require_packages
@@ -65,6 +65,7 @@ def ablate(jobs: Sequence[Job], out: Path, processes: int = 1) -> None:
         HowlError: data is missing, or a stage failed.
     """
     require_packages("matplotlib", "pandas", "tabulate")
+    ensure_writable(out / "ablation.json")
     check_data(jobs[0])
     keep_settings(jobs, out)
     pool = JobPool(processes)

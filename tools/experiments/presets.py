@@ -21,6 +21,7 @@ from export.exporter import configured, export_checkpoint
 from export.options import PRESETS, ExportOptions
 from runtime.bundle import EngineFiles, Manifest
 from runtime.engine import open_engine
+from runtime.io.atomic import atomic_write, ensure_writable
 from runtime.io.cli import positive_int, run_command
 from runtime.io.image import Image, find_photos, load_rgb, shrink
 from tools.environment import describe_machine, load_pyplot, require_packages
@@ -38,6 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parse(arguments)
     require_packages("pandas", "tabulate", "matplotlib")
     out = options.out
+    ensure_writable(out / "presets.json")
     result = compare_presets(
         options.checkpoint,
         options.data,
@@ -47,7 +49,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         calibrate=options.calibrate,
         photos=options.photos,
     )
-    (out / "presets.json").write_text(json.dumps(result, indent=1))
+    with atomic_write(out / "presets.json") as file:
+        file.write(json.dumps(result, indent=1).encode())
     draw(result, out / "presets.png")
     print(table(result))
     print(f"\n{out / 'presets.json'}, {out / 'presets.png'}")

@@ -19,7 +19,7 @@ from matplotlib.image import AxesImage
 from numpy.typing import NDArray
 
 from runtime.errors import UsageError
-from runtime.io.atomic import atomic_write
+from runtime.io.atomic import atomic_write, ensure_writable
 from runtime.io.image import Image, load_rgb, shrink
 
 AMOUNT, DIFFERENCE = "plasma", "PuOr_r"  # colour maps
@@ -79,7 +79,7 @@ class View:
 
 
 def check_output(path: Path, inputs: Iterable[Path]) -> None:
-    """Raises UsageError, before any work, if a picture cannot become this file or would overwrite an input."""
+    """Raises HowlError, before any work, if a picture cannot become this file or would overwrite an input."""
     suffixes = Figure().canvas.get_supported_filetypes()
     if path.suffix.lower().removeprefix(".") not in suffixes:
         raise UsageError(f"--out {path}: matplotlib cannot write such a file; use .png")
@@ -87,6 +87,7 @@ def check_output(path: Path, inputs: Iterable[Path]) -> None:
         raise UsageError(f"--out {path}: is a folder; name a file in it")
     if path.exists() and any(other.exists() and path.samefile(other) for other in inputs):
         raise UsageError(f"--out {path}: is what the picture is made of; name another file")
+    ensure_writable(path)
 
 
 def save(figure: Figure, path: Path) -> None:
