@@ -10,6 +10,7 @@ from runtime.bundle import load_first_stage, load_manifest
 from runtime.engine import open_engine
 from runtime.errors import ImageError
 from runtime.features import Features
+from runtime.io.decoding import MAX_PIXELS
 from runtime.io.image import Image, PhotoInput, load_rgb, shrink, to_original_pixels
 from runtime.io.prefetch import prefetch_map
 
@@ -30,6 +31,7 @@ class Encoder:
         manifest: the engine's manifest.
         first_stage: ASMK with the engine's codebook, or inner products.
         engine: runs the graph.
+        max_pixels: of an encoded photo.
     """
 
     def __init__(
@@ -40,6 +42,7 @@ class Encoder:
         threshold: float | None = None,
         alpha: float | None = None,
         threads: int | None = None,
+        max_pixels: int = MAX_PIXELS,
     ) -> None:
         """Opens an engine.
 
@@ -49,22 +52,24 @@ class Encoder:
             threshold: τ of the search; None for the manifest's.
             alpha: α of the search; None for the manifest's.
             threads: CPU threads that share the work of a photo; None for one per core.
+            max_pixels: of an encoded photo; one with more is refused before it is decoded.
 
         Raises:
             HowlError: a file is missing or damaged, two of them do not belong together, or the device cannot be used.
         """
         self.path = engine
+        self.max_pixels = max_pixels
         self.manifest = load_manifest(engine)
         self.first_stage = load_first_stage(engine, self.manifest, threshold=threshold, alpha=alpha)
         self.engine = open_engine(engine, device, threads)
 
     def load(self, photo: PhotoInput) -> Image:
         """The photo as the engine takes it: RGB, shrunk to the engine's image size. Raises ImageError."""
-        return load_rgb(photo, self.manifest.image_size)
+        return load_rgb(photo, self.manifest.image_size, max_pixels=self.max_pixels)
 
     def extract(self, photo: PhotoInput) -> Features:
         """The features of a photo; positions are in pixels of the photo as it was given."""
-        full = load_rgb(photo)
+        full = load_rgb(photo, max_pixels=self.max_pixels)
         image = shrink(full, self.manifest.image_size)
         features = self.engine.extract(image)
         if image is full or features.local is None:

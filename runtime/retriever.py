@@ -26,6 +26,7 @@ from runtime.index import Hit, Index
 from runtime.index.catalogue import PATIENCE
 from runtime.index.directory import whole_number_above_0
 from runtime.index.ids import check_ids, ids_of, listed
+from runtime.io.decoding import MAX_PIXELS
 from runtime.io.image import PhotoInput, describe
 from runtime.rerank import Query, Reranker
 
@@ -65,6 +66,7 @@ class Retriever:
         alpha: float | None = None,
         threads: int | None = None,
         wait: float = PATIENCE,
+        max_pixels: int = MAX_PIXELS,
     ) -> None:
         """Opens an engine and, if there is one already, the index.
 
@@ -78,13 +80,16 @@ class Retriever:
             alpha: α of the search; None for the manifest's.
             threads: CPU threads that share the work of a photo; None for one per core.
             wait: seconds that ``add``, ``remove`` and ``compact`` wait for another process that is writing.
+            max_pixels: of an encoded photo; one with more is refused before it is decoded.
 
         Raises:
             HowlError: a file is missing or damaged, two of them do not belong together, or the device cannot be used.
         """
         self._wait = wait
         self._lock = RLock()
-        self.encoder = Encoder(Path(engine), device=device, threshold=threshold, alpha=alpha, threads=threads)
+        self.encoder = Encoder(
+            Path(engine), device=device, threshold=threshold, alpha=alpha, threads=threads, max_pixels=max_pixels
+        )
         self._threads = threads or os.cpu_count() or 1
         named = Path(index) if index is not None else EngineFiles.of(self.encoder.path).index
         self.index_path = named

@@ -16,7 +16,8 @@ from runtime.first_stage import ASMK
 from runtime.index import Index
 from runtime.index.catalogue import PATIENCE
 from runtime.index.verification import verify
-from runtime.io.cli import program, run_command, seconds
+from runtime.io.cli import positive_int, program, run_command, seconds
+from runtime.io.decoding import MAX_PIXELS
 from runtime.io.image import describe_unreadable, find_photos
 from runtime.retriever import Retriever
 from tools.environment import peak_memory
@@ -33,7 +34,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.remove:
         remove(path, options.remove, options.wait)
     if options.photos:
-        with Retriever(options.engine, path, device=options.device, wait=options.wait) as retriever:
+        with Retriever(
+            options.engine, path, device=options.device, wait=options.wait, max_pixels=options.max_pixels
+        ) as retriever:
             add(retriever, options.photos)
     if options.compact:
         compact(path, options.wait)
@@ -152,6 +155,13 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--compact", action="store_true", help="free the space of removed photos; speeds searches up")
     parser.add_argument("--stats", action="store_true", help="say what the index holds")
     parser.add_argument("--verify", action="store_true", help="check every file of the index, and name each damage")
+    parser.add_argument(
+        "--max-pixels",
+        type=positive_int,
+        default=MAX_PIXELS,
+        metavar="N",
+        help="of a photo; larger ones are left out before they are decoded (%(default)s)",
+    )
     parser.add_argument(
         "--wait",
         type=seconds,

@@ -3,6 +3,7 @@
 import argparse
 import shlex
 import sys
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import fields, is_dataclass
 from typing import Any
@@ -21,6 +22,8 @@ def run_command(main: Callable[[Sequence[str] | None], None]) -> int:
     Returns:
         0; after a one-line error, 2 for wrong usage and 1 for anything else; 130 when interrupted.
     """
+    # Pillow warns of odd metadata; whether a photo can be read is said by its error.
+    warnings.filterwarnings("ignore", module=r"PIL\.")
     try:
         main(None)
     except UsageError as error:

@@ -1,7 +1,6 @@
 """Photos: finding, decoding and shrinking them, and naming those that cannot be read."""
 
 import os
-import re
 import stat
 from collections.abc import Iterable, Mapping, Sized
 from pathlib import Path
@@ -12,40 +11,40 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runtime.errors import ImageError, MissingError
+from runtime.io.decoding import MAX_PIXELS, decode_photo
 
 Image: TypeAlias = NDArray[np.uint8]  # H × W × 3
 PhotoInput: TypeAlias = str | os.PathLike[str] | bytes | bytearray | memoryview | Image
 
-PHOTO_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm"})
-PNG_END = b"IEND\xae\x42\x60\x82"
-JPEG_END = b"\xff\xd9"
-JPEG_MARKER = re.compile(rb"\xff[^\x00\x01\xd0-\xd8\xff]")  # the end, or a segment that begins with its length
+PHOTO_SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif"})
+PHOTO_SUFFIXES |= {".heic", ".heif", ".avif", ".jp2", ".pbm", ".pgm", ".pnm", ".ppm"}
 MAX_NAMED = 300  # characters of a path in an error
 MIN_SIDE = 32  # pixels; below it the coarse levels of a pyramid are empty
 
 
-def load_rgb(photo: PhotoInput, longest_side: int | None = None) -> Image:
+def load_rgb(photo: PhotoInput, longest_side: int | None = None, *, max_pixels: int = MAX_PIXELS) -> Image:
     """Any photo as the engines take it.
 
     Args:
         photo: a path, an encoded file's bytes, or an H×W×3 uint8 array in BGR order, as ``cv2.imread`` gives it.
         longest_side: pixels to which a larger photo is shrunk; a smaller one is left as it is.
+        max_pixels: of an encoded photo; one with more is refused before it is decoded.
 
     Returns:
         uint8 [H, W, 3] in RGB order.
 
     Raises:
-        ImageError: the photo is missing, empty, truncated, not an image or smaller than 32 pixels on a side.
+        ImageError: the photo is missing, empty, damaged, no image, too large, or smaller than 32 pixels on a side.
     """
-    return shrink_to_rgb(decode(photo), longest_side)
+    return shrink_to_rgb(decode(photo, max_pixels=max_pixels), longest_side)
 
 
-def decode(photo: PhotoInput, *, upright: bool = True) -> Image:
+def decode(photo: PhotoInput, *, upright: bool = True, max_pixels: int = MAX_PIXELS) -> Image:
     """The first half of ``load_rgb``: the whole photo, uint8 [H, W, 3] in BGR order. Raises ImageError.
 
     With ``upright``, a file is rotated as its EXIF says; without, its pixels stay as they are stored.
     """
-    bgr = _as_bgr(photo, upright)
+    bgr = _as_bgr(photo, upright, max_pixels)
     height, width = bgr.shape[:2]
     if min(height, width) < MIN_SIDE:
         raise ImageError(f"{describe(photo)}: {width}×{height} pixels is too small: a side needs at least {MIN_SIDE}")
@@ -152,7 +151,7 @@ def describe_unreadable(unreadable: Mapping[str, str]) -> str:
     return "\n".join([f"left out {len(unreadable)} unreadable {photos}:", *(f"  {why}" for why in unreadable.values())])
 
 
-def _as_bgr(photo: PhotoInput, upright: bool) -> Image:
+def _as_bgr(photo: PhotoInput, upright: bool, max_pixels: int) -> Image:
     if isinstance(photo, np.ndarray):
         if photo.dtype != np.uint8 or photo.ndim != 3 or photo.shape[2] != 3:
             raise ImageError(f"{describe(photo)}: needs H×W×3 uint8 in BGR order, as cv2.imread gives")
@@ -164,16 +163,7 @@ def _as_bgr(photo: PhotoInput, upright: bool) -> Image:
     data = _read(Path(photo)) if isinstance(photo, str | os.PathLike) else bytes(photo)
     if not data:
         raise ImageError(f"{describe(photo)}: empty file")
-    if _is_truncated(data):
-        raise ImageError(f"{describe(photo)}: truncated: the file ends in the middle of the image")
-    flags = cv2.IMREAD_COLOR if upright else cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
-    try:
-        image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
-    except cv2.error:
-        image = None
-    if image is None:
-        raise ImageError(f"{describe(photo)}: not an image that OpenCV can decode")
-    return image.astype(np.uint8, copy=False)
+    return decode_photo(data, describe(photo), upright=upright, max_pixels=max_pixels)
 
 
 def _read(path: Path) -> bytes:
@@ -188,26 +178,3 @@ def _read(path: Path) -> bytes:
         raise ImageError(f"{describe(path)}: {error.strerror or error}") from None
     except ValueError as error:  # a NUL in the name
         raise ImageError(f"{describe(path)!r}: {error}") from None
-
-
-def _is_truncated(data: bytes) -> bool:
-    """Whether a JPEG or PNG stops before its end marker. OpenCV would fill the rest with grey and say nothing.
-
-    What follows the end marker is not part of the image: phones append videos to JPEGs.
-    """
-    if data.startswith(b"\xff\xd8"):
-        return not _jpeg_ends(data)
-    if data.startswith(b"\x89PNG"):
-        return PNG_END not in data
-    return False
-
-
-def _jpeg_ends(data: bytes) -> bool:
-    """Whether a walk from marker to marker, over the thumbnails inside segments, reaches the end of the image."""
-    at = 2
-    while marker := JPEG_MARKER.search(data, at):
-        if marker[0] == JPEG_END:
-            return True
-        length = data[marker.end() : marker.end() + 2]
-        at = marker.end() + int.from_bytes(length)
-    return False

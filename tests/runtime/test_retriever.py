@@ -354,7 +354,7 @@ def test_photos_that_cannot_be_read_are_skipped_with_the_reason(
     assert report.added == ["0", "1"]
     assert list(report.skipped) == ["m", "t", "b"]
     assert report.skipped["m"] == f"{missing}: No such file or directory"
-    assert report.skipped["t"] == f"{text}: not an image that OpenCV can decode"
+    assert report.skipped["t"] == f"{text}: not an image of a format that howl reads"
     assert "empty file" in report.skipped["b"]
     assert len(retriever) == 2
 
