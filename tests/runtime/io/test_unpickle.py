@@ -5,6 +5,7 @@ import pickle
 import re
 import shutil
 from collections import Counter, OrderedDict
+from contextlib import suppress
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -175,3 +176,86 @@ def test_a_damaged_file_is_refused_in_one_line(tmp_path: Path, content: bytes) -
 def test_a_missing_file_and_a_folder_are_named(tmp_path: Path) -> None:
     assert refusal(tmp_path / "nothing.pkl").endswith("no such file")
     refusal(tmp_path)
+
+
+# ------------------------------------------------------------------------------------------------- hostile pickles
+
+
+def nested(pairs: int) -> Any:
+    """A tuple of two equal tuples, and so on: 2ⁿ parts in n of them."""
+    value: Any = ()
+    for _ in range(pairs):
+        value = (value, value)
+    return value
+
+
+ARRAY = b"cnumpy\nndarray\n"
+DTYPE = b"cnumpy\ndtype\n(S'f8'\nI0\nI1\ntR"
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (ARRAY + b"((I1\ntS'O'\nC\x08AAAAAAAAtR.", "it calls what is no function of plain data"),
+        (ARRAY + b"((I1\ntS'f8'\ntR.", "it calls what is no function of plain data"),
+        (ARRAY + b"}S'__array_priority__'\nI1\nsb.", "it changes a object"),
+        (b"cnumpy.core.multiarray\nscalar\n}S'x'\nI1\nsb.", "it changes a _Callable"),
+        (b"c_codecs\nencode\n(N}S'__defaults__'\n(I1\ntstb.", "it changes a _Callable"),
+        (b"cbuiltins\nset\n}S'x'\nI1\nsb.", "it changes a _Callable"),
+        (DTYPE + b"(I3\nS'<'\nNNNI1000000\nI8\nI0\ntb.", "it holds something that is no value"),
+        (b"cnumpy\ndtype\n(S'O'\ntR.", "array of object"),
+        (b"cnumpy\ndtype\n(S'M8[D]'\ntR.", "array of datetime64"),
+        (b"cnumpy\ndtype\n(S'f8,f8'\ntR.", "array of"),
+        (b"cnumpy\ndtype\n(S'V8'\ntR.", "array of"),
+        (b"cnumpy.core.multiarray\n_reconstruct\n(" + ARRAY + b"(I0\ntC\x01btR.", "an array without its bytes"),
+        (b"\x80\x02cbuiltins\nset\n)\x81.", "instruction"),
+        (b"\x80\x02I1\nr\xff\xff\xff\x0f.", "it counts beyond its size"),
+        (b"Q.", "instruction"),
+        (b"I1\nI2\na.", "it fills a int"),
+        (b"\x80\x02}" + pickle.dumps(nested(40), 2)[2:-1] + b"K\x01s.", "a key that is a tuple"),
+        (pickle.dumps({frozenset({1})}), "instruction"),
+        (pickle.dumps([nested(40)]), "too deep, or refers to the same parts too often"),
+        (b"(l" * 200 + b"a" * 199 + b".", "too deep"),
+    ],
+)
+def test_a_hostile_pickle_is_refused_in_one_short_line(tmp_path: Path, content: bytes, words: str) -> None:
+    line = refusal(written(tmp_path, content))
+    assert words in line
+    assert len(line) < 400
+
+
+def test_parts_may_be_referred_to_within_reason(tmp_path: Path) -> None:
+    assert load_plain_pickle(written(tmp_path, pickle.dumps(nested(10)))) == nested(10)
+
+
+def test_a_list_that_holds_itself_is_refused(tmp_path: Path) -> None:
+    itself: list = []
+    itself.append(itself)
+    assert "too deep" in refusal(written(tmp_path, pickle.dumps(itself)))
+
+
+def test_an_array_has_the_bytes_that_its_shape_needs(tmp_path: Path) -> None:
+    content = pickle.dumps(np.arange(4, dtype=np.int32), protocol=2)
+    assert content.count(b"K\x04\x85") == 1  # its shape, (4,)
+    for wrong in (b"K\x05\x85", b"K\x03\x85", b"J\xff\xff\xff\x7f\x85", b"J\xff\xff\xff\xff\x85"):
+        assert "it holds an array" in refusal(written(tmp_path, content.replace(b"K\x04\x85", wrong)))
+
+
+def test_arrays_are_new_and_can_be_written(tmp_path: Path) -> None:
+    one = np.arange(3)
+    first, second = load_plain_pickle(written(tmp_path, pickle.dumps([one, one])))
+    first[:] = 9
+    assert second.tolist() == [0, 1, 2]
+
+
+def test_whatever_is_changed_in_a_pickle_ends_in_plain_data_or_in_an_error(tmp_path: Path) -> None:
+    data = {"ids": ["a", "b"], "x": np.arange(6.0).reshape(2, 3), "n": np.int64(3), "s": {1}, "t": np.array(["u"])}
+    random = np.random.default_rng(0)
+    for protocol in range(pickle.HIGHEST_PROTOCOL + 1):
+        content = pickle.dumps(data, protocol)
+        for _ in range(60):
+            changed = bytearray(content)
+            for at in random.integers(0, len(changed), random.integers(1, 5)):
+                changed[at] = random.integers(256)
+            with suppress(HowlError):
+                load_plain_pickle(written(tmp_path, bytes(changed)))
