@@ -69,11 +69,11 @@ class Store(Protocol):
 
     Attributes:
         LARGE_FILES: names of the files that hold nearly all of the bytes: opening checks only their sizes.
-        SMALL_FILES: names of the files that opening reads whole and checks.
+        SMALL_FILES: the files that opening reads whole and checks: the dtype of each array, of one axis, by name.
     """
 
     LARGE_FILES: ClassVar[tuple[str, ...]]
-    SMALL_FILES: ClassVar[tuple[str, ...]]
+    SMALL_FILES: ClassVar[Mapping[str, npt.DTypeLike]]
 
     @classmethod
     def build(cls, images: Sequence[Any], dimensions: int) -> Self:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
+import numpy.typing as npt
 from numpy.typing import NDArray
 
 from runtime import native
@@ -65,7 +66,7 @@ class VectorFile:
     """
 
     LARGE_FILES: ClassVar[tuple[str, ...]] = (FILE,)
-    SMALL_FILES: ClassVar[tuple[str, ...]] = ()
+    SMALL_FILES: ClassVar[Mapping[str, npt.DTypeLike]] = {}
 
     vectors: NDArray[np.float16]
 

@@ -6,6 +6,7 @@ from functools import cached_property
 from typing import ClassVar
 
 import numpy as np
+import numpy.typing as npt
 from numpy.typing import NDArray
 
 from runtime import native
@@ -28,7 +29,11 @@ class InvertedFile:
     """
 
     LARGE_FILES: ClassVar[tuple[str, ...]] = ("images.npy", "codes.npy")
-    SMALL_FILES: ClassVar[tuple[str, ...]] = ("words.npy", "offsets.npy", "word_counts.npy")
+    SMALL_FILES: ClassVar[Mapping[str, npt.DTypeLike]] = {
+        "words.npy": np.uint32,
+        "offsets.npy": np.int64,
+        "word_counts.npy": np.uint32,
+    }
 
     words: NDArray[np.uint32]
     offsets: NDArray[np.int64]
@@ -76,11 +81,15 @@ class InvertedFile:
     @classmethod
     def open(cls, small: Mapping[str, NDArray], map_file: MapFile, entries: int, dimensions: int) -> "InvertedFile":
         """Opens an inverted file on the disk: ``Store.open``."""
-        if small["offsets.npy"][-1] != entries:
-            raise ValueError(f"{small['offsets.npy'][-1]} entries, and {entries} in the catalogue")
+        words, offsets = small["words.npy"], small["offsets.npy"]
+        # Searching and merging rely on both.
+        if not _ascends(words):
+            raise ValueError("words.npy: the words do not ascend")
+        if len(offsets) != len(words) + 1 or offsets[0] != 0 or not _ascends(offsets) or offsets[-1] != entries:
+            raise ValueError(f"offsets.npy: the offsets do not ascend from 0 to {entries} entries, one for each word")
         return cls(
-            words=small["words.npy"],
-            offsets=small["offsets.npy"],
+            words=words,
+            offsets=offsets,
             images=map_file("images.npy", np.uint16, (entries,)),
             codes=map_file("codes.npy", np.uint64, (entries, code_length(dimensions))),
             word_counts=small["word_counts.npy"],

@@ -46,18 +46,28 @@ def write_array(path: Path, array: NDArray) -> Checksum:
     return Checksum(size, crc)
 
 
-def load_array(path: Path, expected: Checksum) -> NDArray:
-    """A read-only memory map of an array, after the whole file was checked to be, to the bit, what was written.
+def load_array(path: Path, expected: Checksum, dtype: npt.DTypeLike) -> NDArray:
+    """A read-only memory map of an array [n], after the whole file was checked to be, to the bit, what was written.
+
+    A right checksum says nothing of who wrote the file, so its header is not believed: the dtype is the caller's, and
+    the length must be that of the file.
 
     Raises:
-        DamagedError: the file is missing, truncated or changed; the line names it.
+        DamagedError: the file is missing, truncated or changed, or holds another array; the line names it.
     """
     with _opened(path) as file:
         _check(path, file, expected, content=True)
         file.seek(0)
-        npy.read_magic(file)
-        shape, _, dtype = npy.read_array_header_1_0(file)
-        return _map(file, dtype, shape, file.tell())
+        try:
+            npy.read_magic(file)
+            shape, _, found = npy.read_array_header_1_0(file)
+        except ValueError as error:
+            raise damaged(path, " ".join(str(error).split())) from None
+        if found != np.dtype(dtype) or len(shape) != 1:
+            raise damaged(path, f"{found} {list(shape)} instead of {np.dtype(dtype)} [n]")
+        if file.tell() + shape[0] * found.itemsize != expected.size:
+            raise damaged(path, f"{expected.size} bytes for {shape[0]} numbers")
+        return _map(file, found, shape, file.tell())
 
 
 def map_array(path: Path, expected: Checksum, dtype: npt.DTypeLike, shape: tuple[int, ...]) -> NDArray:

@@ -1,6 +1,7 @@
 """The catalogue: the SQLite file that names an index's live segments, ids and removals, and commits atomically."""
 
 import json
+import re
 import sqlite3
 import time
 import uuid
@@ -9,6 +10,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +32,8 @@ DISK_REFUSES = {  # SQLite's codes for what is no fault of the file
     sqlite3.SQLITE_READONLY,
 }
 PATIENCE = 10.0  # seconds that a reader waits for a commit to finish, and a commit for readers of the catalogue
+SEGMENT_PREFIX = "segment-"
+SEGMENT_NAME = re.compile(f"{SEGMENT_PREFIX}[0-9a-f]{{32}}")
 POLLING = 0.05  # seconds between two attempts of a writer to become the one
 ID_BATCH = 500  # in one query: old versions of SQLite allow 999 parameters
 
@@ -102,6 +106,7 @@ class Catalogue:
             self._connection.execute("PRAGMA synchronous = EXTRA")
         try:
             self._check_version()
+            self._check_file()
             self.id = self.metadata("id")
             self.layout = Layout(self.metadata("method"), self.number("dimensions"))
             self._files = segment_files(self.layout)
@@ -134,6 +139,17 @@ class Catalogue:
             return _file_number(path) == self._file
         except OSError:
             return False
+
+    def _check_file(self) -> None:
+        """Raises DamagedError if the file is cut short, of which SQLite reads the rest as zeros, or else damaged."""
+        with self.reading(), self._errors():
+            (pages,) = self._connection.execute("PRAGMA page_count").fetchone()
+            (page,) = self._connection.execute("PRAGMA page_size").fetchone()
+            if (found := self.path.stat().st_size) < pages * page:
+                raise ValueError(f"{found} bytes instead of {pages * page}")
+            lines = [line for (line,) in self._connection.execute("PRAGMA quick_check(1)")]
+            if lines != ["ok"]:
+                raise ValueError(lines[0])
 
     def _check_version(self) -> None:
         with self._errors():
@@ -183,19 +199,21 @@ class Catalogue:
             rows = self._connection.execute(
                 "SELECT start, stop, name, images, entries, checksums FROM segments ORDER BY start"
             ).fetchall()
-            return [
-                SegmentRow(
-                    name,
-                    start,
-                    stop,
-                    int(images),
-                    int(entries),
-                    decode_checksums(checksums, self._files),
-                    removed[slice(*bounds)],
+            found = []
+            for start, stop, name, images, entries, checksums in rows:
+                first, last = np.searchsorted(removed, [int(start), int(stop)])
+                found.append(
+                    SegmentRow(
+                        _segment_name(name),
+                        int(start),
+                        int(stop),
+                        int(images),
+                        int(entries),
+                        decode_checksums(checksums, self._files),
+                        removed[first:last],
+                    )
                 )
-                for start, stop, name, images, entries, checksums in rows
-                for bounds in [np.searchsorted(removed, [start, stop])]
-            ]
+            return found
 
     def removed(self) -> NDArray[np.int64]:
         """The ordinals of all images that were removed and are still stored, int64 [r], ascending."""
@@ -206,7 +224,7 @@ class Catalogue:
     def segment_names(self) -> set[str]:
         """The names of the live segments."""
         with self._errors():
-            return {name for (name,) in self._connection.execute("SELECT name FROM segments")}
+            return {_segment_name(name) for (name,) in self._connection.execute("SELECT name FROM segments")}
 
     def images(self) -> tuple[NDArray[np.int64], list[str]]:
         """Ordinals, int64 [n], and ids of all live images, in the order of addition."""
@@ -315,7 +333,7 @@ class Catalogue:
         try:
             yield
         # ValueError and the like mean stored values that make no sense.
-        except (sqlite3.Error, OSError, ValueError, TypeError, LookupError) as error:
+        except (sqlite3.Error, OSError, ValueError, TypeError, LookupError, ArithmeticError) as error:
             line = f"{self.path}: the catalogue cannot be used: {' '.join(str(error).split())}"
             if isinstance(error, OSError) or getattr(error, "sqlite_errorcode", 0) & 0xFF in DISK_REFUSES:
                 raise StorageError(line) from None
@@ -341,6 +359,13 @@ def write_empty(path: Path, fingerprint: str, layout: Layout) -> None:
         connection.commit()
     finally:
         connection.close()
+
+
+def _segment_name(name: Any) -> str:
+    """The name of a segment's folder. Raises ValueError if it is none: folders are opened and deleted by it."""
+    if not isinstance(name, str) or SEGMENT_NAME.fullmatch(name) is None:
+        raise ValueError(f"a segment is named {str(name)[:80]!r}")
+    return name
 
 
 def _file_number(path: Path) -> tuple[int, int]:

@@ -29,11 +29,11 @@ from runtime.errors import (
     WriterBusyError,
 )
 from runtime.first_stage import MAX_IMAGES, Layout
-from runtime.index.catalogue import PATIENCE, Catalogue, SegmentRow, temporary_prefix
+from runtime.index.catalogue import PATIENCE, SEGMENT_PREFIX, Catalogue, SegmentRow, temporary_prefix
 from runtime.index.ids import check_ids, ids_of
 from runtime.index.merging import compaction_cut, segments_to_merge
 from runtime.index.segment import Segment, check_large_files, load_segment, store_of, write_segment
-from runtime.index.verification import CATALOGUE, SEGMENT_PREFIX, verify
+from runtime.index.verification import CATALOGUE, verify
 from runtime.io.atomic import exchange, folder_obstacle, sync_folder
 
 OPENING_ATTEMPTS = 100  # another one is needed only if a writer replaces segments during the last

@@ -1,24 +1,26 @@
 """A segment: an immutable part of the index, a folder of plain arrays that are memory-mapped."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from numpy.typing import NDArray
 
 from runtime.asmk.inverted_file import InvertedFile
 from runtime.errors import IncompatibleError
-from runtime.first_stage import ASMK, VECTORS, Layout, Store
+from runtime.first_stage import ASMK, MAX_IMAGES, VECTORS, Layout, Store
 from runtime.index.arrays import Checksum, check_file, damaged, load_array, map_array, write_array
 from runtime.index.ids import Ids
 from runtime.io.atomic import sync_folder
 from runtime.vectors import VectorFile
 
 STORES: dict[str, type[Store]] = {ASMK: InvertedFile, VECTORS: VectorFile}
-IMAGE_FILES = ("id_bytes.npy", "id_ends.npy", "ordinals.npy")  # of every segment, whatever its store
+# Of every segment, whatever its store: the dtype of each array, of one axis, by name.
+IMAGE_FILES: Mapping[str, npt.DTypeLike] = {"id_bytes.npy": np.uint8, "id_ends.npy": np.int64, "ordinals.npy": np.int64}
 
 
 @dataclass(frozen=True)
@@ -104,12 +106,26 @@ def load_segment(folder: Path, checksums: dict[str, Checksum], entries: int, lay
         DamagedError: a file is missing, truncated or changed; the line names it.
     """
     store = store_of(layout)
-    small = {name: load_array(folder / name, checksums[name]) for name in (*store.SMALL_FILES, *IMAGE_FILES)}
+    dtypes = {**store.SMALL_FILES, **IMAGE_FILES}
+    small = {name: load_array(folder / name, checksums[name], dtype) for name, dtype in dtypes.items()}
     try:
         opened = store.open(small, partial(_map_file, folder, checksums), entries, layout.dimensions)
+        _check_images(small, len(opened))
     except ValueError as error:
         raise damaged(folder, str(error)) from None
     return Segment(opened, Ids(small["id_bytes.npy"], small["id_ends.npy"]), small["ordinals.npy"])
+
+
+def _check_images(small: Mapping[str, NDArray], images: int) -> None:
+    """Raises ValueError if ordinals and ids are not those of so many images."""
+    ordinals, ends = small["ordinals.npy"], small["id_ends.npy"]
+    if not len(ordinals) == len(ends) == images <= MAX_IMAGES:
+        raise ValueError(f"{len(ordinals)} ordinals and {len(ends)} ids for {images} images")
+    if not np.all(ordinals[1:] > ordinals[:-1]) or (images and ordinals[0] < 0):
+        raise ValueError("ordinals.npy: the ordinals do not ascend")
+    text = len(small["id_bytes.npy"])
+    if not np.all(ends[1:] >= ends[:-1]) or (images and (ends[0] < 0 or ends[-1] != text)):
+        raise ValueError(f"id_ends.npy: the ids do not end one after the other within {text} bytes")
 
 
 def check_large_files(folder: Path, checksums: dict[str, Checksum], layout: Layout) -> None:

@@ -10,11 +10,10 @@ from numpy.typing import NDArray
 from runtime.errors import HowlError
 from runtime.first_stage import Layout, shape_fault
 from runtime.index.arrays import Checksum, check_file
-from runtime.index.catalogue import Catalogue, SegmentRow
+from runtime.index.catalogue import SEGMENT_PREFIX, Catalogue, SegmentRow
 from runtime.index.segment import Segment, load_segment, segment_files
 
 CATALOGUE = "catalogue.sqlite"
-SEGMENT_PREFIX = "segment-"
 
 
 @dataclass(frozen=True)
