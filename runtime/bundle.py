@@ -17,15 +17,17 @@ from typing import Any, TypedDict
 
 from runtime.asmk.codebook import Codebook
 from runtime.asmk.kernel import AsmkKernel, AsmkParameters
-from runtime.errors import DamagedError, IncompatibleError, MissingError, UsageError
+from runtime.errors import DamagedError, IncompatibleError, MissingError, StorageError, UsageError
 from runtime.first_stage import ASMK, VECTORS, FirstStage
 from runtime.io.atomic import atomic_write
+from runtime.io.image import MIN_SIDE
 from runtime.vectors import InnerProduct
 
 FORMAT = "howl engine"
 VERSION = 2
 ENGINE_SUFFIXES = (".onnx", ".plan")
 EXPORT_AGAIN = "export the checkpoint again"
+MAX_IMAGE_SIZE, MAX_DIMENSIONS, MAX_FEATURES = 16_384, 65_536, 1_000_000  # beyond what any engine has
 
 
 @dataclass(frozen=True)
@@ -131,7 +133,9 @@ class Manifest:
             content = json.loads(path.read_text(encoding="utf-8"))
         except FileNotFoundError:
             raise MissingError(f"{path}: the engine's manifest is missing; {EXPORT_AGAIN}") from None
-        except (OSError, ValueError):
+        except OSError as error:
+            raise StorageError(f"{path}: {error.strerror or error}") from None
+        except (ValueError, RecursionError):
             raise DamagedError(f"{path}: not readable as JSON; {EXPORT_AGAIN}") from None
         if not isinstance(content, dict) or content.pop("format", None) != FORMAT:
             raise IncompatibleError(f"{path}: not the manifest of a howl engine; {EXPORT_AGAIN}")
@@ -144,9 +148,29 @@ class Manifest:
             asmk = content["asmk"]
             content["asmk"] = None if asmk is None else AsmkParameters(**asmk)
             content["scales"] = tuple(content["scales"])
-            return cls(**content)
-        except (KeyError, TypeError) as error:
-            raise DamagedError(f"{path}: damaged ({error}); {EXPORT_AGAIN}") from None
+            manifest = cls(**content)
+            manifest.check_values()
+            return manifest
+        except (KeyError, TypeError, ValueError, UsageError) as error:
+            raise DamagedError(f"{path}: damaged ({str(error)[:200]}); {EXPORT_AGAIN}") from None
+
+    def check_values(self) -> None:
+        """Raises ValueError, naming the entry, if a value is of another type than it should be, or out of range."""
+        texts = (self.fingerprint, self.system, self.method, self.precision)
+        if not all(isinstance(text, str) for text in texts):
+            raise ValueError("fingerprint, system, method and precision must be texts")
+        if not _is_whole(self.image_size, MIN_SIDE, MAX_IMAGE_SIZE):
+            raise ValueError(f"image_size is {self.image_size!r}")
+        if not self.scales or not all(isinstance(scale, int | float) and 0 < scale <= 16 for scale in self.scales):
+            raise ValueError(f"scales are {self.scales!r}")
+        if not _is_whole(self.dimensions, 1, MAX_DIMENSIONS):
+            raise ValueError(f"dimensions is {self.dimensions!r}")
+        if self.features is not None and not _is_whole(self.features, 1, MAX_FEATURES):
+            raise ValueError(f"features is {self.features!r}")
+        if not isinstance(self.network, dict) or not isinstance(self.plan, dict | None):
+            raise ValueError("network and plan must be objects")
+        if not isinstance(self.checksums, dict) or not all(isinstance(each, str) for each in self.checksums.values()):
+            raise ValueError("checksums must be texts by name")
 
     def check(self, file: Path, manifest: Path) -> None:
         """Raises HowlError, naming both files, if ``file`` is not the one that the manifest was written for."""
@@ -160,6 +184,10 @@ class Manifest:
             raise MissingError(f"{file}: {error.strerror or error}") from None
         if found != expected:
             raise IncompatibleError(f"{file} is not the file that {manifest} was written for; {EXPORT_AGAIN}")
+
+
+def _is_whole(value: object, least: int, most: int) -> bool:
+    return type(value) is int and least <= value <= most
 
 
 def is_engine(path: Path) -> bool:

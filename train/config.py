@@ -12,7 +12,7 @@ import tyro
 
 from runtime.errors import UsageError
 from runtime.first_stage import ASMK
-from train.models.base import ExtractionConfig, ModelConfig, above_zero, at_least
+from train.models.base import ExtractionConfig, ModelConfig, a_seed, above_zero, at_least
 from train.models.registry import system_named
 
 DATA_ROOT = Path("data")
@@ -87,7 +87,8 @@ class TrainingConfig:
     validate_every: int = 1
 
     def __post_init__(self) -> None:
-        at_least(0, epochs=self.epochs, seed=self.seed)
+        at_least(0, epochs=self.epochs)
+        a_seed(seed=self.seed)
         counts = ("tuples", "pool", "negatives", "nearest_positives", "tuples_per_step", "words", "validate_every")
         photos = ("whitening_photos", "whitening_features", "codebook_photos")
         at_least(1, **{name: getattr(self, name) for name in (*counts, *photos)})

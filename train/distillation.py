@@ -25,7 +25,7 @@ from train.config import DATA_ROOT, shown_as
 from train.data import open_data
 from train.data.labelled import LabelledPhotos
 from train.descriptors import as_batch
-from train.models.base import above_zero, at_least, in_pixels
+from train.models.base import a_seed, above_zero, at_least, in_pixels
 from train.weights.init import init_backbone
 from train.weights.safe_load import load_tensors, save_tensors
 
@@ -61,7 +61,7 @@ class DistillationConfig:
         at_least(MIN_SIDE, crop=self.crop)
         at_least(1, batch=self.batch, steps=self.steps)
         above_zero(learning_rate=self.learning_rate)
-        at_least(0, seed=self.seed)
+        a_seed(seed=self.seed)
 
 
 @dataclass(frozen=True)

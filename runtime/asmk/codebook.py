@@ -92,14 +92,16 @@ class Codebook:
     def load(cls, path: Path) -> "Codebook":
         """Reads what ``save`` wrote. Raises HowlError if the file is missing or not a codebook."""
         try:
-            with path.open("rb") as file:
-                centroids = np.lib.format.read_array(file, allow_pickle=False)
+            # A map takes no memory for a header that claims more than the file holds.
+            centroids = np.array(np.lib.format.open_memmap(path, mode="r"))
         except FileNotFoundError:
             raise MissingError(f"{path}: the codebook is missing; restore it, or export or import it again") from None
-        except (ValueError, OSError):
+        except (ValueError, OSError, MemoryError, OverflowError):
             raise DamagedError(f"{path}: not a codebook (.npy); restore it, or export or import it again") from None
         if centroids.ndim != 2 or centroids.dtype != np.float32:
             raise DamagedError(f"{path}: a codebook is float32 [words, dimensions], this is {centroids.shape}")
+        if not centroids.size or not np.isfinite(centroids).all():
+            raise DamagedError(f"{path}: a codebook has words, and all of them are numbers; export or import it again")
         return cls(centroids)
 
 

@@ -6,6 +6,7 @@ For each visual word w of an image, the residuals of its descriptors are summed,
 (``InvertedFile.scores``; ``AsmkKernel.match`` shows it word by word).
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -39,11 +40,11 @@ class AsmkParameters:
     multiple_assignment: int = 5
 
     def __post_init__(self) -> None:
-        if self.alpha <= 0:
-            raise UsageError(f"alpha is {self.alpha}: the exponent of selectivity must be above 0")
+        if not 0 < self.alpha < math.inf:
+            raise UsageError(f"alpha is {self.alpha}: the exponent of selectivity must be a number above 0")
         if not -1 <= self.threshold <= 1:
             raise UsageError(f"threshold is {self.threshold}: similarities lie between -1 and 1")
-        if self.multiple_assignment < 1:
+        if not isinstance(self.multiple_assignment, int) or self.multiple_assignment < 1:
             raise UsageError(f"multiple_assignment is {self.multiple_assignment}: a descriptor needs at least one word")
 
 

@@ -160,7 +160,15 @@ def test_a_file_that_is_no_manifest_is_named(tmp_path: Path, content: bytes) -> 
 
 @pytest.mark.parametrize(
     "changes",
-    [{"fingerprint": None}, {"method": None}, {"asmk": [1]}, {"asmk": {"beta": 1}}, {"scales": 5}, {"surplus": 1}],
+    [
+        *({"fingerprint": None}, {"method": None}, {"asmk": [1]}, {"asmk": {"beta": 1}}, {"scales": 5}, {"surplus": 1}),
+        *({"image_size": size} for size in (0, -5, 31, 10**9, "720", 720.0, float("nan"), True, [720])),
+        *({"scales": scales} for scales in ([], [0], [-1.0], [float("nan")], [float("inf")], ["1"], [1e9])),
+        *({"dimensions": 0}, {"dimensions": "128"}, {"features": -1}, {"features": 1.5}, {"precision": 32}),
+        *({"asmk": {"alpha": alpha}} for alpha in (0, -1, float("nan"), float("inf"), "3")),
+        *({"asmk": {"threshold": float("nan")}}, {"asmk": {"multiple_assignment": 2.5}}),
+        *({"network": 5}, {"checksums": [1]}, {"checksums": {"engine.onnx": 5}}, {"plan": "a plan"}),
+    ],
     ids=str,
 )
 def test_missing_and_unknown_entries_are_refused(engine: Path, changes: dict[str, Any]) -> None:
@@ -169,6 +177,20 @@ def test_missing_and_unknown_entries_are_refused(engine: Path, changes: dict[str
     line = refusal(lambda: Manifest.load(path))
     assert line.startswith(f"{path}: damaged (")
     assert line.endswith("export the checkpoint again")
+
+
+@pytest.mark.parametrize("content", [b"[" * 100_000, b'{"image_size": ' + b"9" * 5000 + b"}"], ids=["deep", "huge"])
+def test_wild_json_is_one_line(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "engine.json"
+    path.write_bytes(content)
+    assert refusal(lambda: Manifest.load(path)) == f"{path}: not readable as JSON; export the checkpoint again"
+
+
+@pytest.mark.parametrize("name", ["alpha", "threshold"])
+def test_a_parameter_of_the_search_is_a_number(engine: Path, name: str) -> None:
+    manifest = load_manifest(engine)
+    with pytest.raises(UsageError, match=f"{name} is nan"):
+        load_first_stage(engine, manifest, **{name: float("nan")})
 
 
 def test_a_newer_manifest_is_refused(engine: Path) -> None:

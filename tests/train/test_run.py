@@ -138,6 +138,7 @@ def test_a_random_backbone_with_broken_photos_trains_to_the_end(
     "flags",
     [
         ["--no-such-flag"],
+        ["--seed", str(10**26)],
         ["--backbone", "vgg16"],
         ["--smoothing", "median"],
         ["--kernel", "4"],

@@ -225,6 +225,14 @@ def at_least(minimum: int, **values: int) -> None:
             raise UsageError(f"--{name.replace('_', '-')} {value}: must be at least {minimum}")
 
 
+def a_seed(**values: int) -> None:
+    """Raises UsageError, in the words of the command line, if a value is no seed of PyTorch's."""
+    at_least(0, **values)
+    for name, value in values.items():
+        if value >= 2**63:
+            raise UsageError(f"--{name.replace('_', '-')} {value}: must be below 2^63")
+
+
 def in_pixels(**values: int) -> None:
     """Raises UsageError, in the words of the command line, if a side is one that image pyramids cannot work on."""
     for name, value in values.items():

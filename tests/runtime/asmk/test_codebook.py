@@ -148,3 +148,31 @@ def test_a_truncated_codebook_is_refused(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-10])
     with pytest.raises(HowlError, match="not a codebook"):
         Codebook.load(path)
+
+
+@pytest.mark.parametrize(
+    "centroids",
+    [
+        np.full((4, 8), np.nan, np.float32),
+        np.array([[0, np.inf]], np.float32),
+        np.empty((0, 8), np.float32),
+        np.empty((4, 0), np.float32),
+        np.zeros((4, 8)),
+        np.zeros(8, np.float32),
+        np.zeros((4, 8), object),
+    ],
+    ids=["NaN", "infinite", "no words", "no dimensions", "float64", "one axis", "objects"],
+)
+def test_a_codebook_that_is_no_table_of_numbers_is_refused(tmp_path: Path, centroids: np.ndarray) -> None:
+    np.save(tmp_path / "words.npy", centroids, allow_pickle=True)
+    with pytest.raises(HowlError, match=r"words\.npy: (a|not a) codebook"):
+        Codebook.load(tmp_path / "words.npy")
+
+
+def test_a_header_that_claims_more_than_the_file_holds_takes_no_memory(tmp_path: Path) -> None:
+    np.save(tmp_path / "words.npy", np.zeros((10, 128), np.float32))
+    content = (tmp_path / "words.npy").read_bytes()
+    claims = content.replace(b"(10, 128)", b"(1000000000, 128)").replace(b" " * 8 + b"\n", b"\n")
+    (tmp_path / "words.npy").write_bytes(claims)
+    with pytest.raises(HowlError, match="not a codebook"):
+        Codebook.load(tmp_path / "words.npy")
