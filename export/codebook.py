@@ -10,7 +10,8 @@ from export.options import CODEBOOK_PHOTOS
 from runtime.asmk.codebook import Codebook
 from runtime.asmk_method.pickles import load_any_codebook
 from runtime.errors import IncompatibleError
-from runtime.io.image import describe_unreadable, find_photos
+from runtime.io.finding import find_photos
+from runtime.io.image import describe_unreadable
 from train.checkpoint import Checkpoint
 from train.data import LabelledPhotos
 from train.data.folder import folder_photos

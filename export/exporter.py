@@ -19,7 +19,8 @@ from runtime.engine import open_engine
 from runtime.errors import HowlError, ImageError, UsageError
 from runtime.gpu import find_gpus
 from runtime.io.atomic import ensure_writable
-from runtime.io.image import MIN_SIDE, Image, find_photos
+from runtime.io.finding import find_photos
+from runtime.io.image import MIN_SIDE, Image
 from train.checkpoint import Checkpoint
 from train.data import LabelledPhotos
 from train.data.folder import folder_photos

@@ -284,7 +284,7 @@ class Retriever:
             nameless = [photo for photo in photos if not isinstance(photo, str | os.PathLike)]
             if nameless:
                 raise UsageError(f"{describe(nameless[0])}: has no path to be its id; name it with ids=[...]")
-            return ids_of(photos)
+            return [str(Path(name)) for name in ids_of(photos)]  # "./a.jpg" is "a.jpg", in the shell too
         names = ids_of(ids)
         if len(names) != len(photos):
             raise UsageError(f"{len(names)} ids were given for {len(photos)} photos")

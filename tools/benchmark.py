@@ -17,7 +17,8 @@ from runtime.engine.onnxruntime import CPU
 from runtime.errors import ImageError
 from runtime.io.atomic import atomic_write
 from runtime.io.cli import add_engine_arguments, positive_int, program, run_command
-from runtime.io.image import decode, find_photos
+from runtime.io.finding import find_photos
+from runtime.io.image import decode
 from runtime.io.prefetch import prefetch_map
 from tools.benchmarking.levels import profile_levels
 from tools.benchmarking.measuring import (

@@ -15,10 +15,12 @@ from runtime.errors import DamagedError, ImageError
 from runtime.first_stage import ASMK
 from runtime.index import Index
 from runtime.index.catalogue import PATIENCE
+from runtime.index.ids import is_unicode
 from runtime.index.verification import verify
 from runtime.io.cli import positive_int, program, run_command, seconds
 from runtime.io.decoding import MAX_PIXELS
-from runtime.io.image import describe_unreadable, find_photos
+from runtime.io.finding import describe_passed_over, look_for_photos
+from runtime.io.image import describe_unreadable
 from runtime.retriever import Retriever
 from tools.environment import peak_memory
 
@@ -56,7 +58,8 @@ def import_from_asmk(path: Path, codebook: Path, inverted_file: Path) -> None:
 
 def add(retriever: Retriever, roots: list[str]) -> None:
     """Adds the photos of files and folders that are not in the index yet: an interrupted run goes on."""
-    ids = [str(path) for path in find_photos(roots)]
+    found = look_for_photos(roots)
+    ids, unnamed = sort_out(found.photos)
     known = set(retriever.index.existing(ids)) if retriever.index else set()
     begin = time.perf_counter()
     report = retriever.add([id_ for id_ in ids if id_ not in known])
@@ -67,10 +70,24 @@ def add(retriever: Retriever, roots: list[str]) -> None:
     )
     if known:
         print(f"{len(known)} were there already")
-    if report.skipped:
-        print(describe_unreadable(report.skipped))
-    if report.skipped and not report.added and not known:
+    if found.passed_over:
+        print(describe_passed_over(found.passed_over))
+    skipped = report.skipped | unnamed
+    if skipped:
+        print(describe_unreadable(skipped))
+    if skipped and not report.added and not known:
         raise ImageError("none of the photos could be read")
+
+
+def sort_out(photos: Sequence[Path]) -> tuple[list[str], dict[str, str]]:
+    """The paths that can be ids, and why the others cannot: file names may be any bytes."""
+    ids, unnamed = [], {}
+    for path in map(str, photos):
+        if is_unicode(path):
+            ids.append(path)
+        else:
+            unnamed[path] = f"{path!r}: its name is not valid Unicode; rename it"
+    return ids, unnamed
 
 
 def _memory() -> str:

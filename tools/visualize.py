@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from runtime.bundle import is_engine
 from runtime.encoder import Encoder
+from runtime.errors import ImageError
 from runtime.io.cli import add_engine_arguments, image_side, positive_int, program, run_command
 from runtime.retriever import Retriever
 from tools.environment import require_packages
@@ -108,7 +109,14 @@ def gallery(
     from tools.visualization.gallery import draw_gallery, ranked
 
     with Retriever(engine, index, device=device, threshold=threshold, alpha=alpha) as retriever:
-        rows = [ranked(retriever, query, top, by_folder=by_folder) for query in queries]
+        rows = []
+        for query in queries:
+            try:
+                rows.append(ranked(retriever, query, top, by_folder=by_folder))
+            except ImageError as error:
+                print(error, file=sys.stderr)
+    if not rows:
+        raise ImageError("none of the queries can be read")
     return draw_gallery(rows, "Queries, and the photos found for them")
 
 

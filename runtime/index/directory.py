@@ -281,6 +281,8 @@ class Index:
     def remove(self, ids: Iterable[str | os.PathLike[str]]) -> None:
         """Removes images in one commit: no search finds them again. ``compact`` frees their space.
 
+        An id that is not in the index is taken for a path, and "./a.jpg" for "a.jpg".
+
         Raises:
             HowlError: an id is not in the index (then none is removed), another process is writing, or the disk is
                 full or cannot be written.
@@ -288,6 +290,8 @@ class Index:
         names = list(dict.fromkeys(ids_of(ids)))
         with self._writing("nothing was removed"):
             known = set(self._catalogue.existing(names))
+            names = list(dict.fromkeys(name if name in known else str(Path(name)) for name in names))
+            known |= set(self._catalogue.existing(names))
             if missing := [name for name in names if name not in known]:
                 raise UnknownIdError(f"{self.path}: {missing[0]} is not in the index; nothing was removed")
             self._catalogue.remove(names)

@@ -87,13 +87,14 @@ def check_ids(index: Path, ids: Sequence[str]) -> None:
 
 def check_unicode(index: Path, ids: Sequence[str]) -> None:
     """Raises HowlError if one of the ids cannot be written as UTF-8: file names may contain such bytes."""
-    if _is_unicode("".join(ids)):
+    if is_unicode("".join(ids)):
         return
-    wrong = next(id_ for id_ in ids if not _is_unicode(id_))
+    wrong = next(id_ for id_ in ids if not is_unicode(id_))
     raise IdError(f"{index}: {wrong!r} is not valid Unicode; rename the file, or give it an id")
 
 
-def _is_unicode(text: str) -> bool:
+def is_unicode(text: str) -> bool:
+    """Whether a text can be written as UTF-8; Python keeps other bytes of a file name as surrogates."""
     try:
         text.encode()
     except UnicodeEncodeError:

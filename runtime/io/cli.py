@@ -51,7 +51,13 @@ def add_engine_options(parser: argparse.ArgumentParser, *, searches: bool) -> No
     """What an engine runs on and, where the command searches, how."""
     parser.add_argument("--device", choices=("cpu", "cuda"), help="default: a GPU where there is one")
     if searches:
-        parser.add_argument("--threshold", type=float, metavar="TAU", help="τ; default: the engine's")
+        parser.add_argument(
+            "--tau",
+            dest="threshold",
+            type=float,
+            metavar="TAU",
+            help="τ, the least similarity of two codes that counts; default: the engine's",
+        )
         parser.add_argument("--alpha", type=float, metavar="ALPHA", help="α; default: the engine's")
 
 

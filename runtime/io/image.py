@@ -1,8 +1,8 @@
-"""Photos: finding, decoding and shrinking them, and naming those that cannot be read."""
+"""A photo: from a path, bytes or an array to pixels of the size that an engine takes, and how errors name it."""
 
 import os
 import stat
-from collections.abc import Iterable, Mapping, Sized
+from collections.abc import Mapping, Sized
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -10,14 +10,12 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from runtime.errors import ImageError, MissingError
+from runtime.errors import ImageError
 from runtime.io.decoding import MAX_PIXELS, decode_photo
 
 Image: TypeAlias = NDArray[np.uint8]  # H × W × 3
 PhotoInput: TypeAlias = str | os.PathLike[str] | bytes | bytearray | memoryview | Image
 
-PHOTO_SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif"})
-PHOTO_SUFFIXES |= {".heic", ".heif", ".avif", ".jp2", ".pbm", ".pgm", ".pnm", ".ppm"}
 MAX_NAMED = 300  # characters of a path in an error
 MIN_SIDE = 32  # pixels; below it the coarse levels of a pyramid are empty
 
@@ -72,57 +70,6 @@ def to_original_pixels(pixels: NDArray[np.float32], full: int, part: int) -> NDA
     A pixel's centre lies half a pixel from its edge, at both sizes; the centre of the first is 0.
     """
     return (pixels + 0.5) * (full / part) - 0.5
-
-
-def find_photos(paths: Iterable[str | Path]) -> list[Path]:
-    """The photos among files and, recursively, folders; sorted within each folder, each once.
-
-    Raises:
-        MissingError: a path does not exist, or there is no photo in any of them.
-    """
-    roots = [Path(path) for path in paths]
-    found: dict[Path, None] = {}
-    for path in roots:
-        if path.is_dir():
-            found.update(dict.fromkeys(photos_below(path)))
-        elif path.exists():
-            found[path] = None
-        else:
-            raise MissingError(f"{path}: no such file or folder")
-    if not found:
-        raise MissingError(f"{', '.join(map(str, roots))}: no photos ({' '.join(sorted(PHOTO_SUFFIXES))}) found here")
-    return list(found)
-
-
-def scenes_below(root: Path) -> dict[str, list[Path]]:
-    """The photos of every scene, by its name: each folder directly below ``root`` is a scene.
-
-    Raises:
-        MissingError: the folder is missing, or none of its folders holds a photo.
-    """
-    if not root.is_dir():
-        raise MissingError(f"{root}: no such folder; name one that holds a folder for each scene")
-    folders = (entry for entry in sorted(root.iterdir()) if entry.is_dir() and not entry.name.startswith("."))
-    scenes = {folder.name: photos for folder in folders if (photos := photos_below(folder))}
-    if not scenes:
-        raise MissingError(f"{root}: no photos in its folders; put the photos of each scene into a folder of its own")
-    return scenes
-
-
-def photos_below(folder: Path) -> list[Path]:
-    """The photos of a folder and its subfolders, sorted; hidden ones, such as .thumbnails, are skipped."""
-    return sorted(
-        path
-        for path in folder.rglob("*")
-        if is_photo(path)
-        and path.is_file()
-        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
-    )
-
-
-def is_photo(path: Path) -> bool:
-    """Whether a file's name says that it is a photo."""
-    return path.suffix.lower() in PHOTO_SUFFIXES and not path.name.startswith(".")
 
 
 def describe(photo: Any) -> str:

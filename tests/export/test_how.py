@@ -10,7 +10,8 @@ from export.codebook import codebook_for
 from export.exporter import fingerprint_of
 from runtime.bundle import EngineFiles, load_manifest
 from runtime.engine import open_engine
-from runtime.io.image import find_photos, load_rgb
+from runtime.io.finding import find_photos
+from runtime.io.image import load_rgb
 from runtime.retriever import Retriever
 from train.checkpoint import Checkpoint
 from train.data.synthetic import write_scenes

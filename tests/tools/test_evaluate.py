@@ -86,8 +86,8 @@ def test_the_function_gives_what_the_command_prints(
     engine: Path, labelled: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     evaluation = evaluate_engine(engine, [str(labelled)], threshold=0.1, alpha=2)
-    assert evaluation.as_dict() == run(capsys, engine, labelled, "--threshold", 0.1, "--alpha", 2)
-    evaluate.main([str(engine), str(labelled), "--threshold", "0.1", "--alpha", "2"])
+    assert evaluation.as_dict() == run(capsys, engine, labelled, "--tau", 0.1, "--alpha", 2)
+    evaluate.main([str(engine), str(labelled), "--tau", "0.1", "--alpha", "2"])
     assert capsys.readouterr().out == evaluation.as_text() + "\n"
 
 

@@ -1,12 +1,14 @@
 """The commands that index and search: what they print, and what they do with wrong input."""
 
 import json
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 
 from runtime.io.cli import run_command
+from runtime.retriever import Retriever
 from tools import index, search
 
 Main = Callable[[Sequence[str] | None], None]
@@ -45,6 +47,35 @@ def test_photos_are_indexed_found_and_removed(
     assert {hit["id"] for hit in json.loads(capsys.readouterr().out)["hits"]} <= set(photos[:2])
 
 
+def test_several_queries_are_answered_though_one_cannot_be_read(
+    engine: Path, photos: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    empty = tmp_path / "empty.jpg"
+    empty.touch()
+    assert status(index.main, engine, *photos) == 0
+    capsys.readouterr()
+    assert status(search.main, engine, photos[0], empty, photos[1], "--json", "--top", 1) == 1
+    printed = capsys.readouterr()
+    first, broken, last = map(json.loads, printed.out.splitlines())
+    assert (first["hits"][0]["id"], last["hits"][0]["id"]) == (photos[0], photos[1])
+    assert broken == {"query": str(empty), "error": f"{empty}: empty file"}
+    assert "1 of 3 queries cannot be read" in printed.err
+    assert f"searched {engine.with_suffix('.index')}, which holds {len(photos)} photos" in printed.err
+
+
+def test_a_path_is_the_same_however_it_is_typed(
+    engine: Path, photos: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(Path(photos[0]).parent)
+    name, where = Path(photos[0]).name, tmp_path / "idx"
+    with Retriever(engine, where) as retriever:
+        assert retriever.add([f"./{name}"]).added == [name]
+        retriever.remove([f".//{name}"])
+        assert len(retriever) == 0
+    assert status(index.main, engine, f"./{name}", "--index", where) == 0
+    assert status(index.main, "--index", where, "--remove", f"./{name}") == 0
+
+
 def test_a_second_run_adds_what_is_new(engine: Path, photos: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert status(index.main, engine, *photos[:2]) == 0
     assert status(index.main, engine, Path(photos[0]).parent) == 0
@@ -69,6 +100,21 @@ def test_an_index_made_beside_is_swapped_in(
     assert status(index.main, "--index", live, "--swap", tmp_path / "nothing") == 1
 
 
+def test_what_is_no_photo_and_names_that_are_no_text_stop_nothing(
+    engine: Path, photos: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "mixed"
+    folder.mkdir()
+    for name in (b"a.png", b"caf\xe9.png"):
+        Path(os.fsdecode(os.path.join(os.fsencode(folder), name))).write_bytes(Path(photos[0]).read_bytes())
+    (folder / "notes.txt").touch()
+    assert status(index.main, engine, folder) == 0
+    printed = capsys.readouterr().out
+    assert "added 1 photos" in printed
+    assert "passed over: 1 .txt" in printed
+    assert "its name is not valid Unicode; rename it" in printed
+
+
 def test_unreadable_photos_are_named_and_the_rest_is_added(
     engine: Path, photos: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -90,7 +136,7 @@ def test_unreadable_photos_are_named_and_the_rest_is_added(
         (index.main, ["{engine}", "--remove", "x.jpg"], "no index here"),
         (index.main, ["missing.onnx", "{photo}"], "missing.onnx: no such engine"),
         (search.main, ["{engine}", "{photo}"], "no index here"),
-        (search.main, ["{engine}", "{photo}", "--threshold", "3"], "threshold is 3.0"),
+        (search.main, ["{engine}", "{photo}", "--tau", "3"], "threshold is 3.0"),
     ],
 )
 def test_wrong_input_is_one_line(

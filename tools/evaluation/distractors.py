@@ -8,7 +8,7 @@ from tempfile import TemporaryDirectory
 from runtime.bundle import EngineFiles
 from runtime.errors import DataError, ImageError, IncompatibleError
 from runtime.index import Index
-from runtime.io.image import find_photos
+from runtime.io.finding import find_photos
 from runtime.retriever import Retriever
 from train.data.labelled import refuse_missing
 from train.data.revisited import million

@@ -21,7 +21,7 @@ from export.options import ExportOptions
 from runtime.errors import UsageError
 from runtime.io.atomic import atomic_write, ensure_writable
 from runtime.io.cli import positive_int, run_command, whole_number
-from runtime.io.image import find_photos
+from runtime.io.finding import find_photos
 from tools.environment import describe_machine, require_packages
 from tools.evaluation.distractors import R1M
 from tools.experiments.ablation.figures import draw, read_results, report

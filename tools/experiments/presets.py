@@ -23,7 +23,8 @@ from runtime.bundle import EngineFiles, Manifest
 from runtime.engine import open_engine
 from runtime.io.atomic import atomic_write, ensure_writable
 from runtime.io.cli import positive_int, run_command
-from runtime.io.image import Image, find_photos, load_rgb, shrink
+from runtime.io.finding import find_photos
+from runtime.io.image import Image, load_rgb, shrink
 from tools.environment import describe_machine, load_pyplot, require_packages
 from tools.evaluation import evaluate_engine
 from train.checkpoint import Checkpoint

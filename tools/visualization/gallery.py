@@ -1,5 +1,6 @@
 """Pictures of ranked results: a row a query, right answers framed in green and wrong ones in orange."""
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,11 +61,7 @@ def ranked(retriever: Retriever, query: Path, top: int, *, by_folder: bool) -> R
 
 
 def draw_gallery(rows: Sequence[Row], title: str) -> Figure:
-    """The picture.
-
-    Raises:
-        ImageError: a photo cannot be read, maybe because the index names it by a path from another folder.
-    """
+    """The picture. An answer that cannot be read any more has a cell that says so."""
     columns = 1 + max(len(row.answers) for row in rows)
     figure = Figure(figsize=(1.9 * columns, 1.75 * len(rows) + 0.5), layout="constrained")
     figure.suptitle(title)
@@ -73,10 +70,6 @@ def draw_gallery(rows: Sequence[Row], title: str) -> Figure:
         _draw_photo(cells[0], row.query, "query", QUERY)
         for cell, answer in zip(cells[1:], row.answers, strict=False):
             colour = {None: QUERY, True: RIGHT, False: WRONG}[answer.is_right]
-            if not answer.photo.exists():
-                raise ImageError(
-                    f"{answer.photo}: not there; the index names photos as they were added, run this in the same folder"
-                )
             _draw_photo(cell, answer.photo, f"{MARKS[answer.is_right]}{answer.score:.4f}", colour)
         for cell in cells[1 + len(row.answers) :]:
             cell.set_axis_off()
@@ -84,7 +77,12 @@ def draw_gallery(rows: Sequence[Row], title: str) -> Figure:
 
 
 def _draw_photo(cell: Axes, photo: Path, caption: str, colour: str) -> None:
-    cell.imshow(load_rgb(photo, SIDE))
+    try:
+        cell.imshow(load_rgb(photo, SIDE))
+    except ImageError as error:
+        hint = "" if photo.exists() else "; the index names photos as they were added: run this in the same folder"
+        warnings.warn(f"{error}{hint}", RuntimeWarning, stacklevel=3)
+        cell.text(0.5, 0.5, "cannot be read", ha="center", va="center", transform=cell.transAxes)
     cell.set_title(caption, fontsize=9, color=colour, pad=3)
     cell.set_xticks([])
     cell.set_yticks([])

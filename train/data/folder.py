@@ -3,7 +3,8 @@
 from pathlib import Path
 
 from runtime.errors import DataError
-from runtime.io.image import Image, load_rgb, scenes_below
+from runtime.io.finding import loose_photos, scenes_below
+from runtime.io.image import Image, load_rgb
 from train.data.labelled import LabelledPhotos
 
 HELD_OUT = 5  # every fifth scene is kept for validation
@@ -15,7 +16,9 @@ def open_folder(folder: str, image_size: int | None) -> LabelledPhotos:
     Raises:
         HowlError: the folder is missing, or none of its folders holds a photo.
     """
-    return folder_photos(Path(folder), scenes_below(Path(folder)), image_size, source=folder)
+    photos = folder_photos(Path(folder), scenes_below(Path(folder)), image_size, source=folder)
+    photos.unreadable |= loose_photos(Path(folder))
+    return photos
 
 
 def split_folder(root: Path, image_size: int) -> tuple[LabelledPhotos, LabelledPhotos]:
@@ -32,12 +35,14 @@ def split_folder(root: Path, image_size: int) -> tuple[LabelledPhotos, LabelledP
         raise DataError(f"{root}: training needs two scenes at least, and two photos in one of them")
     held_out = set(pairable[HELD_OUT - 1 :: HELD_OUT])
     if len(held_out) < 2:
-        everything = folder_photos(root, scenes, image_size)
-        return everything, everything
-    return (
-        folder_photos(root, {name: p for name, p in scenes.items() if name not in held_out}, image_size),
-        folder_photos(root, {name: p for name, p in scenes.items() if name in held_out}, image_size),
-    )
+        training = validation = folder_photos(root, scenes, image_size)
+    else:
+        training, validation = (
+            folder_photos(root, {name: p for name, p in scenes.items() if (name in held_out) == held}, image_size)
+            for held in (False, True)
+        )
+    training.unreadable |= loose_photos(root)
+    return training, validation
 
 
 def folder_photos(

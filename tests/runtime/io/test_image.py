@@ -11,16 +11,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from runtime.errors import HowlError, ImageError
-from runtime.io.image import (
-    MIN_SIDE,
-    PHOTO_SUFFIXES,
-    decode,
-    describe_unreadable,
-    find_photos,
-    load_rgb,
-    shrink,
-)
+from runtime.errors import ImageError
+from runtime.io.image import MIN_SIDE, decode, describe_unreadable, load_rgb, shrink
 
 
 @pytest.fixture
@@ -257,48 +249,6 @@ def test_shrinking_averages_all_pixels() -> None:
     stripes = np.zeros((64, 64, 3), np.uint8)
     stripes[:, ::2] = 200  # a sampling would see only one of the two
     assert (shrink(stripes, 32) == 100).all()
-
-
-# -------------------------------------------------------------------------------------------------- finding
-
-
-@pytest.fixture
-def tree(tmp_path: Path) -> Path:
-    folder = tmp_path / "photos"
-    names = ["b.jpg", "a.PNG", "sub/deep/c.jpeg", "sub/a.webp", ".hidden.jpg", "notes.txt", "sub/jpg", "z.tif"]
-    for name in names:
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).touch()
-    (folder / "album.jpg").mkdir()
-    return folder
-
-
-def test_folders_are_searched_through_and_sorted(tree: Path) -> None:
-    expected = ["a.PNG", "b.jpg", "sub/a.webp", "sub/deep/c.jpeg", "z.tif"]
-    assert [path.relative_to(tree).as_posix() for path in find_photos([tree])] == expected
-    assert find_photos([str(tree)]) == find_photos([tree])
-
-
-def test_paths_keep_their_order_and_come_once(tree: Path) -> None:
-    found = find_photos([tree / "z.tif", tree / "sub", tree])
-    names = [path.relative_to(tree).as_posix() for path in found]
-    assert names == ["z.tif", "sub/a.webp", "sub/deep/c.jpeg", "a.PNG", "b.jpg"]
-
-
-def test_a_file_that_is_named_is_taken_whatever_it_is_called(tree: Path) -> None:
-    assert find_photos([tree / "notes.txt", tree / ".hidden.jpg"]) == [tree / "notes.txt", tree / ".hidden.jpg"]
-
-
-def test_a_path_that_does_not_exist_is_an_error(tree: Path) -> None:
-    with pytest.raises(HowlError, match=r"nowhere: no such file or folder"):
-        find_photos([tree, tree / "nowhere"])
-
-
-def test_a_folder_without_photos_is_an_error_that_says_what_was_looked_for(tree: Path) -> None:
-    with pytest.raises(HowlError, match="no photos") as caught:
-        find_photos([tree / "album.jpg"])
-    assert str(tree / "album.jpg") in str(caught.value)
-    assert all(suffix in str(caught.value) for suffix in PHOTO_SUFFIXES)
 
 
 # ------------------------------------------------------------------------------------------- naming what is broken
