@@ -117,9 +117,12 @@ def export_checked(
     with tempfile.TemporaryDirectory(dir=files.onnx.parent, prefix=".export-") as folder:
         draft = EngineFiles.of(Path(folder) / files.onnx.name)
         fingerprint, model = fingerprint_of(checkpoint), checkpoint.build_model()
+        levels = len(checkpoint.extraction.scales)
+        say(f"tracing the network at {levels} scales, a few seconds each ...")
         extractor = fold(model, precision).extractor(checkpoint.extraction).eval()
         export_onnx(extractor, draft.onnx, {"howl.fingerprint": fingerprint})
         if precision == "int8":
+            say(f"measuring the ranges of int8 on {len(calibration)} photos ...")
             quantise_backbone(draft.onnx, draft.onnx, model.backbone.float_layers, calibration)
         prove(checkpoint, precision, draft.onnx, photos, say)
         written = [draft.onnx]

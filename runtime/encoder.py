@@ -1,12 +1,12 @@
 """The encoder: a photo → its features → what an index stores of it, or the query of a search."""
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 from runtime.bundle import load_first_stage, load_manifest
+from runtime.cores import available_cores
 from runtime.engine import open_engine
 from runtime.errors import ImageError
 from runtime.features import Features
@@ -20,7 +20,7 @@ Result = TypeVar("Result")
 
 # Photos that are processed at a time. The engine spreads the work of one over all cores; a few at once use the time
 # that it leaves idle. The activations of many more would not fit into memory.
-PHOTO_BATCH = min(4, os.cpu_count() or 1)
+PHOTO_BATCH = min(4, available_cores())
 
 
 class Encoder:

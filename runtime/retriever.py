@@ -12,6 +12,7 @@ from typing import Any
 from tqdm import tqdm
 
 from runtime.bundle import EngineFiles
+from runtime.cores import available_cores
 from runtime.encoder import Encoder
 from runtime.errors import (
     DuplicateIdError,
@@ -90,7 +91,7 @@ class Retriever:
         self.encoder = Encoder(
             Path(engine), device=device, threshold=threshold, alpha=alpha, threads=threads, max_pixels=max_pixels
         )
-        self._threads = threads or os.cpu_count() or 1
+        self._threads = threads or available_cores()
         named = Path(index) if index is not None else EngineFiles.of(self.encoder.path).index
         self.index_path = named
         self._index_place = named.absolute()  # whatever the current folder is later

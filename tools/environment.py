@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from runtime import native
+from runtime.cores import available_cores
 from runtime.errors import DependencyError
 from runtime.gpu import find_gpus
 
@@ -50,7 +51,7 @@ def describe_machine(packages: Sequence[str]) -> dict[str, Any]:
     """What measurements depend on, by name, for people: the processor, Python, the packages' versions, the GPUs."""
     return {
         "processor": _processor(),
-        "cores": os.cpu_count(),
+        "cores": available_cores(),
         "RAM": f"{os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 2**30:.0f} GiB",
         "8-bit products (AVX-512 VNNI)": "yes" if native.CAN_ASSIGN else "no",
         "python": platform.python_version(),

@@ -1,6 +1,5 @@
 """The codebook: visual words, learned by k-means, and the assignment of descriptors to them."""
 
-import os
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
@@ -10,6 +9,7 @@ from numpy.typing import NDArray
 
 from runtime import native
 from runtime.asmk.assignment import ROW_BATCH, ExactSearch, RoundedSearch
+from runtime.cores import available_cores
 from runtime.errors import DamagedError, IncompatibleError, MissingError, UsageError
 from runtime.io.atomic import atomic_write
 
@@ -128,7 +128,7 @@ def kmeans(descriptors: NDArray[np.float32], words: int, *, seed: int) -> Codebo
     sample = np.ascontiguousarray(descriptors[chosen], np.float32)
     codebook = Codebook(sample[:words])
     for _ in range(KMEANS_ITERATIONS):
-        nearest = codebook.assign(sample, 1, threads=os.cpu_count() or 1)[:, 0]
+        nearest = codebook.assign(sample, 1, threads=available_cores())[:, 0]
         codebook = Codebook(_means(sample, nearest, words))
     return codebook
 

@@ -1,5 +1,6 @@
 """ONNX Runtime, on the CPU or on CUDA."""
 
+import os
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from runtime.cores import available_cores
 from runtime.engine.schema import IMAGE, check_tensors, features_of
 from runtime.errors import DamagedError, DependencyError, DeviceError, HowlError, UsageError
 from runtime.features import Features
@@ -37,7 +39,9 @@ class OnnxRuntimeEngine:
             runtime.preload_dlls()
         options = runtime.SessionOptions()
         options.log_severity_level = 3  # its warnings are for its developers; errors raise
-        options.intra_op_num_threads = threads or 0
+        cores = available_cores()
+        is_limited = cores < (os.cpu_count() or 1)  # of which ONNX Runtime, left alone, takes all
+        options.intra_op_num_threads = threads or (cores if is_limited else 0)
         # Threads that spin while they wait take cores from what comes next: quantising, matching, other callers.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         try:

@@ -2,7 +2,9 @@
 
 import argparse
 import shlex
+import signal
 import sys
+import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import fields, is_dataclass
@@ -20,25 +22,49 @@ def run_command(main: Callable[[Sequence[str] | None], None]) -> int:
     """Runs a command's ``main`` and gives its exit status.
 
     Returns:
-        0; after a one-line error, 2 for wrong usage and 1 for anything else; 130 when interrupted.
+        0; after a one-line error, 2 for wrong usage and 1 for anything else; 130 when interrupted, 143 when ended.
     """
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    # As an exception, SIGTERM clears away what a command has made so far.
+    before = signal.signal(signal.SIGTERM, _end) if in_main_thread else None
     # Pillow warns of odd metadata; whether a photo can be read is said by its error.
     warnings.filterwarnings("ignore", module=r"PIL\.")
     try:
         main(None)
     except UsageError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+        return _failed(str(error), 2)
     except HowlError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+        return _failed(str(error))
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
+    except _Ended:
+        print("ended", file=sys.stderr)
+        return 143
     except BrokenPipeError:  # `howl ... | head` is no error
         sys.stderr.close()
         return 0
+    except OSError as error:  # where no function has made a HowlError of it
+        return _failed(": ".join(str(part) for part in (error.filename, error.strerror or error) if part))
+    except MemoryError:
+        return _failed("not enough memory")
+    finally:
+        if in_main_thread:
+            signal.signal(signal.SIGTERM, before)
     return 0
+
+
+def _failed(line: str, status: int = 1) -> int:
+    print(f"error: {line}", file=sys.stderr)
+    return status
+
+
+class _Ended(BaseException):
+    """The process was asked to end, by SIGTERM."""
+
+
+def _end(signal_number: int, frame: object) -> None:
+    raise _Ended
 
 
 def add_engine_arguments(parser: argparse.ArgumentParser, *, searches: bool) -> None:

@@ -1,6 +1,5 @@
 """What is measured: an engine with an index, asked whole queries one step at a time."""
 
-import os
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -8,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from runtime.cores import available_cores
 from runtime.encoder import Encoder
 from runtime.errors import ImageError, MissingError
 from runtime.index import Hit, Index
@@ -96,5 +96,5 @@ def open_system(
             encoder=retriever.encoder,
             index=retriever.index,
             index_name=None if index is None else str(index),
-            threads=threads or os.cpu_count() or 1,
+            threads=threads or available_cores(),
         )

@@ -18,6 +18,7 @@ from typing import Any
 
 from runtime.asmk.codebook import Codebook
 from runtime.asmk.codes import AsmkQuery
+from runtime.cores import available_cores
 from runtime.errors import HowlError
 from runtime.first_stage import ASMK, Layout
 from runtime.index import Index
@@ -90,7 +91,7 @@ def measure(
         require_packages(*modules, hint=f"{HOW_TO_GET}; or measure howl alone with --alone")
     sizes = sorted(images)
     size = Size(images=sizes[-1], queries=queries, words=words, seed=seed)
-    workload = make_workload(folder / "workload", size, os.cpu_count() or 1)
+    workload = make_workload(folder / "workload", size, available_cores())
     bandwidth = read_bandwidth()
     runs = [measure_size(folder, workload, number, against, first=number == sizes[0]) for number in sizes]
     return {"machine": describe_machine(PACKAGES), "words": words, "read_bandwidth": bandwidth, "runs": runs}

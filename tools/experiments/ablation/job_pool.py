@@ -1,7 +1,6 @@
 """Several functions at a time, each in a new process: their logs, their share of the cores, and one end for all."""
 
 import multiprocessing
-import os
 import sys
 import traceback
 from collections.abc import Callable, Iterable
@@ -14,6 +13,7 @@ from typing import Any, TypeVar
 
 from tqdm import tqdm
 
+from runtime.cores import available_cores
 from runtime.errors import HowlError
 
 Task = TypeVar("Task")
@@ -30,7 +30,7 @@ class JobPool:
 
     def __init__(self, jobs: int) -> None:
         self._jobs = jobs
-        self._threads = max(1, (os.cpu_count() or 1) // jobs)
+        self._threads = max(1, available_cores() // jobs)
         self._running: set[BaseProcess] = set()
         self._stopped = False
         self._lock = Lock()
