@@ -1,14 +1,17 @@
 """Array files: written with a checksum, checked before they are used, and memory-mapped."""
 
+import ctypes
 import io
 import math
+import mmap
 import os
+import weakref
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
@@ -98,8 +101,41 @@ def damaged(path: Path, how: str) -> DamagedError:
 
 
 def _map(file: BinaryIO, dtype: np.dtype, shape: tuple[int, ...], offset: int) -> NDArray:
-    # An empty array cannot be mapped.
-    return np.empty(shape, dtype) if 0 in shape else np.memmap(file, dtype, "r", offset, shape)
+    """A read-only map of a part of a file that is long enough, which keeps no file open.
+
+    Python's own maps keep a descriptor each: an index of 35 segments would need 280, and some systems allow 256.
+    """
+    if 0 in shape:  # an empty array cannot be mapped
+        return np.empty(shape, dtype)
+    if os.name != "posix":
+        return np.memmap(file, dtype, "r", offset, shape)
+    start = offset - offset % mmap.ALLOCATIONGRANULARITY
+    length = offset - start + dtype.itemsize * math.prod(shape)
+    address = _LIBRARY.mmap(None, length, mmap.PROT_READ, mmap.MAP_SHARED, file.fileno(), start)
+    if address == ctypes.c_void_p(-1).value:
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code))
+    pages: Any = (ctypes.c_ubyte * length).from_address(address)
+    # The array keeps `pages`, and they go with it; at the end of the process other threads may still be searching.
+    weakref.finalize(pages, _LIBRARY.munmap, address, length).atexit = False
+    array = np.frombuffer(pages, dtype, math.prod(shape), offset - start).reshape(shape)
+    array.flags.writeable = False
+    return array
+
+
+def _library() -> ctypes.CDLL:
+    """The C library, with the types that Python cannot know."""
+    library = ctypes.CDLL(None, use_errno=True)
+    library.mmap.restype = ctypes.c_void_p
+    library.mmap.argtypes = (
+        *(ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int),
+        ctypes.c_long,  # off_t, of 64-bit systems
+    )
+    library.munmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t)
+    return library
+
+
+_LIBRARY: Any = _library() if os.name == "posix" else None
 
 
 @contextmanager

@@ -33,6 +33,7 @@ from .index_images import (
     make_image,
     make_images,
     make_query,
+    new_index,
     refusal,
 )
 
@@ -536,7 +537,35 @@ def codes_of(images: Sequence[AsmkCodes]) -> NDArray[np.uint64]:
 
 def test_the_arrays_are_memory_maps_of_the_files(index: Index) -> None:
     inverted_file = Index(index.path).parts()[0].segment.store
-    assert isinstance(inverted_file.codes, np.memmap)
-    assert inverted_file.codes.mode == "r"
+    assert not inverted_file.codes.flags.writeable
+    assert not inverted_file.codes.flags.owndata
     _, images = make_images(0, 1, 2)
     assert sorted(inverted_file.codes.ravel().tolist()) == sorted(codes_of(images).ravel().tolist())
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="counts the files of /proc")
+def test_an_open_index_keeps_as_many_files_open_however_many_segments_it_has(tmp_path: Path) -> None:
+    def open_files() -> int:
+        return len(os.listdir("/proc/self/fd"))
+
+    kept = []
+    for segments in (1, 7):
+        made = new_index(tmp_path / str(segments))
+        for seed in range(segments):
+            made.add(*make_images(seed))
+        made.close()
+        before = open_files()
+        index = Index(tmp_path / str(segments))
+        assert index.stats().segments == segments
+        kept.append(open_files() - before)
+        index.close()
+    assert max(kept) <= 2
+
+
+def test_a_search_goes_on_in_arrays_whose_index_is_closed_and_gone(index: Index, path: Path) -> None:
+    before, parts = everything(index), index.parts()
+    index.close()
+    shutil.rmtree(path)
+    assert everything(index) == before
+    del index
+    assert [len(list(part.segment.ids)) for part in parts] == [3, 3]
