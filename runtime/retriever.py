@@ -86,6 +86,14 @@ class Retriever:
         Raises:
             HowlError: a file is missing or damaged, two of them do not belong together, or the device cannot be used.
         """
+        self._settings = {
+            "device": device,
+            "threshold": threshold,
+            "alpha": alpha,
+            "threads": threads,
+            "wait": wait,
+            "max_pixels": max_pixels,
+        }
         self._wait = wait
         self._lock = RLock()
         self.encoder = Encoder(
@@ -112,8 +120,22 @@ class Retriever:
                 self.index.close()
                 self.index = None
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Another process opens engine and index for itself, by their paths."""
+        self._check_open()
+        return _open_retriever, (self.encoder.path.absolute(), self._index_place, self._settings)
+
     def __len__(self) -> int:
         return len(self.index) if self.index is not None else 0
+
+    def __contains__(self, id_: object) -> bool:
+        """Whether a photo of this id, a text or a path, is in the index."""
+        return self.index is not None and isinstance(id_, str | os.PathLike) and bool(self.index.existing([id_]))
+
+    def ids(self) -> list[str]:
+        """The ids of all photos, in the order of their addition."""
+        self._check_open()
+        return self.index.ids() if self.index is not None else []
 
     def add(self, photos: Iterable[PhotoInput], ids: Iterable[str | os.PathLike[str]] | None = None) -> AddReport:
         """Adds photos, a commit at least every thousand photos or half a minute. Those reported are on the disk.
@@ -309,3 +331,7 @@ class Retriever:
             layout=self.encoder.first_stage.layout,
             wait=self._wait,
         )
+
+
+def _open_retriever(engine: Path, index: Path, settings: dict[str, Any]) -> Retriever:
+    return Retriever(engine, index, **settings)

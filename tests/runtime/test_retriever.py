@@ -1,6 +1,8 @@
 """The retriever and its encoder, on a small real engine: from photos to a ranked list."""
 
 import json
+import os
+import pickle
 import re
 import threading
 import time
@@ -307,6 +309,41 @@ def test_any_thread_may_use_a_retriever(retriever: Retriever, photos: list[str])
     in_thread(retriever.compact)
     assert ids(in_thread(lambda: retriever.search(photos[1])))[0] == photos[1]
     in_thread(retriever.close)
+
+
+def test_another_process_opens_engine_and_index_by_their_paths(
+    exported: Path, index: Path, photos: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(exported)
+    with Retriever("engine.onnx", index, device="cpu", alpha=2) as retriever:
+        retriever.add(photos)
+        content = pickle.dumps(retriever)
+        monkeypatch.chdir(tmp_path)
+        with pickle.loads(content) as copy:
+            assert copy.search(photos[0]) == retriever.search(photos[0])
+            assert str(copy.encoder.first_stage) == str(retriever.encoder.first_stage)
+
+
+def test_a_retriever_knows_its_ids(retriever: Retriever, photos: list[str]) -> None:
+    assert (retriever.ids(), photos[0] in retriever) == ([], False)
+    retriever.add(photos[:2])
+    assert retriever.ids() == photos[:2]
+    assert photos[0] in retriever
+    assert Path(photos[1]) in retriever
+    assert photos[2] not in retriever
+    assert 5 not in retriever
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.filterwarnings("ignore:This process")
+def test_a_forked_process_searches_on(retriever: Retriever, photos: list[str], tmp_path: Path) -> None:
+    retriever.add(photos)
+    features = retriever.encoder.extract(photos[0])
+    expected = retriever.index.search(retriever.encoder.encode_query(features), 3)
+    if (child := os.fork()) == 0:
+        found = retriever.index.search(retriever.encoder.encode_query(features), 3)
+        os._exit(0 if found == expected else 1)
+    assert os.waitpid(child, 0)[1] == 0
 
 
 # ----------------------------------------------------------------------------------------------- refusing
