@@ -100,9 +100,9 @@ class Retriever:
             Path(engine), device=device, threshold=threshold, alpha=alpha, threads=threads, max_pixels=max_pixels
         )
         self._threads = threads or available_cores()
-        named = Path(index) if index is not None else EngineFiles.of(self.encoder.path).index
-        self.index_path = named
-        self._index_place = named.absolute()  # whatever the current folder is later
+        self.index_path = Path(index) if index is not None else EngineFiles.of(self.encoder.path).index
+        # Whatever the current folder is later.
+        self._engine_place, self._index_place = self.encoder.path.absolute(), self.index_path.absolute()
         self.index: Index | None = self._open_index() if Index.exists(self._index_place) else None
         self._closed = False
 
@@ -123,7 +123,7 @@ class Retriever:
     def __reduce__(self) -> tuple[Any, ...]:
         """Another process opens engine and index for itself, by their paths."""
         self._check_open()
-        return _open_retriever, (self.encoder.path.absolute(), self._index_place, self._settings)
+        return _open_retriever, (self._engine_place, self._index_place, self._settings)
 
     def __len__(self) -> int:
         return len(self.index) if self.index is not None else 0

@@ -317,8 +317,8 @@ def test_another_process_opens_engine_and_index_by_their_paths(
     monkeypatch.chdir(exported)
     with Retriever("engine.onnx", index, device="cpu", alpha=2) as retriever:
         retriever.add(photos)
-        content = pickle.dumps(retriever)
         monkeypatch.chdir(tmp_path)
+        content = pickle.dumps(retriever)
         with pickle.loads(content) as copy:
             assert copy.search(photos[0]) == retriever.search(photos[0])
             assert str(copy.encoder.first_stage) == str(retriever.encoder.first_stage)
