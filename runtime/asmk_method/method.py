@@ -341,7 +341,7 @@ def _load_codebook(path: Path, size: int) -> AsmkCodebook:
 def _learn_codebook(vecs: ArrayLike | None, size: int, cache: Path | None) -> AsmkCodebook:
     if vecs is None:
         raise UsageError(f"no descriptors to learn a codebook from, and none is saved at {cache}")
-    descriptors = np.ascontiguousarray(vecs, np.float32)
+    descriptors = _finite(np.ascontiguousarray(vecs, np.float32))
     if descriptors.ndim != 2 or len(descriptors) < size:
         raise UsageError(f"{size} visual words need as many descriptors [n, D] at least, not {descriptors.shape}")
     return AsmkCodebook(kmeans(descriptors, size, seed=SEED).centroids)
@@ -365,9 +365,22 @@ def _best(scores: NDArray[np.float64], top: int) -> NDArray[np.intp]:
 
 
 def _descriptors(vecs: ArrayLike, dimensions: int) -> NDArray[np.float32]:
-    """Descriptors as contiguous float32 [n, D]; an empty array of any shape becomes [0, D]."""
-    descriptors = np.ascontiguousarray(vecs, np.float32)
+    """Descriptors as contiguous float32 [n, D]; an empty array of any shape becomes [0, D].
+
+    Raises:
+        UsageError: one of them is not finite.
+    """
+    descriptors = _finite(np.ascontiguousarray(vecs, np.float32))
     return descriptors if descriptors.size else np.empty((0, dimensions), np.float32)
+
+
+def _finite(descriptors: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The descriptors. Raises UsageError, naming the first row, if a component is NaN or infinite."""
+    is_finite = np.isfinite(descriptors)
+    if not is_finite.all():
+        wrong = int(np.argwhere(~is_finite)[0, 0])
+        raise UsageError(f"descriptor {wrong} of {len(descriptors)} is not finite")
+    return descriptors
 
 
 def _search_parameters(step_params: Any) -> tuple[AsmkParameters, int | None]:

@@ -367,6 +367,22 @@ def test_columns_that_cannot_be_are_refused_and_add_nothing(
     assert len(builder.ivf) == 0
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_descriptors_that_are_not_finite_are_refused_with_their_place(trained: ASMKMethod, value: float) -> None:
+    vecs = np.random.default_rng(0).normal(size=(200, CENTROIDS.shape[1])).astype(np.float32)
+    whole = trained.build_ivf(vecs, np.arange(200))
+    vecs[7, 3] = value
+    images = np.arange(200)
+    builder = trained.create_ivf_builder()
+    for call in (
+        lambda: builder.add(vecs, images),
+        lambda: trained.build_ivf(vecs, images),
+        lambda: whole.query_ivf(vecs, images),
+        lambda: ASMKMethod.initialize_untrained(PARAMS).train_codebook(vecs),
+    ):
+        assert one_line(call) == "descriptor 7 of 200 is not finite"
+
+
 def test_an_image_is_added_once(trained: ASMKMethod) -> None:
     builder = trained.create_ivf_builder()
     builder.add(*columns(images_of(3, 1)))
