@@ -4,6 +4,7 @@ import hashlib
 import json
 import tempfile
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -18,6 +19,7 @@ from runtime.bundle import EngineFiles, Manifest, file_checksum
 from runtime.engine import open_engine
 from runtime.errors import HowlError, ImageError, UsageError
 from runtime.gpu import find_gpus
+from runtime.index import Index
 from runtime.io.atomic import ensure_writable
 from runtime.io.finding import find_photos
 from runtime.io.image import MIN_SIDE, Image
@@ -66,6 +68,8 @@ def export_checkpoint(options: ExportOptions, say: Say = print) -> Exported:
         codebook = codebook_for(checkpoint, options.codebook, options.codebook_photos, say)
         checkpoint = replace(checkpoint, codebook=codebook)
 
+    if (line := orphaned_index(files, fingerprint_of(checkpoint))) is not None:
+        say(line)
     manifest = export_checked(checkpoint, precision, files, photos, calibration, say)
     beside = f"{files.manifest} and {files.codebook}" if checkpoint.codebook else f"{files.manifest}"
     say(f"{files.onnx}: {files.onnx.stat().st_size / 1e6:.1f} MB, with {beside}")
@@ -78,6 +82,24 @@ def export_checkpoint(options: ExportOptions, say: Say = print) -> Exported:
         command = options.elsewhere(files.codebook if learned else None).command()
         say(f"{files.plan}: not built, there is no NVIDIA GPU here; on a machine with one: {command}")
     return Exported(files.onnx, files.plan if manifest.plan else None, manifest)
+
+
+def orphaned_index(files: EngineFiles, fingerprint: str) -> str | None:
+    """A line if the index beside the engine belongs to the engine that is about to be replaced, else None.
+
+    Args:
+        files: where the engine goes.
+        fingerprint: of the engine that is to be written.
+    """
+    if not Index.exists(files.index):
+        return None
+    with closing(Index(files.index)) as index:
+        if index.fingerprint == fingerprint:
+            return None
+    return (
+        f"{files.index}: its photos are indexed with the engine that is replaced here, and the new one will refuse it: "
+        f"index them again, or export to another --out; exporting the earlier checkpoint again leads back"
+    )
 
 
 def configured(checkpoint: Checkpoint, options: ExportOptions) -> Checkpoint:
@@ -118,7 +140,7 @@ def export_checked(
         draft = EngineFiles.of(Path(folder) / files.onnx.name)
         fingerprint, model = fingerprint_of(checkpoint), checkpoint.build_model()
         levels = len(checkpoint.extraction.scales)
-        say(f"tracing the network at {levels} scales, a few seconds each ...")
+        say(f"tracing the network at {levels} scale{'' if levels == 1 else 's'}, a few seconds each ...")
         extractor = fold(model, precision).extractor(checkpoint.extraction).eval()
         export_onnx(extractor, draft.onnx, {"howl.fingerprint": fingerprint})
         if precision == "int8":

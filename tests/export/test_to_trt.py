@@ -13,9 +13,10 @@ from export import exporter, to_trt
 from export.exporter import configured, fingerprint_of
 from export.options import PRESETS, ExportOptions
 from runtime.asmk.kernel import AsmkKernel
-from runtime.bundle import load_first_stage, load_manifest
+from runtime.bundle import EngineFiles, load_first_stage, load_manifest
 from runtime.errors import HowlError, UsageError
-from runtime.first_stage import VECTORS
+from runtime.first_stage import VECTORS, Layout
+from runtime.index import Index
 from runtime.io.cli import run_command
 from runtime.retriever import Retriever
 from train.checkpoint import Checkpoint
@@ -228,6 +229,17 @@ def test_wrong_input_is_one_line_and_leaves_nothing(
     assert line in error
     assert error.count("\n") == 1
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_an_index_that_the_new_engine_will_refuse_is_named(tmp_path: Path) -> None:
+    files = EngineFiles.of(tmp_path / "engine.onnx")
+    assert exporter.orphaned_index(files, "new") is None
+    Index.create(files.index, fingerprint="old", layout=Layout(VECTORS, 4)).close()
+    assert exporter.orphaned_index(files, "old") is None
+    line = exporter.orphaned_index(files, "new")
+    assert line is not None
+    assert line.startswith(f"{files.index}: ")
+    assert "index them again, or export to another --out" in line
 
 
 @pytest.mark.slow
