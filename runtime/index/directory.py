@@ -406,7 +406,11 @@ class Index:
                 if isinstance(error, OSError | sqlite3.Error):
                     raise StorageError(f"{self.path}: {failure}: {reason(error)}") from None
                 raise
-            self._load_commit()
+            try:
+                self._load_commit()
+            except HowlError:
+                if self._is_in_place():
+                    raise  # else the index was replaced right after the commit, which is in it all the same
             self._discard(replaced)
 
     def _write(self, segment: Segment, start: int, stop: int, written: list[str]) -> None:

@@ -3,13 +3,15 @@
 import os
 import shutil
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from runtime.errors import IncompatibleError, MissingError, ReplacedError, StorageError, UsageError, WriterBusyError
 from runtime.index import Index
+from runtime.index.catalogue import Catalogue
 
 from .index_images import LAYOUT, assert_holds, everything, make_images, new_index
 
@@ -137,6 +139,27 @@ def test_the_sweep_leaves_segments_of_another_index_alone(tmp_path: Path) -> Non
     index.add(*make_images(1))
     assert (path / segment.name).exists()
     assert_holds(index, [0, 1])
+
+
+def test_a_commit_counts_though_the_index_is_replaced_right_after_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, new = filled(tmp_path / "live", 0), filled(tmp_path / "new", 7)
+    index, writing = Index(path), Catalogue.writing
+
+    @contextmanager
+    def replaced_after(catalogue: Catalogue, wait: float) -> Iterator[None]:
+        with writing(catalogue, wait):
+            yield
+        monkeypatch.undo()
+        Index.replace(path, new)
+
+    monkeypatch.setattr(Catalogue, "writing", replaced_after)
+    index.add(*make_images(1))
+    assert_holds(Index(new), [0, 1])
+    assert_holds(Index(path), [7])
+    index.refresh()
+    assert_holds(index, [7])
 
 
 # ------------------------------------------------------------------------------------------------ the swap
