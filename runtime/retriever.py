@@ -258,8 +258,16 @@ class Retriever:
             return index.search(query.encoded, top)
         return rerank.rerank(query, index.search(query.encoded, max(candidates, top)), index)[:top]
 
-    def search_many(self, photos: Iterable[PhotoInput], top: int = 10) -> list[list[Hit]]:
+    def search_many(
+        self, photos: Iterable[PhotoInput], top: int = 10, *, skipped: dict[int, str] | None = None
+    ) -> list[list[Hit]]:
         """``search`` for each of the photos, a few at a time, so that all cores are busy.
+
+        Args:
+            photos: as ``search`` takes them.
+            top: the maximum number of hits of each.
+            skipped: takes the reason, by position, of every photo that cannot be read, which then has no hits; without
+                it, the first such photo is an error.
 
         Raises:
             ImageError: a photo cannot be read.
@@ -271,11 +279,15 @@ class Retriever:
         def hits_of(features: Features) -> list[Hit]:
             return index.search(self.encoder.encode_query(features), top)
 
-        answers = []
+        answers: list[list[Hit]] = []
         for _, hits in self.encoder.encode_all(listed(photos, "photos"), hits_of):
-            if isinstance(hits, ImageError):
+            if not isinstance(hits, ImageError):
+                answers.append(hits)
+            elif skipped is None:
                 raise hits
-            answers.append(hits)
+            else:
+                skipped[len(answers)] = str(hits)
+                answers.append([])
         return answers
 
     def _existing_index(self) -> Index:

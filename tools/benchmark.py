@@ -16,7 +16,7 @@ from tqdm import tqdm
 from runtime.engine.onnxruntime import CPU
 from runtime.errors import ImageError
 from runtime.io.atomic import atomic_write
-from runtime.io.cli import add_engine_arguments, positive_int, program, run_command
+from runtime.io.cli import add_engine_arguments, add_threads, positive_int, program, run_command
 from runtime.io.finding import find_photos
 from runtime.io.image import decode
 from runtime.io.prefetch import prefetch_map
@@ -178,12 +178,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--repeat", type=positive_int, default=ROUNDS, metavar="R", help="rounds of all photos (%(default)s)"
     )
     parser.add_argument("--top", type=positive_int, default=TOP, metavar="K", help="answers at most (%(default)s)")
-    parser.add_argument(
-        "--threads",
-        type=positive_int,
-        metavar="T",
-        help="that share a query on the CPU; default, and at a cold start: all",
-    )
+    add_threads(parser)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all measurements, every sample too")
     parser.add_argument("--plot", type=Path, metavar="FILE", help="draw stages and load, as PNG")
     return parser.parse_args(arguments)

@@ -17,7 +17,7 @@ from runtime.index import Index
 from runtime.index.catalogue import PATIENCE
 from runtime.index.ids import is_unicode
 from runtime.index.verification import verify
-from runtime.io.cli import positive_int, program, run_command, seconds
+from runtime.io.cli import add_threads, positive_int, program, run_command, seconds
 from runtime.io.decoding import MAX_PIXELS
 from runtime.io.finding import describe_passed_over, look_for_photos
 from runtime.io.image import describe_unreadable
@@ -37,7 +37,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         remove(path, options.remove, options.wait)
     if options.photos:
         with Retriever(
-            options.engine, path, device=options.device, wait=options.wait, max_pixels=options.max_pixels
+            options.engine,
+            path,
+            device=options.device,
+            threads=options.threads,
+            wait=options.wait,
+            max_pixels=options.max_pixels,
         ) as retriever:
             add(retriever, options.photos)
     if options.compact:
@@ -172,6 +177,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--compact", action="store_true", help="free the space of removed photos; speeds searches up")
     parser.add_argument("--stats", action="store_true", help="say what the index holds")
     parser.add_argument("--verify", action="store_true", help="check every file of the index, and name each damage")
+    add_threads(parser)
     parser.add_argument(
         "--max-pixels",
         type=positive_int,

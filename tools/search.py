@@ -7,14 +7,19 @@ from collections.abc import Sequence
 from dataclasses import asdict
 
 from runtime.errors import ImageError
-from runtime.io.cli import add_engine_arguments, positive_int, program, run_command
+from runtime.io.cli import add_engine_arguments, add_threads, positive_int, program, run_command
 from runtime.retriever import Retriever
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     options = parse(arguments)
     with Retriever(
-        options.engine, options.index, device=options.device, threshold=options.threshold, alpha=options.alpha
+        options.engine,
+        options.index,
+        device=options.device,
+        threshold=options.threshold,
+        alpha=options.alpha,
+        threads=options.threads,
     ) as retriever:
         unreadable = []
         for query in options.queries:
@@ -61,6 +66,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         description="Ranks the photos of an index by their likeness to each query photo.",
     )
     add_engine_arguments(parser, searches=True)
+    add_threads(parser)
     parser.add_argument("queries", metavar="QUERY", nargs="+", help="photos")
     parser.add_argument("--index", metavar="DIR", help="default: engine.index beside the engine")
     parser.add_argument("--top", type=positive_int, default=10, metavar="N", help="answers at most (%(default)s)")

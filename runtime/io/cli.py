@@ -87,6 +87,13 @@ def add_engine_options(parser: argparse.ArgumentParser, *, searches: bool) -> No
         parser.add_argument("--alpha", type=float, metavar="ALPHA", help="α; default: the engine's")
 
 
+def add_threads(parser: argparse.ArgumentParser) -> None:
+    """How many threads share the work of a photo."""
+    parser.add_argument(
+        "--threads", type=positive_int, metavar="T", help="that share the work of a photo on the CPU (all cores)"
+    )
+
+
 def positive_int(text: str) -> int:
     """An argparse type: a whole number of at least 1."""
     value = int(text)

@@ -297,6 +297,16 @@ def test_any_iterable_will_do(retriever: Retriever, photos: list[str]) -> None:
     assert len(retriever) == 3
 
 
+def test_one_photo_that_cannot_be_read_costs_no_other_its_answer(retriever: Retriever, photos: list[str]) -> None:
+    retriever.add(photos)
+    skipped: dict[int, str] = {}
+    answers = retriever.search_many([photos[0], "nowhere.jpg", photos[1]], 3, skipped=skipped)
+    assert answers == [retriever.search(photos[0], 3), [], retriever.search(photos[1], 3)]
+    assert skipped == {1: "nowhere.jpg: No such file or directory"}
+    with pytest.raises(ImageError, match="nowhere"):
+        retriever.search_many([photos[0], "nowhere.jpg"])
+
+
 def test_any_thread_may_use_a_retriever(retriever: Retriever, photos: list[str]) -> None:
     def in_thread(action: Callable[[], object]) -> object:
         with ThreadPoolExecutor(1) as pool:

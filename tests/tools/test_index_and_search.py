@@ -52,9 +52,9 @@ def test_several_queries_are_answered_though_one_cannot_be_read(
 ) -> None:
     empty = tmp_path / "empty.jpg"
     empty.touch()
-    assert status(index.main, engine, *photos) == 0
+    assert status(index.main, engine, *photos, "--threads", 1) == 0
     capsys.readouterr()
-    assert status(search.main, engine, photos[0], empty, photos[1], "--json", "--top", 1) == 1
+    assert status(search.main, engine, photos[0], empty, photos[1], "--json", "--top", 1, "--threads", 1) == 1
     printed = capsys.readouterr()
     first, broken, last = map(json.loads, printed.out.splitlines())
     assert (first["hits"][0]["id"], last["hits"][0]["id"]) == (photos[0], photos[1])
