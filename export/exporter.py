@@ -68,8 +68,6 @@ def export_checkpoint(options: ExportOptions, say: Say = print) -> Exported:
         codebook = codebook_for(checkpoint, options.codebook, options.codebook_photos, say)
         checkpoint = replace(checkpoint, codebook=codebook)
 
-    if (line := orphaned_index(files, fingerprint_of(checkpoint))) is not None:
-        say(line)
     manifest = export_checked(checkpoint, precision, files, photos, calibration, say)
     beside = f"{files.manifest} and {files.codebook}" if checkpoint.codebook else f"{files.manifest}"
     say(f"{files.onnx}: {files.onnx.stat().st_size / 1e6:.1f} MB, with {beside}")
@@ -85,7 +83,7 @@ def export_checkpoint(options: ExportOptions, say: Say = print) -> Exported:
 
 
 def orphaned_index(files: EngineFiles, fingerprint: str) -> str | None:
-    """A line if the index beside the engine belongs to the engine that is about to be replaced, else None.
+    """A line if the index beside the engine is not one of the engine that is about to be written, else None.
 
     Args:
         files: where the engine goes.
@@ -93,9 +91,12 @@ def orphaned_index(files: EngineFiles, fingerprint: str) -> str | None:
     """
     if not Index.exists(files.index):
         return None
-    with closing(Index(files.index)) as index:
-        if index.fingerprint == fingerprint:
-            return None
+    try:
+        with closing(Index(files.index)) as index:
+            if index.fingerprint == fingerprint:
+                return None
+    except HowlError as error:  # it is no worse for this export
+        return str(error)
     return (
         f"{files.index}: its photos are indexed with the engine that is replaced here, and the new one will refuse it: "
         f"index them again, or export to another --out; exporting the earlier checkpoint again leads back"
@@ -139,6 +140,8 @@ def export_checked(
     with tempfile.TemporaryDirectory(dir=files.onnx.parent, prefix=".export-") as folder:
         draft = EngineFiles.of(Path(folder) / files.onnx.name)
         fingerprint, model = fingerprint_of(checkpoint), checkpoint.build_model()
+        if (line := orphaned_index(files, fingerprint)) is not None:
+            say(line)
         levels = len(checkpoint.extraction.scales)
         say(f"tracing the network at {levels} scale{'' if levels == 1 else 's'}, a few seconds each ...")
         extractor = fold(model, precision).extractor(checkpoint.extraction).eval()

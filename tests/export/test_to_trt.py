@@ -240,6 +240,8 @@ def test_an_index_that_the_new_engine_will_refuse_is_named(tmp_path: Path) -> No
     assert line is not None
     assert line.startswith(f"{files.index}: ")
     assert "index them again, or export to another --out" in line
+    (files.index / "catalogue.sqlite").write_text("no catalogue")
+    assert "catalogue.sqlite" in (exporter.orphaned_index(files, "new") or "")
 
 
 @pytest.mark.slow
