@@ -13,11 +13,10 @@ from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from runtime.engine.schema import IMAGE
-from runtime.io.image import MIN_SIDE
+from runtime.io.image import MAX_SIDE, MIN_SIDE
 from train.models.base import Extractor, RetrievalModel
 
 OPSET = 20  # the newest that TensorRT 10 parses
-MAX_SIDE = 16_384  # pixels; the tracer wants a bound
 EXAMPLE = (1152, 1664, 3)  # height and width are dynamic, but the tracer ties a side to 1, 2 or 3 if it has that value:
 # the smallest level that there can be, a tenth at stride 32, is 4×6 here
 

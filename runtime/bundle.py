@@ -20,14 +20,14 @@ from runtime.asmk.kernel import AsmkKernel, AsmkParameters
 from runtime.errors import DamagedError, IncompatibleError, MissingError, StorageError, UsageError
 from runtime.first_stage import ASMK, VECTORS, FirstStage
 from runtime.io.atomic import atomic_write
-from runtime.io.image import MIN_SIDE
+from runtime.io.image import MAX_SIDE, MIN_SIDE
 from runtime.vectors import InnerProduct
 
 FORMAT = "howl engine"
 VERSION = 2
 ENGINE_SUFFIXES = (".onnx", ".plan")
 EXPORT_AGAIN = "export the checkpoint again"
-MAX_IMAGE_SIZE, MAX_DIMENSIONS, MAX_FEATURES = 16_384, 65_536, 1_000_000  # beyond what any engine has
+MAX_DIMENSIONS, MAX_FEATURES = 65_536, 1_000_000  # beyond what any engine has
 
 
 @dataclass(frozen=True)
@@ -159,7 +159,7 @@ class Manifest:
         texts = (self.fingerprint, self.system, self.method, self.precision)
         if not all(isinstance(text, str) for text in texts):
             raise ValueError("fingerprint, system, method and precision must be texts")
-        if not _is_whole(self.image_size, MIN_SIDE, MAX_IMAGE_SIZE):
+        if not _is_whole(self.image_size, MIN_SIDE, MAX_SIDE):
             raise ValueError(f"image_size is {self.image_size!r}")
         if not self.scales or not all(isinstance(scale, int | float) and 0 < scale <= 16 for scale in self.scales):
             raise ValueError(f"scales are {self.scales!r}")

@@ -14,7 +14,7 @@ def available_cores(cgroup: Path = CGROUP) -> int:
         cgroup: where Linux says what a container may use.
     """
     bound = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(bound, math.ceil(_quota(cgroup))))
+    return max(1, math.ceil(min(bound, _quota(cgroup))))
 
 
 def _quota(cgroup: Path) -> float:
@@ -26,6 +26,6 @@ def _quota(cgroup: Path) -> float:
             quota, period = (
                 (cgroup / "cpu" / name).read_text().strip() for name in ("cpu.cfs_quota_us", "cpu.cfs_period_us")
             )
-        return int(quota) / int(period) if int(quota) > 0 else 1 << 16
+        return int(quota) / int(period) if int(quota) > 0 else math.inf
     except (OSError, ValueError, ZeroDivisionError):  # "max", or no such file: no limit
-        return 1 << 16
+        return math.inf

@@ -132,6 +132,11 @@ class Store(Protocol):
         ...
 
 
+def ascends(array: NDArray) -> bool:
+    """Whether every element is above the one before."""
+    return bool(np.all(array[1:] > array[:-1]))
+
+
 def shape_fault(name: str, array: NDArray, dtype: npt.DTypeLike, shape: tuple[int, ...]) -> Iterator[tuple[str, str]]:
     """The file and the fault, if its array does not have the expected type and shape."""
     if array.dtype != dtype or array.shape != shape:

@@ -86,19 +86,13 @@ class Retriever:
         Raises:
             HowlError: a file is missing or damaged, two of them do not belong together, or the device cannot be used.
         """
-        self._settings = {
-            "device": device,
-            "threshold": threshold,
-            "alpha": alpha,
-            "threads": threads,
-            "wait": wait,
-            "max_pixels": max_pixels,
-        }
+        settings: dict[str, Any] = dict(
+            device=device, threshold=threshold, alpha=alpha, threads=threads, max_pixels=max_pixels
+        )
+        self._settings = settings | {"wait": wait}
         self._wait = wait
         self._lock = RLock()
-        self.encoder = Encoder(
-            Path(engine), device=device, threshold=threshold, alpha=alpha, threads=threads, max_pixels=max_pixels
-        )
+        self.encoder = Encoder(Path(engine), **settings)
         self._threads = threads or available_cores()
         self.index_path = Path(index) if index is not None else EngineFiles.of(self.encoder.path).index
         # Whatever the current folder is later.

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from runtime import native
 from runtime.asmk.codes import CODE_BITS, AsmkCodes, AsmkQuery, code_length
-from runtime.first_stage import MAX_IMAGES, MapFile, shape_fault
+from runtime.first_stage import MAX_IMAGES, MapFile, ascends, shape_fault
 
 CHECK_BATCH = 1 << 20  # entries that are checked at a time, to save memory
 
@@ -83,9 +83,9 @@ class InvertedFile:
         """Opens an inverted file on the disk: ``Store.open``."""
         words, offsets = small["words.npy"], small["offsets.npy"]
         # Searching and merging rely on both.
-        if not _ascends(words):
+        if not ascends(words):
             raise ValueError("words.npy: the words do not ascend")
-        if len(offsets) != len(words) + 1 or offsets[0] != 0 or not _ascends(offsets) or offsets[-1] != entries:
+        if len(offsets) != len(words) + 1 or offsets[0] != 0 or not ascends(offsets) or offsets[-1] != entries:
             raise ValueError(f"offsets.npy: the offsets do not ascend from 0 to {entries} entries, one for each word")
         return cls(
             words=words,
@@ -157,9 +157,9 @@ class InvertedFile:
 
     def content_faults(self, dimensions: int) -> Iterator[tuple[str, str]]:
         """What is wrong with words, entries and codes: ``Store.content_faults``."""
-        if not _ascends(self.words):
+        if not ascends(self.words):
             yield "words.npy", "the words do not ascend"
-        if self.offsets[0] != 0 or not _ascends(self.offsets) or self.offsets[-1] != len(self.images):
+        if self.offsets[0] != 0 or not ascends(self.offsets) or self.offsets[-1] != len(self.images):
             yield "offsets.npy", "the offsets do not ascend from 0 to the number of entries"
             return
         counts = np.zeros(MAX_IMAGES, np.int64)
@@ -212,10 +212,6 @@ def _new_numbers(kept: Sequence[NDArray[np.bool_]]) -> list[NDArray[np.int32]]:
         numbers.append(number)
         first += int(keep.sum())
     return numbers
-
-
-def _ascends(array: NDArray) -> bool:
-    return bool(np.all(array[1:] > array[:-1]))
 
 
 def _has_padding(codes: NDArray[np.uint64], dimensions: int) -> bool:

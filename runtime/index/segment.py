@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from runtime.asmk.inverted_file import InvertedFile
 from runtime.errors import IncompatibleError
-from runtime.first_stage import ASMK, MAX_IMAGES, VECTORS, Layout, Store
+from runtime.first_stage import ASMK, MAX_IMAGES, VECTORS, Layout, Store, ascends
 from runtime.index.arrays import Checksum, check_file, damaged, load_array, map_array, write_array
 from runtime.index.ids import Ids
 from runtime.io.atomic import sync_folder
@@ -121,7 +121,7 @@ def _check_images(small: Mapping[str, NDArray], images: int) -> None:
     ordinals, ends = small["ordinals.npy"], small["id_ends.npy"]
     if not len(ordinals) == len(ends) == images <= MAX_IMAGES:
         raise ValueError(f"{len(ordinals)} ordinals and {len(ends)} ids for {images} images")
-    if not np.all(ordinals[1:] > ordinals[:-1]) or (images and ordinals[0] < 0):
+    if not ascends(ordinals) or (images and ordinals[0] < 0):
         raise ValueError("ordinals.npy: the ordinals do not ascend")
     text = len(small["id_bytes.npy"])
     if not np.all(ends[1:] >= ends[:-1]) or (images and (ends[0] < 0 or ends[-1] != text)):

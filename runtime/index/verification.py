@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runtime.errors import HowlError
-from runtime.first_stage import Layout, shape_fault
+from runtime.first_stage import Layout, ascends, shape_fault
 from runtime.index.arrays import Checksum, check_file
 from runtime.index.catalogue import SEGMENT_PREFIX, Catalogue, SegmentRow
 from runtime.index.segment import Segment, load_segment, segment_files
@@ -124,7 +124,7 @@ def _shapes(segment: Segment, row: SegmentRow) -> Iterator[tuple[str, str]]:
 def _images(segment: Segment, row: SegmentRow, images: dict[int, str]) -> Iterator[tuple[str, str]]:
     """What is wrong with the ordinals and ids of the images: file and fault."""
     ordinals = segment.ordinals
-    if not _ascends(ordinals) or (len(ordinals) and ordinals[-1] >= row.stop):
+    if not ascends(ordinals) or (len(ordinals) and ordinals[-1] >= row.stop):
         yield "ordinals.npy", f"the ordinals do not ascend, all below {row.stop}"
     if not np.all(np.isin(row.removed, ordinals)):
         yield "ordinals.npy", "the catalogue removed images that it does not have"
@@ -139,7 +139,3 @@ def _images(segment: Segment, row: SegmentRow, images: dict[int, str]) -> Iterat
         number, id_ = min(held.items() ^ images.items())
         which = "does not have" if images.get(number) == id_ else "alone has"
         yield "id_bytes.npy", f"the ids are not those of the catalogue: it {which} {id_!r}"
-
-
-def _ascends(array: NDArray) -> bool:
-    return bool(np.all(array[1:] > array[:-1]))

@@ -8,6 +8,7 @@ import re
 import struct
 import zlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from io import BytesIO
 from typing import Any, NamedTuple
 
@@ -111,12 +112,12 @@ def _jpeg(data: bytes, name: str, upright: bool, max_pixels: int) -> NDArray[np.
         raise ImageError(f"{name}: a JPEG of {scans} scans, more than {MAX_SCANS}; save it again")
     if colours in ("CMYK", "YCCK"):
         return _by_pillow(data, name, upright, max_pixels)
-    end = segments[-1].start if is_ended else len(data)
-    whole = data[:end] + JPEG_END  # an image without its end marker is whole if nothing else is missing
+    whole = data if is_ended else data + JPEG_END  # without its end marker it is whole if nothing else is missing
     try:
         pixels = simplejpeg.decode_jpeg(whole, colorspace="BGR")
     except ValueError as error:
-        if not _is_padding(str(error), whole[:end]):
+        image = data[: segments[-1].start] if is_ended else data
+        if not _is_padding(str(error), image):
             raise ImageError(f"{name}: {TRUNCATED if 'premature' in str(error) else f'damaged: {error}'}") from None
         pixels = simplejpeg.decode_jpeg(whole, colorspace="BGR", strict=False)
     return turned(pixels, _orientation(segments)) if upright else pixels
@@ -182,10 +183,28 @@ def _still_png(data: bytes, name: str) -> bytes:
 
 
 def _by_pillow(data: bytes, name: str, upright: bool, max_pixels: int) -> NDArray[np.uint8]:
+    with _refusing(name), PIL.Image.open(BytesIO(data), formats=FORMATS) as image:
+        check_size(name, image.size, max_pixels)
+        return _bgr(exif_transpose(image) if upright else image, name)
+
+
+def _heic(data: bytes, name: str, max_pixels: int) -> NDArray[np.uint8]:
+    """HEIC by pillow-heif, which turns it upright itself."""
     try:
-        with PIL.Image.open(BytesIO(data), formats=FORMATS) as image:
-            check_size(name, image.size, max_pixels)
-            return _bgr(exif_transpose(image) if upright else image, name)
+        import pillow_heif
+    except ImportError:
+        raise ImageError(f"{name}: HEIC needs pillow-heif: in howl's folder, pip install '.[heic]'") from None
+    with _refusing(name):
+        image = pillow_heif.open_heif(BytesIO(data), convert_hdr_to_8bit=True)[0]
+        check_size(name, image.size, max_pixels)
+        return _bgr(image.to_pillow(), name)
+
+
+@contextmanager
+def _refusing(name: str) -> Iterator[None]:
+    """A block that decodes a photo: whatever it raises becomes an ImageError."""
+    try:
+        yield
     except ImageError:
         raise
     except PIL.UnidentifiedImageError:
@@ -195,28 +214,8 @@ def _by_pillow(data: bytes, name: str, upright: bool, max_pixels: int) -> NDArra
     except Exception as error:  # a damaged file can raise any
         if "truncated" in str(error):
             raise ImageError(f"{name}: {TRUNCATED}") from None
-        raise ImageError(f"{name}: {_cannot(error)}") from None
-
-
-def _heic(data: bytes, name: str, max_pixels: int) -> NDArray[np.uint8]:
-    """HEIC by pillow-heif, which turns it upright itself."""
-    try:
-        import pillow_heif
-    except ImportError:
-        raise ImageError(f"{name}: HEIC needs pillow-heif: in howl's folder, pip install '.[heic]'") from None
-    try:
-        image = pillow_heif.open_heif(BytesIO(data), convert_hdr_to_8bit=True)[0]
-        check_size(name, image.size, max_pixels)
-        return _bgr(image.to_pillow(), name)
-    except ImageError:
-        raise
-    except Exception as error:  # a damaged file can raise any
-        raise ImageError(f"{name}: {_cannot(error)}") from None
-
-
-def _cannot(error: Exception) -> str:
-    line = (str(error) or type(error).__name__).splitlines()[0][:200]
-    return f"damaged, or of a kind that cannot be decoded: {line}"
+        line = (str(error) or type(error).__name__).splitlines()[0][:200]
+        raise ImageError(f"{name}: damaged, or of a kind that cannot be decoded: {line}") from None
 
 
 def _bgr(image: PIL.Image.Image, name: str) -> NDArray[np.uint8]:

@@ -17,6 +17,7 @@ Image: TypeAlias = NDArray[np.uint8]  # H × W × 3
 PhotoInput: TypeAlias = str | os.PathLike[str] | bytes | bytearray | memoryview | Image
 
 MAX_NAMED = 300  # characters of a path in an error
+MAX_SIDE = 16_384  # pixels, of what an engine takes: tracing needs a bound
 MIN_SIDE = 32  # pixels; below it the coarse levels of a pyramid are empty
 
 
