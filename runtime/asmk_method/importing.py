@@ -19,6 +19,7 @@ from runtime.first_stage import ASMK, Layout
 from runtime.index import Index
 
 DISTRACTOR = "distractor "  # and its number: the id of a distractor
+NUMBERS = 2**63  # that images can have: int64
 
 
 @dataclass(frozen=True)
@@ -95,10 +96,11 @@ def id_of(number: int) -> str:
 
 
 def number_of(identifier: str) -> int:
-    """The number in an id. Raises ValueError if there is none."""
-    if identifier.startswith(DISTRACTOR):
-        return ~int(identifier.removeprefix(DISTRACTOR))
-    return int(identifier)
+    """The number in an id. Raises ValueError if it is not one that ``id_of`` gives."""
+    number = ~int(identifier.removeprefix(DISTRACTOR)) if identifier.startswith(DISTRACTOR) else int(identifier)
+    if id_of(number) != identifier or not -NUMBERS <= number < NUMBERS:
+        raise ValueError(identifier)
+    return number
 
 
 def open_index(path: Path, codebook: Codebook) -> Index:

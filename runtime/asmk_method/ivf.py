@@ -1,6 +1,6 @@
 """asmk's inverted file (IVF) on top of ours: numbered images, in memory, and on disk as an index."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -8,16 +8,22 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from runtime import native
 from runtime.asmk.codebook import Codebook
 from runtime.asmk.codes import AsmkCodes, AsmkQuery, code_length
 from runtime.asmk.inverted_file import InvertedFile
-from runtime.asmk_method.importing import check_words, id_of, inverted_files, new_index, number_of, open_index
+from runtime.asmk_method.importing import NUMBERS, check_words, id_of, inverted_files, new_index, number_of, open_index
 from runtime.asmk_method.pickles import load_asmk_ivf, split_images
 from runtime.errors import DuplicateIdError, IncompatibleError, UsageError
 from runtime.first_stage import MAX_IMAGES
 from runtime.index import Index
 
-NUMBERS = 2**31  # that images can have: an answer has a column for each up to the largest
+MAX_GAPS = 65_536  # numbers without an image that are ranked all the same
+
+# A code [L] of the query, codes [n, L] of images and their numbers [n] → numbers [m] of those that match, and how well
+SimilarityFunction = Callable[
+    [NDArray[np.uint64], NDArray[np.uint64], NDArray[np.int64]], tuple[NDArray[np.int64], NDArray[np.float64]]
+]
 
 
 class _Part(NamedTuple):
@@ -27,21 +33,48 @@ class _Part(NamedTuple):
     file: InvertedFile
 
 
+class _Lists(NamedTuple):
+    """What a part has of each word of a query.
+
+    Attributes:
+        ranks: int64 [n], the numbers of the part's images as they are ranked.
+        file: the part's entries.
+        bounds: [w], where the entries of each word begin and end.
+    """
+
+    ranks: NDArray[np.int64]
+    file: InvertedFile
+    bounds: list[tuple[int, int]]
+
+    def has(self, row: int) -> bool:
+        """Whether there are entries of the query's word ``row``."""
+        begin, end = self.bounds[row]
+        return begin < end
+
+    def entries(self, row: int) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
+        """The codes [e, L] of that word, and the numbers [e] of their images."""
+        entries = slice(*self.bounds[row])
+        return self.file.codes[entries], self.ranks[self.file.images[entries]]
+
+
 class Ivf:
     """The entries of numbered images.
 
+    As in asmk, every number up to the largest is ranked, without an image with score 0. Where more than ``MAX_GAPS``
+    have none, only those with an image are: memory and time depend on the images, not on their numbers.
+
     Attributes:
-        images: how many there are, counting every number up to the largest.
-        distractors: how many there are in addition.
+        distractors: how many there are, in addition to the images.
     """
 
     def __init__(self, codebook: Codebook) -> None:
-        self.images = 0
         self.distractors = 0
         self._codebook = codebook
         self._saved: list[_Part] = []
         self._unsaved: list[_Part] = []
         self._known: set[int] = set()
+        self._largest = -1
+        self._ranked: NDArray[np.int64] | None = None
 
     @classmethod
     def load(cls, path: Path, codebook: Codebook) -> "Ivf":
@@ -57,11 +90,24 @@ class Ivf:
         """An IVF of distractors only: all images of a saved one. Raises HowlError as ``load`` does."""
         loaded, ivf = cls.load(path, codebook), cls(codebook)
         ivf.distractors = len(loaded)
-        ivf._unsaved = [_Part(~loaded._columns(numbers), file) for numbers, file in loaded._saved]
+        ivf._unsaved = [_Part(~loaded._columns(loaded._ranks(numbers)), file) for numbers, file in loaded._saved]
         return ivf
 
     def __len__(self) -> int:
-        return self.images + self.distractors
+        return len(self.ranked)
+
+    @property
+    def n_images(self) -> int:
+        """How many numbers a search ranks if it is not limited, distractors included."""
+        return len(self)
+
+    @property
+    def ranked(self) -> NDArray[np.int64]:
+        """What a search ranks, int64 [n], ascending: the numbers of images; then those that follow, for distractors."""
+        if self._ranked is None:
+            every = np.sort(np.array(list(self._known), np.int64)) if self._is_sparse else np.arange(self._largest + 1)
+            self._ranked = np.append(every, self._largest + np.arange(1, self.distractors + 1))
+        return self._ranked
 
     def add(self, des: NDArray[np.uint64], word_ids: NDArray[np.integer], image_ids: NDArray[np.integer]) -> None:
         """Adds images by their entries, in any order, as ``ASMKKernel.aggregate`` gives them.
@@ -79,8 +125,9 @@ class Ivf:
             return
         order = np.lexsort((words, ids))
         self._check_entries(des, words[order], ids[order])
-        for wrong in ids[(ids < 0) | (ids >= NUMBERS)][:1]:
-            raise UsageError(f"image id {wrong}: ids number the images from 0 and stay below {NUMBERS}; renumber them")
+        limit = NUMBERS - self.distractors  # whose numbers follow the largest
+        for wrong in ids[(ids < 0) | (ids >= limit)][:1]:
+            raise UsageError(f"image id {wrong}: ids number the images from 0 and stay below {limit}; renumber them")
         numbers, counts = np.unique(ids.astype(np.int64), return_counts=True)
         if known := self._known.intersection(numbers.tolist()):
             raise DuplicateIdError(
@@ -92,11 +139,53 @@ class Ivf:
             self._append(_Part(numbers[part], InvertedFile.build(images[part], self._codebook.dimensions)))
 
     def scores(self, query: AsmkQuery) -> NDArray[np.float64]:
-        """The scores of all images and then all distractors, float64 [n], as ``InvertedFile.scores``."""
+        """The scores of ``ranked``, float64 [n], as ``InvertedFile.scores``."""
         scores = np.zeros(len(self))
         for numbers, file in (*self._saved, *self._unsaved):
-            scores[self._columns(numbers)] = file.scores(query)
+            scores[self._columns(self._ranks(numbers))] = file.scores(query)
         return scores
+
+    def best(self, scores: NDArray[np.float64], topk: int | None) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        """The ``topk`` numbers with the largest ``scores``, or all: best first, ties by number."""
+        columns = _best(scores, len(scores) if topk is None else topk)
+        return self.ranked[columns], scores[columns]
+
+    def search(
+        self,
+        des: NDArray[np.uint64],
+        word_ids: NDArray[np.integer],
+        *,
+        similarity_func: SimilarityFunction,
+        topk: int | None = None,
+    ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        """Ranks all images for one query, by any similarity. With the kernel's, the answer is that of ``query_ivf``.
+
+        Args:
+            des: uint64 [w, ⌈D/64⌉], the query's codes, as ``ASMKKernel.aggregate_image`` gives them.
+            word_ids: integer [w].
+            similarity_func: is called for each of these words and the images that have it.
+            topk: how many images; None for all.
+
+        Returns:
+            ranks: int64 [r], the numbers of images, best first, ties by number. The distractors' follow the largest.
+            scores: float64 [r], of ``ranks``.
+
+        Raises:
+            HowlError: the codes do not fit the codebook, or ``topk`` is no number of images.
+        """
+        best, words = topk_of(topk, "topk"), np.asarray(word_ids)
+        self._check_entries(des, np.sort(words), np.zeros(len(words), np.int64))
+        totals, norms = np.zeros(len(self)), np.zeros(len(self))
+        parts = [self._lists(part, words) for part in (*self._saved, *self._unsaved)]
+        for ranks, file, _ in parts:
+            norms[self._columns(ranks)] = np.sqrt(float(len(words)) * file.word_counts)
+        for row, code in enumerate(des):
+            lists = [part.entries(row) for part in parts if part.has(row)]
+            if lists:
+                found, weights = similarity_func(code, *map(np.concatenate, zip(*lists, strict=True)))
+                # In the units of InvertedFile.scores, so that both give the same sums.
+                totals[self._columns(found)] += np.rint(weights / native.UNIT) * native.UNIT
+        return self.best(np.divide(totals, norms, out=np.zeros(len(self)), where=norms > 0), best)
 
     def save(self, path: Path) -> None:
         """Updates the index at ``path`` in one commit, or makes it; a pickle there is kept as ``path.asmk``.
@@ -137,10 +226,15 @@ class Ivf:
     def _code_length(self) -> int:
         return code_length(self._codebook.dimensions)
 
+    @property
+    def _is_sparse(self) -> bool:
+        return self._largest + 1 - len(self._known) > MAX_GAPS
+
     def _check_entries(self, codes: NDArray[np.uint64], words: NDArray[np.integer], ids: NDArray[np.integer]) -> None:
         """Refuses codes [e, L] of another kernel, and sorted words and ids [e] that name an entry twice."""
-        fit = codes.dtype == np.uint64 and codes.shape[1:] == (self._code_length,) and words.max() < len(self._codebook)
-        if not fit or ((words[1:] == words[:-1]) & (ids[1:] == ids[:-1])).any():
+        fit = codes.dtype == np.uint64 and codes.shape == (len(words), self._code_length)
+        known = 0 <= words.min(initial=0) <= words.max(initial=0) < len(self._codebook)
+        if not (fit and known) or ((words[1:] == words[:-1]) & (ids[1:] == ids[:-1])).any():
             raise IncompatibleError("these are not entries of this codebook's kernel; aggregate the descriptors again")
 
     def _append(self, part: _Part) -> None:
@@ -154,12 +248,32 @@ class Ivf:
 
     def _count(self, numbers: NDArray[np.int64]) -> None:
         self._known.update(numbers[numbers >= 0].tolist())
-        self.images = max(self.images, 1 + int(numbers.max(initial=-1)))
+        self._largest = max(self._largest, int(numbers.max(initial=-1)))
         self.distractors = max(self.distractors, -int(numbers.min(initial=0)))
+        self._ranked = None
 
-    def _columns(self, numbers: NDArray[np.int64]) -> NDArray[np.int64]:
-        """The columns of images and distractors in an answer."""
-        return np.where(numbers >= 0, numbers, self.images + ~numbers)
+    def _lists(self, part: _Part, words: NDArray[np.integer]) -> _Lists:
+        """What a part has of each of some words [w]."""
+        file = part.file
+        begins, ends = (file.offsets[np.searchsorted(file.words, words, side)] for side in ("left", "right"))
+        return _Lists(self._ranks(part.numbers), file, list(zip(begins.tolist(), ends.tolist(), strict=True)))
+
+    def _ranks(self, numbers: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The numbers of images, and of distractors ~j, as they are ranked."""
+        return np.where(numbers >= 0, numbers, self._largest - numbers)
+
+    def _columns(self, ranks: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Where such numbers stand in ``ranked``."""
+        return np.searchsorted(self.ranked, ranks) if self._is_sparse else ranks
+
+
+def topk_of(value: object, name: str) -> int | None:
+    """How many images to return, or None for all. Raises HowlError, with the parameter's name, if it is neither."""
+    if value is None:
+        return None
+    if not isinstance(value, int | np.integer) or value < 1:
+        raise UsageError(f"{name} is {value!r}: it is a whole number of at least 1, or None for all")
+    return int(value)
 
 
 def image_ids_of(ids: ArrayLike, count: int) -> NDArray[np.integer]:
@@ -172,6 +286,15 @@ def image_ids_of(ids: ArrayLike, count: int) -> NDArray[np.integer]:
     if len(found) != count:
         raise UsageError(f"{len(found)} image ids were given for {count} rows; each row needs one")
     return found
+
+
+def _best(scores: NDArray[np.float64], top: int) -> NDArray[np.intp]:
+    """The positions of the ``top`` largest scores, largest first, ties by position."""
+    candidates = np.arange(len(scores))
+    if 0 < top < len(scores):
+        # All images that tie for the last place compete for it, and the earliest win.
+        candidates = np.flatnonzero(scores >= np.partition(scores, len(scores) - top)[len(scores) - top])
+    return candidates[np.argsort(-scores[candidates], kind="stable")][:top]
 
 
 def _merged(first: _Part, second: _Part) -> _Part:

@@ -2,34 +2,37 @@
 
     from runtime import asmk_method                           # from asmk import asmk_method
     from runtime import asmk_method, asmk_method as kern_pkg  # from asmk import asmk_method, kernel as kern_pkg
+    from runtime.asmk_method import ASMKMethod, io_helpers    # from asmk import ASMKMethod, io_helpers
 
 Code that patches ``asmk.index`` for machines without a GPU (MASt3R's) can drop the patch: nothing here needs faiss.
 
 Parameters, steps, metadata and scores are asmk 0.1.1's (https://github.com/jenicek/asmk), with these differences:
 
-- Only binary codes without IDF weights; ``index.gpu_id`` is ignored.
+- Only binary codes without IDF weights; ``index.gpu_id`` is ignored, with a warning.
 - A ``cache_path`` may hold what asmk saved there. What is saved is ours: a codebook as .npy, an IVF as the folder of an
   index. Images may be added to an IVF that was loaded; a pickle then becomes a folder, and is kept as ``PATH.asmk``.
-- Image ids may come in any order, and an image's rows may be scattered; an image is added once. As in asmk, ids number
-  the images from 0, and every number up to the largest is an image that can be ranked.
+- Image ids may come in any order, and an image's rows may be scattered; an image is added once. Ids are whole numbers
+  below 2⁶³. As in asmk, every number up to the largest is ranked; where more than 65,536 of them have no image, only
+  images are, so that ids can be times.
 - Distractors are ranked under the numbers that follow the images', never under negative ones.
 - Descriptors of any dimension are compared over as many bits as they have, not over the next multiple of 32.
 - Equal scores are ranked by number. With a threshold below 0, similarities keep their sign for any alpha.
 """
 
 import time
-from collections.abc import Iterator, Mapping
+import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, DTypeLike, NDArray
+from numpy.typing import ArrayLike, NDArray
 from tqdm import tqdm
 
-from runtime.asmk.codebook import Codebook, kmeans
-from runtime.asmk.codes import code_length
-from runtime.asmk.kernel import AsmkKernel, AsmkParameters, aggregate
-from runtime.asmk_method.ivf import Ivf, image_ids_of
+from runtime.asmk.codebook import kmeans
+from runtime.asmk.kernel import AsmkKernel, AsmkParameters
+from runtime.asmk_method.ivf import Ivf, image_ids_of, topk_of
+from runtime.asmk_method.kernel import AsmkCodebook, ASMKKernel, by_image, descriptors_of, finite
 from runtime.asmk_method.pickles import load_any_codebook, words_of_size
 from runtime.errors import IncompatibleError, UsageError
 
@@ -55,8 +58,8 @@ class ASMKMethod:
         params: Mapping[str, Any],
         metadata: Mapping[str, Any],
         *,
-        codebook: "AsmkCodebook | None" = None,
-        kernel: "ASMKKernel | None" = None,
+        codebook: AsmkCodebook | None = None,
+        kernel: ASMKKernel | None = None,
         inverted_file: Ivf | None = None,
     ) -> None:
         self.params = params
@@ -77,7 +80,7 @@ class ASMKMethod:
         cache_path: str | Path | None = None,
         step_params: Mapping[str, Any] | None = None,
     ) -> "ASMKMethod":
-        """Learns the codebook by k-means, or loads it.
+        """Learns the codebook by k-means, or loads it. Warns of ``index.gpu_id``, which is ignored.
 
         Args:
             vecs: float [n, D]; may be None if the codebook is loaded.
@@ -92,6 +95,7 @@ class ASMKMethod:
             raise UsageError("the codebook is trained already; begin with initialize_untrained for another")
         params = step_params or self.params.get("train_codebook")
         size = words_of_size(_parameter("train_codebook", params, "codebook", "size"))
+        _warn_of_gpu(self.params)
         cache = Path(cache_path) if cache_path is not None else None
         begin = time.perf_counter()
         if cache is not None and cache.exists():
@@ -186,7 +190,7 @@ class ASMKMethod:
             metadata: ``query_avg_time`` in seconds.
             images: [q], the distinct ids of ``qimids``, ascending.
             ranks: int64 [q, r], the numbers of all images, or of the ``topk`` best, best first, ties by number. The
-                distractors' follow the images'.
+                distractors' follow the largest image's.
             scores: float64 [q, r], of ``ranks``.
         """
         if self.codebook is None or self.inverted_file is None:
@@ -194,16 +198,14 @@ class ASMKMethod:
         search, topk = _search_parameters(step_params or self.params.get("query_ivf"))
         kernel = AsmkKernel(self.codebook, search)
         begin = time.perf_counter()
-        descriptors = _descriptors(qvecs, self.codebook.dimensions)
+        descriptors = descriptors_of(qvecs, self.codebook.dimensions)
         ids = image_ids_of(qimids, len(descriptors))
-        queries = list(_by_image(ids))
+        queries = list(by_image(ids))
         columns = len(self.inverted_file) if topk is None else min(topk, len(self.inverted_file))
         ranks, scores = np.empty((len(queries), columns), np.int64), np.empty((len(queries), columns))
         for row, (_, rows) in enumerate(tqdm(queries, desc="querying", unit="image", disable=not progress)):
             codes = kernel.encode(descriptors[rows], search.multiple_assignment)
-            every = self.inverted_file.scores(kernel.query(codes))
-            ranks[row] = _best(every, columns)
-            scores[row] = every[ranks[row]]
+            ranks[row], scores[row] = self.inverted_file.best(self.inverted_file.scores(kernel.query(codes)), topk)
         metadata = {"query_avg_time": (time.perf_counter() - begin) / max(1, len(queries))}
         return metadata, np.array([image for image, _ in queries], ids.dtype), ranks, scores
 
@@ -222,8 +224,8 @@ class IvfBuilder:
     def __init__(
         self,
         step_params: Mapping[str, Any],
-        codebook: "AsmkCodebook",
-        kernel: "ASMKKernel",
+        codebook: AsmkCodebook,
+        kernel: ASMKKernel,
         *,
         cache_path: str | Path | None,
     ) -> None:
@@ -263,7 +265,7 @@ class IvfBuilder:
             progress: anything true shows a progress bar.
 
         Raises:
-            HowlError: an image was added before, an id is negative, or the arrays do not fit.
+            HowlError: an image was added before, an id is out of range, or the arrays do not fit.
         """
         begin = time.perf_counter()
         quantized = self.codebook.quantize(vecs, imids, multiple_assignment=self._assignments)
@@ -277,56 +279,15 @@ class IvfBuilder:
         return {**self.metadata, "ivf_stats": self.ivf.stats}
 
 
-class AsmkCodebook(Codebook):
-    """A codebook with asmk's name for ``assign``."""
-
-    @property
-    def size(self) -> int:
-        """The number of words."""
-        return len(self)
-
-    def quantize(self, des: ArrayLike, *cols: Any, multiple_assignment: int) -> tuple[Any, ...]:
-        """Descriptors [n, D] and their columns → descriptors, words int64 [n, m], the columns."""
-        descriptors = _descriptors(des, self.dimensions)
-        return descriptors, self.assign(descriptors, multiple_assignment), *cols
-
-
-class ASMKKernel:
-    """Turns descriptors and their words into codes."""
-
-    def __init__(self, codebook: Codebook, *, binary: bool | str) -> None:
-        if binary not in (True, "bin"):
-            raise UsageError(f"build_ivf.kernel.binary is {binary!r}: howl compares binary codes only; set it to True")
-        self.codebook = codebook
-
-    def aggregate(
-        self, des: ArrayLike, word_ids: ArrayLike, image_ids: ArrayLike, *, progress: int | None = None
-    ) -> tuple[NDArray[np.uint64], NDArray[np.uint32], NDArray[np.integer]]:
-        """Aggregates image by image.
-
-        Args:
-            des: float [n, D].
-            word_ids: integer [n, m], the words of each descriptor.
-            image_ids: integer [n], the image of each descriptor, in any order.
-            progress: anything true shows a progress bar.
-
-        Returns:
-            entry by entry, in the order of images and words: codes uint64 [e, L], words uint32 [e], image ids [e].
-        """
-        descriptors, words = _descriptors(des, self.codebook.dimensions), np.asarray(word_ids)
-        ids = image_ids_of(image_ids, len(descriptors))
-        images, codes, all_words = [], [], []
-        for image, rows in tqdm(list(_by_image(ids)), desc="aggregating", unit="image", disable=not progress):
-            aggregated = aggregate(descriptors[rows], words[rows], self.codebook.centroids)
-            images.append(np.full(len(aggregated.words), image))
-            codes.append(aggregated.codes)
-            all_words.append(aggregated.words)
-        none = np.empty((0, code_length(self.codebook.dimensions)), np.uint64)
-        return np.concatenate(codes or [none]), _joined(all_words, np.uint32), _joined(images, ids.dtype)
-
-
-def _joined(parts: list[NDArray], dtype: DTypeLike) -> NDArray:
-    return np.concatenate(parts) if parts else np.empty(0, dtype)
+def _warn_of_gpu(params: Mapping[str, Any]) -> None:
+    gpu = (params.get("index") or {}).get("gpu_id")
+    if gpu is not None:
+        warnings.warn(
+            f"index.gpu_id is {gpu!r} and is ignored: visual words are learned and assigned on the CPU; "
+            "set it to None, or assign words on a GPU yourself and give them to kernel.aggregate",
+            RuntimeWarning,
+            stacklevel=3,
+        )
 
 
 def _load_codebook(path: Path, size: int) -> AsmkCodebook:
@@ -341,46 +302,10 @@ def _load_codebook(path: Path, size: int) -> AsmkCodebook:
 def _learn_codebook(vecs: ArrayLike | None, size: int, cache: Path | None) -> AsmkCodebook:
     if vecs is None:
         raise UsageError(f"no descriptors to learn a codebook from, and none is saved at {cache}")
-    descriptors = _finite(np.ascontiguousarray(vecs, np.float32))
+    descriptors = finite(np.ascontiguousarray(vecs, np.float32))
     if descriptors.ndim != 2 or len(descriptors) < size:
         raise UsageError(f"{size} visual words need as many descriptors [n, D] at least, not {descriptors.shape}")
     return AsmkCodebook(kmeans(descriptors, size, seed=SEED).centroids)
-
-
-def _by_image(ids: NDArray[np.integer]) -> Iterator[tuple[np.integer, NDArray[np.intp]]]:
-    """The distinct ids, ascending, each with its rows in their order."""
-    order = np.argsort(ids, kind="stable")
-    distinct, starts = np.unique(ids[order], return_index=True)
-    for image, start, end in zip(distinct, starts, [*starts[1:], len(ids)], strict=False):
-        yield image, order[start:end]
-
-
-def _best(scores: NDArray[np.float64], top: int) -> NDArray[np.intp]:
-    """The positions of the ``top`` largest scores, largest first, ties by position."""
-    candidates = np.arange(len(scores))
-    if 0 < top < len(scores):
-        # All images that tie for the last place compete for it, and the earliest win.
-        candidates = np.flatnonzero(scores >= np.partition(scores, len(scores) - top)[len(scores) - top])
-    return candidates[np.argsort(-scores[candidates], kind="stable")][:top]
-
-
-def _descriptors(vecs: ArrayLike, dimensions: int) -> NDArray[np.float32]:
-    """Descriptors as contiguous float32 [n, D]; an empty array of any shape becomes [0, D].
-
-    Raises:
-        UsageError: one of them is not finite.
-    """
-    descriptors = _finite(np.ascontiguousarray(vecs, np.float32))
-    return descriptors if descriptors.size else np.empty((0, dimensions), np.float32)
-
-
-def _finite(descriptors: NDArray[np.float32]) -> NDArray[np.float32]:
-    """The descriptors. Raises UsageError, naming the first row, if a component is NaN or infinite."""
-    is_finite = np.isfinite(descriptors)
-    if not is_finite.all():
-        wrong = int(np.argwhere(~is_finite)[0, 0])
-        raise UsageError(f"descriptor {wrong} of {len(descriptors)} is not finite")
-    return descriptors
 
 
 def _search_parameters(step_params: Any) -> tuple[AsmkParameters, int | None]:
@@ -390,12 +315,7 @@ def _search_parameters(step_params: Any) -> tuple[AsmkParameters, int | None]:
         threshold=_parameter("query_ivf", step_params, "similarity", "similarity_threshold"),
         multiple_assignment=_assignments("query_ivf", step_params),
     )
-    topk = (step_params.get("search") or {}).get("topk")
-    if topk is None:
-        return parameters, None
-    if not isinstance(topk, int | np.integer) or topk < 1:
-        raise UsageError(f"query_ivf.search.topk is {topk!r}: it is a whole number of at least 1, or None for all")
-    return parameters, int(topk)
+    return parameters, topk_of((step_params.get("search") or {}).get("topk"), "query_ivf.search.topk")
 
 
 def _assignments(step: str, step_params: Any) -> int:

@@ -2,6 +2,7 @@
 
 import copy
 import os
+import warnings
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -16,8 +17,7 @@ from runtime import asmk_method
 from runtime import asmk_method as kern_pkg
 from runtime.asmk.codebook import Codebook
 from runtime.asmk.kernel import aggregate
-from runtime.asmk_method.importing import fingerprint_of
-from runtime.asmk_method.ivf import NUMBERS
+from runtime.asmk_method.importing import NUMBERS, fingerprint_of
 from runtime.asmk_method.method import ASMKMethod
 from runtime.errors import HowlError
 from runtime.first_stage import ASMK, Layout
@@ -26,7 +26,7 @@ from runtime.index import Index
 D, WORDS = 40, 24  # asmk compares 40 dimensions over 64 bits
 CENTROIDS = np.random.default_rng(0).normal(size=(WORDS, D)).astype(np.float32)
 PARAMS = {
-    "index": {"gpu_id": 0},
+    "index": {"gpu_id": None},
     "train_codebook": {"codebook": {"size": WORDS}},
     "build_ivf": {
         "kernel": {"binary": True},
@@ -132,7 +132,7 @@ QUERIES = images_of(7, 11, 12, seed=1)
 @pytest.mark.parametrize(
     ("parameter", "value", "how"),
     [
-        ("index.gpu_id", None, {}),
+        ("index", KeyError, {}),
         ("query_ivf.similarity.alpha", 1.5, {"alpha": 1.5}),
         ("query_ivf.similarity.similarity_threshold", 0.25, {"tau": 0.25}),
         ("query_ivf.similarity.similarity_threshold", -0.5, {"tau": -0.5}),
@@ -328,6 +328,17 @@ def test_parameters_that_cannot_be_are_named(codebook_npy: Path, parameter: str,
     assert part in one_line(run)
 
 
+def test_a_gpu_is_said_to_be_ignored_once_and_changes_nothing(codebook_npy: Path) -> None:
+    images, untrained = images_of(*range(9)), ASMKMethod.initialize_untrained(changed("index.gpu_id", 0))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        method = untrained.train_codebook(cache_path=codebook_npy).build_ivf(*columns(images))
+        assert_answers(method, QUERIES, images)
+    assert [warning.filename for warning in caught] == [__file__]
+    assert "index.gpu_id is 0 and is ignored" in str(caught[0].message)
+    assert "set it to None" in str(caught[0].message)
+
+
 def test_steps_out_of_order_say_what_to_call(tmp_path: Path, trained: ASMKMethod) -> None:
     untrained, built = ASMKMethod.initialize_untrained(PARAMS), trained.build_ivf(*columns(QUERIES))
     assert "call train_codebook first" in one_line(untrained.create_ivf_builder)
@@ -351,7 +362,7 @@ def test_a_codebook_has_as_many_words_as_asked_for_or_is_refused() -> None:
     [
         (np.zeros((2, D)), [0, -1], "image id -1: ids number the images from 0"),
         (np.zeros((2, D)), np.array([0, 2**64 - 1], np.uint64), "image id 18446744073709551615: ids number"),
-        (np.zeros((2, D)), [0, NUMBERS], f"stay below {NUMBERS}"),
+        (np.zeros((2, D)), np.array([0, NUMBERS], np.uint64), f"stay below {NUMBERS}"),
         (np.zeros((2, D)), [0.0, 1.0], "image ids are whole numbers [n], not float64"),
         (np.zeros((2, D)), [[0, 1]], "image ids are whole numbers [n]"),
         (np.zeros((2, D)), [0], "1 image ids were given for 2 rows"),
@@ -568,7 +579,7 @@ def test_the_documented_calls_give_the_same_ranks_and_scores_through_the_real_pa
     tmp_path: Path, features: Callable
 ) -> None:
     theirs = pytest.importorskip("asmk", reason="the package asmk is not installed").asmk_method
-    params = changed("train_codebook.codebook.size", "1k") | {"index": {"gpu_id": None}}
+    params = changed("train_codebook.codebook.size", "1k")
     vecs, imids = features(200)
     qvecs, qimids = features(30)
     dvecs, dimids = features(40)
