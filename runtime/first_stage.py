@@ -112,7 +112,7 @@ class Store(Protocol):
     def __len__(self) -> int: ...
 
     def scores(self, query: Any) -> NDArray[np.float64]:
-        """The score of every image, float64 [n]."""
+        """The score of every image, float64 [n]. Raises OSError if its file was truncated after it was opened."""
         ...
 
     def best(self, query: Any, live: NDArray[np.bool_], top: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
@@ -120,6 +120,9 @@ class Store(Protocol):
 
         Returns:
             their numbers, int64 [h], and scores, float64 [h].
+
+        Raises:
+            OSError: the file was truncated after it was opened.
         """
         ...
 

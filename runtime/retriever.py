@@ -1,52 +1,35 @@
 """The retriever: photos in, ranked photos of the same place out."""
 
+import math
 import os
-import time
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+import warnings
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from threading import RLock
 from types import TracebackType
 from typing import Any
 
-from tqdm import tqdm
-
+from runtime.addition import AddReport, add_items, aliases, items_of
+from runtime.arguments import finite_number, listed, one_of, whole_number_above_0
 from runtime.bundle import EngineFiles
 from runtime.cores import available_cores
 from runtime.encoder import Encoder
 from runtime.errors import (
-    DuplicateIdError,
+    DataError,
+    HowlError,
     ImageError,
-    IncompatibleError,
     MissingError,
+    StorageError,
     UsageError,
-    WriterBusyError,
 )
 from runtime.features import Features
-from runtime.index import Hit, Index
+from runtime.index import EXISTING, Hit, Index
 from runtime.index.catalogue import PATIENCE
-from runtime.index.directory import whole_number_above_0
-from runtime.index.ids import check_ids, ids_of, listed
+from runtime.index.ids import check_ids, duplicate, id_of_path, ids_of
+from runtime.index.strangers import LEAST_IMAGES, LEAST_SAMPLE, SAMPLE, Strangers
 from runtime.io.decoding import MAX_PIXELS
 from runtime.io.image import PhotoInput, describe
 from runtime.rerank import Query, Reranker
-
-# `add` commits after so many photos or seconds, whichever comes first: a kill loses at most these.
-COMMIT_SIZE, COMMIT_SECONDS = 1000, 30.0
-MAX_UNCOMMITTED = 20 * COMMIT_SIZE  # photos that wait in memory, some hundred MB, while another process writes
-
-
-@dataclass(frozen=True)
-class AddReport:
-    """What ``add`` did with the photos.
-
-    Attributes:
-        added: ids that are now in the index.
-        skipped: by id, why a photo cannot be read.
-    """
-
-    added: list[str] = field(default_factory=list)
-    skipped: dict[str, str] = field(default_factory=dict)
 
 
 class Retriever:
@@ -62,6 +45,7 @@ class Retriever:
         engine: str | Path,
         index: str | Path | None = None,
         *,
+        root: str | Path | None = None,
         device: str | None = None,
         threshold: float | None = None,
         alpha: float | None = None,
@@ -76,6 +60,8 @@ class Retriever:
         Args:
             engine: ``engine.onnx`` or ``engine.plan``, with the files that export left beside it.
             index: folder of the index, made by the first ``add``; default: ``engine.index`` beside the engine.
+            root: a folder, from which the ids of photos are seen, however their paths are typed; None for ids that are
+                the paths as they are given.
             device: ``cpu``, ``cuda``, or None for a GPU if there is one.
             threshold: τ of the search; None for the manifest's.
             alpha: α of the search; None for the manifest's.
@@ -89,7 +75,8 @@ class Retriever:
         settings: dict[str, Any] = dict(
             device=device, threshold=threshold, alpha=alpha, threads=threads, max_pixels=max_pixels
         )
-        self._settings = settings | {"wait": wait}
+        self.root = None if root is None else Path(os.path.abspath(root))
+        self._settings = settings | {"wait": wait, "root": self.root}
         self._wait = wait
         self._lock = RLock()
         self.encoder = Encoder(Path(engine), **settings)
@@ -123,15 +110,23 @@ class Retriever:
         return len(self.index) if self.index is not None else 0
 
     def __contains__(self, id_: object) -> bool:
-        """Whether a photo of this id, a text or a path, is in the index."""
-        return self.index is not None and isinstance(id_, str | os.PathLike) and bool(self.index.existing([id_]))
+        """Whether a photo of this id, or at this path, is in the index."""
+        if self.index is None or not isinstance(id_, str | os.PathLike):
+            return False
+        return bool(self.index.existing(self.index.named([id_], self.root)))
 
     def ids(self) -> list[str]:
         """The ids of all photos, in the order of their addition."""
         self._check_open()
         return self.index.ids() if self.index is not None else []
 
-    def add(self, photos: Iterable[PhotoInput], ids: Iterable[str | os.PathLike[str]] | None = None) -> AddReport:
+    def add(
+        self,
+        photos: Iterable[PhotoInput],
+        ids: Iterable[str | os.PathLike[str]] | None = None,
+        *,
+        existing: str = "error",
+    ) -> AddReport:
         """Adds photos, a commit at least every thousand photos or half a minute. Those reported are on the disk.
 
         While another process writes, the work goes on and the photos wait in memory, up to 20,000 of them.
@@ -139,14 +134,17 @@ class Retriever:
         Args:
             photos: paths, encoded bytes, or H×W×3 uint8 BGR arrays.
             ids: one for each photo, texts or paths; may be None if all photos are paths, which are then their own ids.
+            existing: what becomes of ids that are in the index already: ``error``, ``skip`` (the photo of before
+                stays, and is not encoded) or ``replace`` (it goes when the new one comes).
 
         Returns:
             what was added, and why the rest was not: unreadable photos are skipped, not fatal.
 
         Raises:
-            HowlError: an id is in the index already, missing or named twice, or there cannot be an index, and nothing
+            HowlError: an id is missing, named twice or in the index already, or there cannot be an index, and nothing
                 was added; or the index cannot be written any more, and earlier commits stay.
         """
+        one_of("existing", existing, EXISTING)
         photos = listed(photos, "photos")
         names = self._ids(photos, ids)
         check_ids(self.index_path, names)
@@ -158,53 +156,82 @@ class Retriever:
                 Index.ensure_possible(self._index_place)
             else:
                 self.index.ensure_writable()
-                if known := self.index.existing(names):
-                    raise DuplicateIdError(f"{self.index_path}: {known[0]} is in the index already; remove it first")
-        return self._add(photos, names)
-
-    def _add(self, photos: Sequence[PhotoInput], names: Sequence[str]) -> AddReport:
-        report, waiting, since = AddReport(), dict[str, Any](), time.monotonic()
-        with tqdm(total=len(names), desc="indexing", unit="photo", disable=None) as bar:
-            for name, image in self._prepare(photos, names, report):
-                bar.update()
-                if image is not None:
-                    waiting[name] = image
-                is_due = len(waiting) >= COMMIT_SIZE or time.monotonic() - since >= COMMIT_SECONDS
-                if waiting and is_due and self._commit(waiting, report, insist=len(waiting) >= MAX_UNCOMMITTED):
-                    since = time.monotonic()
-            if waiting:
-                self._commit(waiting, report, insist=True)
+            known = set(self.index.existing(names)) if self.index is not None and existing != "replace" else set()
+        if known and existing == "error":
+            raise duplicate(self.index_path, next(name for name in names if name in known))
+        items = [item for item in items_of(photos, names) if item.id not in known]
+        report = AddReport(present=[name for name in names if name in known], aliases=aliases(items, self.index))
+        queries: list[Any] | None = [] if self._must_measure(len(items)) else None
+        log = self._index_place.with_name(f"{self._index_place.name}.reading")
+        add_items(items, self.encoder, self._index_to_fill, log, existing=existing, report=report, queries=queries)
+        if queries:
+            try:
+                self._keep_strangers(queries)
+            except HowlError as error:  # the photos are in the index all the same
+                warnings.warn(str(error), RuntimeWarning, stacklevel=2)
         return report
 
-    def _commit(self, waiting: dict[str, Any], report: AddReport, *, insist: bool) -> bool:
-        """Adds the photos that wait, and says whether it could.
+    def aliases(
+        self, photos: Iterable[PhotoInput], ids: Iterable[str | os.PathLike[str]] | None = None
+    ) -> dict[str, str]:
+        """The photos whose files are in the index, or named here, under another id too: by id, that other id.
 
         Args:
-            waiting: encoded photos by id; emptied.
-            report: is told what was added.
-            insist: whether to wait for another writer to end, and to give up if it does not.
-
-        Raises:
-            HowlError: the index cannot be written, or, where ``insist``, another process is still writing.
+            photos: as ``add`` takes them; only paths have files.
+            ids: as ``add`` takes them.
         """
-        with self._lock:
-            self._check_open()
-            if self.index is None:
-                self.index = self._create_index()
-            index = self.index
-        try:
-            index.add(waiting.keys(), waiting.values(), wait=None if insist else 0)
-        except WriterBusyError as error:
-            if insist:
-                raise WriterBusyError(f"{error}; {len(waiting)} photos were not added") from None
-            return False
-        report.added.extend(waiting)
-        waiting.clear()
-        return True
+        photos = listed(photos, "photos")
+        return aliases(items_of(photos, self._ids(photos, ids)), self.index)
 
     def remove(self, ids: Iterable[str | os.PathLike[str]]) -> None:
-        """Removes photos in one commit. Raises HowlError, and removes none, if one is not in the index."""
-        self._existing_index().remove(ids)
+        """Removes photos, by id or path, in one commit. Raises HowlError, and removes none, if one is not there."""
+        self._existing_index().remove(ids, root=self.root)
+
+    # What photos of different places score. It is measured when an index gets its first photos, and again when it has
+    # twice as many.
+
+    @property
+    def stranger_score(self) -> float | None:
+        """What the best of the photos that show another place typically scores; None if it was not measured.
+
+        An answer below it says little: ``runtime.index.strangers``.
+        """
+        index = self.index
+        strangers = None if index is None else index.strangers()
+        if index is None or strangers is None or strangers.settings != self.encoder.first_stage.settings:
+            return None  # with another τ or α the scores are others
+        return strangers.best_of(len(index))
+
+    def measure_strangers(self) -> Strangers:
+        """Measures what photos of different places score, with up to 64 photos of the index that can still be read.
+
+        Raises:
+            DataError: there are too few of them, or too few in the index.
+            HowlError: the index cannot be written.
+        """
+        index = self._existing_index()
+        ids = index.ids()
+        sample = ids[:: max(1, len(ids) // SAMPLE)]
+        paths = [Path(self.root or "", id_) for id_ in sample]
+        queries = [query for _, query in self.encoder.encode_all(paths, self.encoder.encode_query)]
+        queries = [query for query in queries if not isinstance(query, ImageError)]
+        if (strangers := self._keep_strangers(queries)) is None:
+            raise DataError(
+                f"{self.index_path}: too few photos to measure the scores of strangers: {len(queries)} of {len(ids)} "
+                f"could be read at the paths that are their ids; {LEAST_SAMPLE} of {LEAST_IMAGES} are the least"
+            )
+        return strangers
+
+    def _must_measure(self, new: int) -> bool:
+        strangers = self.index.strangers() if self.index is not None else None
+        return strangers is None or len(self) + new >= 2 * strangers.images
+
+    def _keep_strangers(self, queries: Sequence[Any]) -> Strangers | None:
+        index = self._existing_index()
+        strangers = Strangers.measure(index, queries[:SAMPLE], self.encoder.first_stage.settings)
+        if strangers is not None:
+            index.keep_strangers(strangers)
+        return strangers
 
     def compact(self) -> None:
         """Frees the space of removed photos, and makes searching as fast as it can be: ``Index.compact``."""
@@ -227,51 +254,79 @@ class Retriever:
                 self.index = self._open_index()
 
     def search(
-        self, photo: PhotoInput, top: int = 10, *, rerank: Reranker | None = None, candidates: int = 100
+        self,
+        photo: PhotoInput,
+        top: int = 10,
+        *,
+        min_score: float | None = None,
+        only: Iterable[str | os.PathLike[str]] | None = None,
+        exclude: Iterable[str | os.PathLike[str]] = (),
+        rerank: Reranker | None = None,
+        candidates: int = 100,
     ) -> list[Hit]:
         """The photos of the index most similar to ``photo``, best first; fewer than ``top`` if few share anything.
 
         Args:
             photo: a path, encoded bytes, or an H×W×3 uint8 BGR array.
             top: the maximum number of hits.
+            min_score: the least score of a hit, after re-ranking; ``stranger_score`` is a scale for it.
+            only: ids of the photos to search; None for all.
+            exclude: ids of photos that are to be no hits.
             rerank: puts the first stage's best hits into a better order.
             candidates: how many of them it gets, at least ``top``.
 
         Raises:
             ImageError: the photo cannot be read.
             MissingError: there is no index.
-            UsageError: ``top`` or ``candidates`` is no whole number above 0, or ``rerank`` is no re-ranker.
+            UnknownIdError: one of ``only`` is not in the index.
+            UsageError: ``top`` or ``candidates`` is no whole number above 0, ``min_score`` no finite number, ``only``
+                or ``exclude`` no list, or ``rerank`` is no re-ranker.
         """
         index, top = self._existing_index(), whole_number_above_0("top", top)
+        least = -math.inf if min_score is None else finite_number("min_score", min_score)
         candidates = whole_number_above_0("candidates", candidates)
         if rerank is not None and not isinstance(rerank, Reranker):
             raise UsageError(f"rerank={rerank!r}: give an object with the method rerank, or None")
         features = self.encoder.engine.extract(self.encoder.load(photo))
         query = Query(photo, features, self.encoder.encode_query(features, threads=self._threads))
-        if rerank is None:
-            return index.search(query.encoded, top)
-        return rerank.rerank(query, index.search(query.encoded, max(candidates, top)), index)[:top]
+        depth = top if rerank is None else max(candidates, top)
+        hits = index.search(query.encoded, depth, only=only, exclude=exclude)
+        if rerank is not None:
+            hits = rerank.rerank(query, hits, index)[:top]
+        return [hit for hit in hits if hit.score >= least]
 
     def search_many(
-        self, photos: Iterable[PhotoInput], top: int = 10, *, skipped: dict[int, str] | None = None
+        self,
+        photos: Iterable[PhotoInput],
+        top: int = 10,
+        *,
+        min_score: float | None = None,
+        only: Iterable[str | os.PathLike[str]] | None = None,
+        exclude: Iterable[str | os.PathLike[str]] = (),
+        skipped: dict[int, str] | None = None,
     ) -> list[list[Hit]]:
         """``search`` for each of the photos, a few at a time, so that all cores are busy.
 
         Args:
             photos: as ``search`` takes them.
             top: the maximum number of hits of each.
+            min_score: as in ``search``.
+            only: as in ``search``.
+            exclude: as in ``search``.
             skipped: takes the reason, by position, of every photo that cannot be read, which then has no hits; without
                 it, the first such photo is an error.
 
         Raises:
             ImageError: a photo cannot be read.
-            MissingError: there is no index.
-            UsageError: ``top`` is no whole number above 0, or ``photos`` is a single one.
+            HowlError: as from ``search``; also if ``photos`` is a single one.
         """
         index, top = self._existing_index(), whole_number_above_0("top", top)
+        least = -math.inf if min_score is None else finite_number("min_score", min_score)
+        only, exclude = None if only is None else ids_of(only, "only"), ids_of(exclude, "exclude")
 
         def hits_of(features: Features) -> list[Hit]:
-            return index.search(self.encoder.encode_query(features), top)
+            hits = index.search(self.encoder.encode_query(features), top, only=only, exclude=exclude)
+            return [hit for hit in hits if hit.score >= least]
 
         answers: list[list[Hit]] = []
         for _, hits in self.encoder.encode_all(listed(photos, "photos"), hits_of):
@@ -295,48 +350,42 @@ class Retriever:
         if self._closed:
             raise UsageError("this retriever is closed; open another one")
 
-    def _prepare(
-        self, photos: Sequence[PhotoInput], names: Sequence[str], report: AddReport
-    ) -> Iterator[tuple[str, Any]]:
-        """Encodes every photo, in order; one that cannot be read gives None and a line in the report."""
-        encoded = self.encoder.encode_all(photos, self.encoder.encode_database)
-        for name, (_, image) in zip(names, encoded, strict=True):
-            if isinstance(image, ImageError):
-                report.skipped[name] = str(image)
-                yield name, None
-            else:
-                yield name, image
-
     def _ids(self, photos: Sequence[PhotoInput], ids: Iterable[str | os.PathLike[str]] | None) -> list[str]:
         """The id of every photo: the ones given, or the paths."""
         if ids is None:
             nameless = [photo for photo in photos if not isinstance(photo, str | os.PathLike)]
             if nameless:
                 raise UsageError(f"{describe(nameless[0])}: has no path to be its id; name it with ids=[...]")
-            return [str(Path(name)) for name in ids_of(photos)]  # "./a.jpg" is "a.jpg", in the shell too
+            return [id_of_path(path, self.root) for path in ids_of(photos)]
         names = ids_of(ids)
         if len(names) != len(photos):
             raise UsageError(f"{len(names)} ids were given for {len(photos)} photos")
         return names
 
     def _open_index(self) -> Index:
-        index = Index(self._index_place, wait=self._wait)
-        if index.fingerprint != self.encoder.manifest.fingerprint:
-            index.close()
-            manifest = EngineFiles.of(self.encoder.path).manifest
-            raise IncompatibleError(
-                f"{self.index_path} was made with another engine than {manifest} describes: "
-                f"use that engine, or index the photos again"
-            )
-        return index
+        fingerprint = self.encoder.manifest.fingerprint
+        return Index.of_engine(self._index_place, self.encoder.path, fingerprint, wait=self._wait)
+
+    def _index_to_fill(self) -> Index:
+        """The index, made if there is none."""
+        with self._lock:
+            self._check_open()
+            if self.index is None:
+                self.index = self._create_index()
+            return self.index
 
     def _create_index(self) -> Index:
-        return Index.create(
-            self._index_place,
-            fingerprint=self.encoder.manifest.fingerprint,
-            layout=self.encoder.first_stage.layout,
-            wait=self._wait,
-        )
+        try:
+            return Index.create(
+                self._index_place,
+                fingerprint=self.encoder.manifest.fingerprint,
+                layout=self.encoder.first_stage.layout,
+                wait=self._wait,
+            )
+        except (StorageError, UsageError):
+            if not Index.exists(self._index_place):
+                raise
+            return self._open_index()  # another process was faster
 
 
 def _open_retriever(engine: Path, index: Path, settings: dict[str, Any]) -> Retriever:

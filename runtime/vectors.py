@@ -61,6 +61,8 @@ class InnerProduct:
 class VectorFile:
     """The vectors of up to 65,536 images. The array may be a memory map.
 
+    ``scores`` and ``best`` raise OSError if its file was truncated since, or its disk failed.
+
     Attributes:
         vectors: float16 [n, G].
     """

@@ -12,6 +12,7 @@ from runtime.asmk.assignment import ROW_BATCH, ExactSearch, RoundedSearch
 from runtime.cores import available_cores
 from runtime.errors import DamagedError, IncompatibleError, MissingError, UsageError
 from runtime.io.atomic import atomic_write
+from runtime.io.npy import parse_npy
 
 KMEANS_ITERATIONS = 10  # its objective hardly falls afterwards
 KMEANS_SAMPLE = 64  # descriptors per word that it uses, at most
@@ -92,14 +93,12 @@ class Codebook:
     def load(cls, path: Path) -> "Codebook":
         """Reads what ``save`` wrote. Raises HowlError if the file is missing or not a codebook."""
         try:
-            # A map takes no memory for a header that claims more than the file holds.
-            centroids = np.array(np.lib.format.open_memmap(path, mode="r"))
+            centroids = parse_npy(path.read_bytes(), np.float32, axes=2)
         except FileNotFoundError:
             raise MissingError(f"{path}: the codebook is missing; restore it, or export or import it again") from None
-        except (ValueError, OSError, MemoryError, OverflowError):
-            raise DamagedError(f"{path}: not a codebook (.npy); restore it, or export or import it again") from None
-        if centroids.ndim != 2 or centroids.dtype != np.float32:
-            raise DamagedError(f"{path}: a codebook is float32 [words, dimensions], this is {centroids.shape}")
+        except (ValueError, OSError) as error:
+            why = " ".join(str(getattr(error, "strerror", None) or error).split())[:200]
+            raise DamagedError(f"{path}: not a codebook ({why}); restore it, or export or import it again") from None
         if not centroids.size or not np.isfinite(centroids).all():
             raise DamagedError(f"{path}: a codebook has words, and all of them are numbers; export or import it again")
         return cls(centroids)

@@ -18,7 +18,9 @@ CHECK_BATCH = 1 << 20  # entries that are checked at a time, to save memory
 
 @dataclass(frozen=True)
 class InvertedFile:
-    """Up to 65,536 images in compressed sparse rows by word. The arrays may be memory maps.
+    """Up to 65,536 images in compressed sparse rows by word. ``images`` and ``codes`` may be memory maps.
+
+    ``scores`` and ``best`` raise OSError if a file of theirs was truncated since, or its disk failed.
 
     Attributes:
         words: uint32 [w], the words present, ascending.

@@ -1,4 +1,4 @@
-"""Array files: written with a checksum, checked before they are used, and memory-mapped."""
+"""Array files: written with a checksum, checked before they are used; the large ones are memory-mapped."""
 
 import ctypes
 import io
@@ -19,6 +19,7 @@ from numpy.lib import format as npy
 from numpy.typing import NDArray
 
 from runtime.errors import DamagedError
+from runtime.io.npy import parse_npy
 
 READ_BYTES = 1 << 20  # at a time
 # At a time. It is so large because Linux then keeps the file in huge pages, if the file system supports them: a search,
@@ -50,39 +51,36 @@ def write_array(path: Path, array: NDArray) -> Checksum:
 
 
 def load_array(path: Path, expected: Checksum, dtype: npt.DTypeLike) -> NDArray:
-    """A read-only memory map of an array [n], after the whole file was checked to be, to the bit, what was written.
+    """An array [n], read whole into memory and checked to be, to the bit, what was written. It is read-only.
 
-    A right checksum says nothing of who wrote the file, so its header is not believed: the dtype is the caller's, and
-    the length must be that of the file.
+    Whatever becomes of the file later does not reach it. Of a full segment such arrays take about 5 MB.
+
+    A right checksum says nothing of who wrote the file, so its header is not believed: ``parse_npy``.
 
     Raises:
         DamagedError: the file is missing, truncated or changed, or holds another array; the line names it.
     """
     with _opened(path) as file:
-        _check(path, file, expected, content=True)
-        file.seek(0)
-        try:
-            npy.read_magic(file)
-            shape, _, found = npy.read_array_header_1_0(file)
-        except ValueError as error:
-            raise damaged(path, " ".join(str(error).split())) from None
-        if found != np.dtype(dtype) or len(shape) != 1:
-            raise damaged(path, f"{found} {list(shape)} instead of {np.dtype(dtype)} [n]")
-        if file.tell() + shape[0] * found.itemsize != expected.size:
-            raise damaged(path, f"{expected.size} bytes for {shape[0]} numbers")
-        return _map(file, found, shape, file.tell())
+        _check_size(path, file, expected)
+        content = file.read()
+    _check_crc(path, zlib.crc32(content), expected)
+    try:
+        return parse_npy(content, dtype, axes=1)
+    except ValueError as error:
+        raise damaged(path, " ".join(str(error).split())) from None
 
 
 def map_array(path: Path, expected: Checksum, dtype: npt.DTypeLike, shape: tuple[int, ...]) -> NDArray:
     """A read-only memory map of an array, after a check of the file's size only.
 
-    Its header is not read: dtype and shape are the caller's, so a flipped bit never leads outside the file.
+    Its header is not read: dtype and shape are the caller's, so a flipped bit never leads outside the file. If the file
+    is truncated later, reading the map ends the process, except in the loops of ``runtime.native`` that search.
 
     Raises:
         DamagedError: the file is missing or truncated; the line names it.
     """
     with _opened(path) as file:
-        _check(path, file, expected, content=False)
+        _check_size(path, file, expected)
         header = expected.size - np.dtype(dtype).itemsize * math.prod(shape)
         if header < 0:
             raise damaged(path, f"too small for {shape} numbers")
@@ -92,7 +90,11 @@ def map_array(path: Path, expected: Checksum, dtype: npt.DTypeLike, shape: tuple
 def check_file(path: Path, expected: Checksum) -> None:
     """Reads a whole file. Raises DamagedError if it is not, to the bit, what was written."""
     with _opened(path) as file:
-        _check(path, file, expected, content=True)
+        _check_size(path, file, expected)
+        crc = 0
+        while chunk := file.read(READ_BYTES):
+            crc = zlib.crc32(chunk, crc)
+    _check_crc(path, crc, expected)
 
 
 def damaged(path: Path, how: str) -> DamagedError:
@@ -149,19 +151,15 @@ def _opened(path: Path) -> Iterator[BinaryIO]:
         raise DamagedError(f"{path}: {error.strerror or error}") from None
 
 
-def _check(path: Path, file: BinaryIO, expected: Checksum, content: bool) -> None:
+def _check_size(path: Path, file: BinaryIO, expected: Checksum) -> None:
     size = os.fstat(file.fileno()).st_size
     if size != expected.size:
         raise damaged(path, f"{size} bytes instead of {expected.size}")
-    if content and _crc(file) != expected.crc:
+
+
+def _check_crc(path: Path, crc: int, expected: Checksum) -> None:
+    if crc != expected.crc:
         raise damaged(path, "its content changed")
-
-
-def _crc(file: BinaryIO) -> int:
-    crc = 0
-    while chunk := file.read(READ_BYTES):
-        crc = zlib.crc32(chunk, crc)
-    return crc
 
 
 def _chunks(array: NDArray) -> Iterator[memoryview]:

@@ -7,7 +7,7 @@ import time
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -19,9 +19,10 @@ from runtime.errors import DamagedError, IncompatibleError, MissingError, Storag
 from runtime.first_stage import Layout
 from runtime.index.arrays import HINT, Checksum
 from runtime.index.ids import check_unicode
+from runtime.index.origin import Origin
 from runtime.index.segment import segment_files
 
-VERSION = 3
+VERSION = 4
 DISK_REFUSES = {  # SQLite's codes for what is no fault of the file
     sqlite3.SQLITE_BUSY,
     sqlite3.SQLITE_CANTOPEN,
@@ -35,7 +36,7 @@ PATIENCE = 10.0  # seconds that a reader waits for a commit to finish, and a com
 SEGMENT_PREFIX = "segment-"
 SEGMENT_NAME = re.compile(f"{SEGMENT_PREFIX}[0-9a-f]{{32}}")
 POLLING = 0.05  # seconds between two attempts of a writer to become the one
-ID_BATCH = 500  # in one query: old versions of SQLite allow 999 parameters
+BATCH = 500  # values in one query: old versions of SQLite allow 999 parameters
 
 SCHEMA = """
 CREATE TABLE metadata (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
@@ -48,7 +49,11 @@ CREATE TABLE segments (
     entries INTEGER NOT NULL,
     checksums TEXT NOT NULL                 -- {file: [size, crc32]}
 ) WITHOUT ROWID;
-CREATE TABLE images (id TEXT PRIMARY KEY, number INTEGER NOT NULL) WITHOUT ROWID;
+-- Of an image that came from a file, what ``Origin`` says of it.
+CREATE TABLE images (
+    id TEXT PRIMARY KEY, number INTEGER NOT NULL, place INTEGER, size INTEGER, modified INTEGER
+) WITHOUT ROWID;
+CREATE INDEX places ON images (place) WHERE place IS NOT NULL;
 CREATE TABLE removed (number INTEGER PRIMARY KEY);
 """
 
@@ -167,12 +172,17 @@ class Catalogue:
             )
 
     def metadata(self, key: str) -> str:
-        """A value written when the index was made."""
+        """A value written when the index was made. Raises HowlError if it is missing."""
+        value = self.find_metadata(key)
+        if value is None:
+            raise DamagedError(f"{self.path}: damaged: it does not say its {key}")
+        return value
+
+    def find_metadata(self, key: str) -> str | None:
+        """A value that may have been written."""
         with self._errors():
             row = self._connection.execute("SELECT value FROM metadata WHERE key = ?", (key,)).fetchone()
-        if row is None:
-            raise DamagedError(f"{self.path}: damaged: it does not say its {key}")
-        return row[0]
+        return None if row is None else row[0]
 
     def number(self, key: str) -> int:
         """A whole number written when the index was made."""
@@ -235,13 +245,47 @@ class Catalogue:
     def existing(self, ids: Sequence[str]) -> list[str]:
         """Those of the ids that are in the index. Raises HowlError if one is not valid Unicode."""
         check_unicode(self.path.parent, ids)
-        found: set[str] = set()
-        for start in range(0, len(ids), ID_BATCH):
-            some = ids[start : start + ID_BATCH]
-            query = f"SELECT id FROM images WHERE id IN ({','.join('?' * len(some))})"
-            with self._errors():
-                found.update(id_ for (id_,) in self._connection.execute(query, some))
+        found = {id_ for (id_,) in self._images_with("id", ids, "id")}
         return [id_ for id_ in ids if id_ in found]
+
+    def numbers(self, ids: Sequence[str]) -> dict[str, int]:
+        """The ordinals of images, by id; those that are not in the index are left out."""
+        check_unicode(self.path.parent, ids)
+        return dict(self._images_with("id", ids, "id, number"))
+
+    def origins(self, ids: Sequence[str]) -> dict[str, Origin | None]:
+        """The files that images came from, by id; None where it was no file."""
+        check_unicode(self.path.parent, ids)
+        rows = self._images_with("id", ids, "id, place, size, modified")
+        return {id_: None if place is None else Origin(place, size, modified) for id_, place, size, modified in rows}
+
+    def ids_at(self, places: Sequence[int]) -> dict[int, str]:
+        """An image that came from the file at each of these places, as ``Origin`` numbers them, as far as there are."""
+        return dict(self._images_with("place", places, "place, id"))
+
+    def below(self, folder: str) -> list[str]:
+        """The ids of the images in a folder, by their ids as paths, in the order of the alphabet.
+
+        Paths that do not begin with ``/`` lie in the folder ``.``, if they do not lead out of it by ``..``.
+        """
+        check_unicode(self.path.parent, [folder])
+        start = folder.rstrip("/") + "/"
+        condition, values = "id >= ? AND id < ?", (start, start[:-1] + chr(ord("/") + 1))
+        if folder == ".":
+            condition, values = "id NOT LIKE ? AND id NOT LIKE ?", ("/%", "../%")
+        with self._errors():
+            rows = self._connection.execute(f"SELECT id FROM images WHERE {condition} ORDER BY id", values)
+            return [id_ for (id_,) in rows]
+
+    def _images_with(self, column: str, values: Sequence[Any], wanted: str) -> list[tuple]:
+        """The wanted columns of all images whose ``column`` is one of the values."""
+        rows: list[tuple] = []
+        for start in range(0, len(values), BATCH):
+            some = values[start : start + BATCH]
+            query = f"SELECT {wanted} FROM images WHERE {column} IN ({','.join('?' * len(some))})"
+            with self._errors():
+                rows += self._connection.execute(query, some)
+        return rows
 
     def integrity(self) -> list[str]:
         """What SQLite finds wrong with the file itself, one line each."""
@@ -294,10 +338,14 @@ class Catalogue:
 
     # Call the methods below within `writing`. They raise sqlite3.Error if the disk is full or cannot be written.
 
-    def add_images(self, ids: Sequence[str]) -> int:
+    def add_images(self, ids: Sequence[str], origins: Sequence[Origin | None]) -> int:
         """Gives new images their ordinals, and returns the first."""
         (first,) = self._connection.execute("SELECT COALESCE(MAX(stop), 0) FROM segments").fetchone()
-        self._connection.executemany("INSERT INTO images VALUES (?, ?)", zip(ids, count(first), strict=False))
+        rows = (
+            (id_, number, *((None,) * 3 if origin is None else astuple(origin)))
+            for id_, number, origin in zip(ids, count(first), origins, strict=False)
+        )
+        self._connection.executemany("INSERT INTO images VALUES (?, ?, ?, ?, ?)", rows)
         return first
 
     def add_segment(
@@ -323,6 +371,10 @@ class Catalogue:
         rows = [(id_,) for id_ in ids]
         self._connection.executemany("INSERT INTO removed SELECT number FROM images WHERE id = ?", rows)
         self._connection.executemany("DELETE FROM images WHERE id = ?", rows)
+
+    def write_metadata(self, key: str, value: str) -> None:
+        """Writes a value in the place of the one before, if there is one."""
+        self._connection.execute("INSERT OR REPLACE INTO metadata VALUES (?, ?)", (key, value))
 
     def shrink(self) -> None:
         """Returns unused pages to the disk."""

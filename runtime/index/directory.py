@@ -1,24 +1,24 @@
 """The index on disk: immutable segments, and one catalogue that names the live ones and commits atomically."""
 
-import operator
 import os
 import shutil
 import sqlite3
 import threading
 import uuid
 import warnings
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
-from itertools import compress, repeat
+from itertools import chain, compress, repeat
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from runtime.arguments import one_of, whole_number_above_0
 from runtime.errors import (
-    DuplicateIdError,
+    DamagedError,
     HowlError,
     IncompatibleError,
     MissingError,
@@ -29,14 +29,19 @@ from runtime.errors import (
     WriterBusyError,
 )
 from runtime.first_stage import MAX_IMAGES, Layout
+from runtime.index.arrays import HINT
 from runtime.index.catalogue import PATIENCE, SEGMENT_PREFIX, Catalogue, SegmentRow, temporary_prefix
-from runtime.index.ids import check_ids, ids_of
+from runtime.index.ids import check_ids, duplicate, id_of_path, ids_of
 from runtime.index.merging import compaction_cut, segments_to_merge
-from runtime.index.segment import Segment, check_large_files, load_segment, store_of, write_segment
+from runtime.index.opening import Part, load_commit, load_part, open_at
+from runtime.index.origin import Origin
+from runtime.index.segment import Segment, check_large_files, store_of, write_segment
+from runtime.index.strangers import Strangers
 from runtime.index.verification import CATALOGUE, verify
 from runtime.io.atomic import exchange, folder_obstacle, sync_folder
 
-OPENING_ATTEMPTS = 100  # another one is needed only if a writer replaces segments during the last
+STRANGERS = "strangers"  # their name in the catalogue's metadata
+EXISTING = ("error", "skip", "replace")  # what an addition does with ids that are in the index already
 
 
 @dataclass(frozen=True)
@@ -73,18 +78,6 @@ class IndexStats:
     bytes: int
 
 
-class Part(NamedTuple):
-    """A segment of an open index.
-
-    Attributes:
-        segment: its images.
-        live: bool [n], which of them were not removed.
-    """
-
-    segment: Segment
-    live: NDArray[np.bool_]
-
-
 class Index:
     """An open index directory: the images of one commit, and the only way to add and remove images.
 
@@ -117,6 +110,17 @@ class Index:
         self._folder, self._catalogue, self._parts = open_at(self._place)
         self.fingerprint = self._catalogue.metadata("fingerprint")
         self.layout = self._catalogue.layout
+
+    @classmethod
+    def of_engine(cls, path: Path, engine: Path, fingerprint: str, *, wait: float = PATIENCE) -> "Index":
+        """Opens an index for an engine. Raises IncompatibleError if it was made with one of another fingerprint."""
+        index = cls(path, wait=wait)
+        if index.fingerprint != fingerprint:
+            index.close()
+            raise IncompatibleError(
+                f"{path} was made with another engine than {engine}: use that one, or index the photos again"
+            )
+        return index
 
     @classmethod
     def create(cls, path: Path, *, fingerprint: str, layout: Layout, wait: float = PATIENCE) -> "Index":
@@ -197,6 +201,42 @@ class Index:
         with self._lock:
             return self._catalogue.existing(ids_of(ids))
 
+    def named(self, ids: Iterable[str | os.PathLike[str]], root: Path | None = None) -> list[str]:
+        """The ids that ids or paths of photos stand for, each once: one that is in the index stands for itself.
+
+        Args:
+            ids: "./a.jpg" stands for "a.jpg".
+            root: the folder from which the ids of paths are seen, as when they were added.
+
+        Raises:
+            IdError: a path lies outside ``root``.
+        """
+        texts = list(dict.fromkeys(ids_of(ids)))
+        known = set(self.existing(texts))
+        return list(dict.fromkeys(text if text in known else id_of_path(text, root) for text in texts))
+
+    def below(self, folder: str) -> list[str]:
+        """The ids that lie in a folder, as paths; ``.`` has all that are relative."""
+        with self._lock:
+            return self._catalogue.below(folder)
+
+    def selected(self, names: Iterable[str | os.PathLike[str]], root: Path | None = None) -> list[str]:
+        """``named``, where a folder stands for all ids that lie in it."""
+        ids = self.named(names, root)
+        known = set(self.existing(ids))
+        expanded = ([id_] if id_ in known else self.below(id_) or [id_] for id_ in ids)
+        return list(dict.fromkeys(chain.from_iterable(expanded)))
+
+    def origins(self, ids: Sequence[str]) -> dict[str, Origin | None]:
+        """The files that images came from, by id, as they were then; None for those that came from none."""
+        with self._lock:
+            return self._catalogue.origins(ids)
+
+    def ids_at(self, places: Sequence[int]) -> dict[int, str]:
+        """The id of an image that came from the file at each of these places (``Origin.place``), if there is one."""
+        with self._lock:
+            return self._catalogue.ids_at(places)
+
     def ids(self) -> list[str]:
         """The ids of all images, in the order of their addition."""
         return [id_ for segment, live in self.parts() for id_ in compress(segment.ids, live.tolist())]
@@ -248,7 +288,15 @@ class Index:
             if not all(os.access(place, os.W_OK) for place in (self._folder, self._folder / CATALOGUE)):
                 raise StorageError(f"{self.path}: no permission to write, or a read-only disk; nothing was added")
 
-    def add(self, ids: Iterable[str | os.PathLike[str]], images: Iterable[Any], *, wait: float | None = None) -> None:
+    def add(
+        self,
+        ids: Iterable[str | os.PathLike[str]],
+        images: Iterable[Any],
+        *,
+        origins: Iterable[Origin | None] | None = None,
+        existing: str = "error",
+        wait: float | None = None,
+    ) -> list[str]:
         """Adds images in one commit: either all of them are on the disk when this returns, or none.
 
         Small segments are merged afterwards, in commits of their own.
@@ -256,42 +304,59 @@ class Index:
         Args:
             ids: of the images.
             images: as the ``FirstStage`` of the index's method encodes them.
+            origins: the files that they came from; None for none.
+            existing: what becomes of ids that are in the index already: ``error``, ``skip`` (the image of before
+                stays) or ``replace`` (it goes in the same commit).
             wait: seconds, for another writer to end; None for those of the index.
+
+        Returns:
+            the ids that were added: all but those that were skipped.
 
         Raises:
             HowlError: an id is in the index already or named twice, another process is writing, or the disk is full or
                 cannot be written.
         """
         ids, images = ids_of(ids), list(images)
-        if len(ids) != len(images):
-            raise ValueError(f"{len(ids)} ids for {len(images)} images")
+        origins = [None] * len(ids) if origins is None else list(origins)
+        if not len(ids) == len(images) == len(origins):
+            raise ValueError(f"{len(ids)} ids for {len(images)} images from {len(origins)} files")
         check_ids(self.path, ids)
+        one_of("existing", existing, EXISTING)
         if not ids:
-            return
+            return []
         with self._writing("nothing was added", wait) as written:
             if known := self._catalogue.existing(ids):
-                raise DuplicateIdError(f"{self.path}: {known[0]} is in the index already; remove it first")
-            first = self._catalogue.add_images(ids)
+                if existing == "error":
+                    raise duplicate(self.path, known[0])
+                if existing == "replace":
+                    self._catalogue.remove(known)
+                else:
+                    there = set(known)
+                    new = [id_ not in there for id_ in ids]
+                    ids, images, origins = (list(compress(each, new)) for each in (ids, images, origins))
+            first = self._catalogue.add_images(ids, origins)
             for start in range(0, len(ids), MAX_IMAGES):
                 part = slice(start, start + MAX_IMAGES)
                 segment = Segment.build(ids[part], images[part], first + start, self.layout)
                 self._write(segment, first + start, first + start + len(segment), written)
         self._merge()
+        return ids
 
-    def remove(self, ids: Iterable[str | os.PathLike[str]]) -> None:
+    def remove(self, ids: Iterable[str | os.PathLike[str]], *, root: Path | None = None) -> None:
         """Removes images in one commit: no search finds them again. ``compact`` frees their space.
 
-        An id that is not in the index is taken for a path, and "./a.jpg" for "a.jpg".
+        Args:
+            ids: ids, or paths of photos: ``named``.
+            root: as in ``named``.
 
         Raises:
             HowlError: an id is not in the index (then none is removed), another process is writing, or the disk is
                 full or cannot be written.
         """
-        names = list(dict.fromkeys(ids_of(ids)))
+        given = ids_of(ids)
         with self._writing("nothing was removed"):
+            names = self.named(given, root)
             known = set(self._catalogue.existing(names))
-            names = list(dict.fromkeys(name if name in known else str(Path(name)) for name in names))
-            known |= set(self._catalogue.existing(names))
             if missing := [name for name in names if name not in known]:
                 raise UnknownIdError(f"{self.path}: {missing[0]} is not in the index; nothing was removed")
             self._catalogue.remove(names)
@@ -322,28 +387,69 @@ class Index:
         """All damage to the index on the disk, in lines that name the file: ``runtime.index.verification``."""
         return verify(self.path).damages
 
-    def search(self, query: Any, top: int) -> list[Hit]:
+    def search(
+        self,
+        query: Any,
+        top: int,
+        *,
+        only: Iterable[str | os.PathLike[str]] | None = None,
+        exclude: Iterable[str | os.PathLike[str]] = (),
+    ) -> list[Hit]:
         """The images most similar to a query, best first; equal scores in the order of addition.
 
         Args:
             query: as the ``FirstStage`` of the index's method encodes it.
             top: the maximum number of hits, at least 1; with ASMK, only images that score above 0 are hits.
+            only: ids of the images to search; None for all.
+            exclude: ids of images that are to be no hits; those that are not in the index change nothing.
 
         Raises:
-            UsageError: ``top`` is below 1.
+            UnknownIdError: one of ``only`` is not in the index.
+            UsageError: ``top`` is below 1, or ``only`` or ``exclude`` is a single text.
         """
         top = whole_number_above_0("top", top)
+        chosen = None if only is None else self._ordinals(only, "only", must_exist=True)
+        without = self._ordinals(exclude, "exclude", must_exist=False)
         found: list[tuple[float, int, Segment]] = []
         for segment, live in self.parts():
-            images, scores = segment.store.best(query, live, top)
+            if chosen is not None:
+                live = live & np.isin(segment.ordinals, chosen)
+            if len(without):
+                live = live & ~np.isin(segment.ordinals, without)
+            images, scores = segment.best(query, live, top)
             found += zip(scores.tolist(), images.tolist(), repeat(segment), strict=False)
         found.sort(key=lambda hit: -hit[0])  # stable: equal scores stay in the order of addition
         return [Hit(segment.ids[image], score) for score, image, segment in found[:top]]
 
     def scores(self, query: Any) -> NDArray[np.float64]:
         """The scores of all images, float64 [n], in the order of ``ids``; the query is as for ``search``."""
-        parts = [segment.store.scores(query)[live] for segment, live in self.parts()]
+        parts = [segment.scores(query)[live] for segment, live in self.parts()]
         return np.concatenate(parts) if parts else np.empty(0)
+
+    def strangers(self) -> Strangers | None:
+        """What photos of different places score here, if it was measured."""
+        with self._lock:
+            text = self._catalogue.find_metadata(STRANGERS)
+        try:
+            return None if text is None else Strangers.from_json(text)
+        except (ValueError, TypeError) as error:
+            raise DamagedError(f"{self.path / CATALOGUE}: damaged ({str(error)[:200]}); {HINT}") from None
+
+    def keep_strangers(self, strangers: Strangers) -> None:
+        """Writes what was measured. Raises HowlError as ``remove`` does."""
+        with self._writing("the scores of strangers were not kept"):
+            self._catalogue.write_metadata(STRANGERS, strangers.as_json())
+
+    def _ordinals(self, ids: Iterable[str | os.PathLike[str]], what: str, *, must_exist: bool) -> NDArray[np.int64]:
+        """The ordinals of images by their ids, int64 [k], in any order."""
+        names = ids_of(ids, what)
+        if not names:
+            return np.empty(0, np.int64)
+        with self._lock:
+            numbers = self._catalogue.numbers(names)
+        if must_exist and (missing := next((name for name in names if name not in numbers), None)) is not None:
+            raise UnknownIdError(f"{self.path}: {what}: {missing} is not in the index")
+        return np.fromiter(numbers.values(), np.int64)
 
     def _load(self, row: SegmentRow) -> Segment:
         return load_part(self._folder, row, self.layout, self._parts).segment
@@ -480,71 +586,6 @@ class Index:
         for name in names:
             if name not in live:
                 shutil.rmtree(self._folder / name, ignore_errors=True)
-
-
-def whole_number_above_0(name: str, value: Any) -> int:
-    """An argument as an int. Raises UsageError if it is none, or below 1."""
-    try:
-        number = operator.index(value)
-    except TypeError:
-        raise UsageError(f"{name}: a whole number is needed, not {type(value).__name__}") from None
-    if number < 1:
-        raise UsageError(f"{name}={number}: must be at least 1")
-    return number
-
-
-def open_at(place: Path) -> tuple[Path, Catalogue, dict[str, Part]]:
-    """The index that lies at a path: its folder, its open catalogue, and the segments of its last commit, by name.
-
-    Raises:
-        HowlError: it is missing or damaged; the line names the file.
-    """
-    for _ in range(OPENING_ATTEMPTS):
-        folder = place.resolve()
-        catalogue = Catalogue(folder / CATALOGUE)
-        try:
-            if catalogue.is_at(place / CATALOGUE):
-                return folder, catalogue, load_commit(folder, catalogue, {})
-        except BaseException as error:
-            is_in_place = catalogue.is_at(place / CATALOGUE)
-            catalogue.close()
-            if is_in_place or not isinstance(error, HowlError):
-                raise
-        else:
-            catalogue.close()  # another index took its place between two steps
-    raise WriterBusyError(f"{place}: it is replaced faster than it can be opened; try again later")
-
-
-def load_commit(folder: Path, catalogue: Catalogue, known: Mapping[str, Part]) -> dict[str, Part]:
-    """The segments of an index's last commit, by name, in the order of addition.
-
-    Args:
-        folder: of the index.
-        catalogue: of the index.
-        known: its segments that are open already.
-
-    Raises:
-        HowlError: a file of the commit is missing or damaged; the line names it.
-    """
-    for _ in range(OPENING_ATTEMPTS):
-        with catalogue.reading():
-            rows = catalogue.segments()
-        try:
-            return {row.name: load_part(folder, row, catalogue.layout, known) for row in rows}
-        except HowlError:
-            # A writer may have replaced and deleted a segment since the catalogue was read.
-            if {row.name for row in rows} <= catalogue.segment_names():
-                raise
-    raise WriterBusyError(f"{folder}: it changes faster than it can be read; try again later")
-
-
-def load_part(folder: Path, row: SegmentRow, layout: Layout, known: Mapping[str, Part]) -> Part:
-    """A segment that the catalogue names, opened if it is not among the known ones."""
-    if row.name in known:
-        segment = known[row.name].segment
-    else:
-        segment = load_segment(folder / row.name, row.checksums, row.entries, layout)
-    return Part(segment, row.live(segment.ordinals))
 
 
 def _refuse_other_content(path: Path) -> None:

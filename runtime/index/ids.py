@@ -10,12 +10,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from runtime.arguments import listed
 from runtime.errors import DuplicateIdError, IdError, UsageError
 
 
 @dataclass(frozen=True, eq=False)
 class Ids:
-    """The ids of a segment's images, in order. The arrays may be memory maps.
+    """The ids of a segment's images, in order.
 
     Attributes:
         text: uint8 [b], all ids as one UTF-8 string.
@@ -51,29 +52,35 @@ class Ids:
         return (text[start:end].decode() for start, end in pairwise([0, *self.ends.tolist()]))
 
 
-def listed(values: Iterable[Any], what: str) -> list[Any]:
-    """Any iterable as a list; a text, bytes, a path or an image is a single value, not a list of its parts.
-
-    Raises:
-        UsageError: it is a single value, or cannot be iterated over.
-    """
-    if isinstance(values, str | bytes | bytearray | os.PathLike | np.ndarray):
-        raise UsageError(f"{what}: a list is needed, not a single {type(values).__name__}; put it into brackets")
-    if not isinstance(values, Iterable):
-        raise UsageError(f"{what}: a list is needed, not {type(values).__name__}")
-    return list(values)
-
-
-def ids_of(values: Iterable[Any]) -> list[str]:
+def ids_of(values: Iterable[Any], what: str = "ids") -> list[str]:
     """Ids as the index keeps them: texts, or the texts of paths. Raises UsageError for anything else."""
-    return [_id_of(value) for value in listed(values, "ids")]
+    return [_id_of(value, what) for value in listed(values, what)]
 
 
-def _id_of(value: Any) -> str:
+def _id_of(value: Any, what: str) -> str:
     text = os.fspath(value) if isinstance(value, os.PathLike) else value
     if not isinstance(text, str):
-        raise UsageError(f"ids: an id is a str or a Path, not {type(text).__name__}")
+        raise UsageError(f"{what}: an id is a str or a Path, not {type(text).__name__}")
     return text
+
+
+def id_of_path(path: str | os.PathLike[str], root: Path | None = None) -> str:
+    """The id of a photo in a file: its path as it was given but for needless parts, so that "./a.jpg" is "a.jpg".
+
+    Args:
+        path: of the photo.
+        root: a folder, from which the id is then seen, however either of the two was typed.
+
+    Raises:
+        IdError: the photo lies outside ``root``.
+    """
+    if root is None:
+        return str(Path(path))
+    for absolute in (os.path.abspath, os.path.realpath):  # a link within the folder is part of the id
+        below, folder = Path(absolute(path)), absolute(root)
+        if below.is_relative_to(folder):
+            return below.relative_to(folder).as_posix()
+    raise IdError(f"{os.fspath(path)}: lies outside the root {root}, from which ids are seen; name another root")
 
 
 def check_ids(index: Path, ids: Sequence[str]) -> None:
@@ -83,6 +90,13 @@ def check_ids(index: Path, ids: Sequence[str]) -> None:
         seen: set[str] = set()
         twice = next(id_ for id_ in ids if id_ in seen or seen.add(id_))  # type: ignore[func-returns-value]
         raise DuplicateIdError(f"{index}: {twice} is named twice")
+
+
+def duplicate(index: Path, id_: str) -> DuplicateIdError:
+    """The error for an id that is in the index already."""
+    return DuplicateIdError(
+        f"{index}: {id_} is in the index already; remove it first, or add with existing='skip' or 'replace'"
+    )
 
 
 def check_unicode(index: Path, ids: Sequence[str]) -> None:

@@ -1,6 +1,7 @@
-"""A segment: an immutable part of the index, a folder of plain arrays that are memory-mapped."""
+"""A segment: an immutable part of the index, a folder of plain arrays, the large ones memory-mapped."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -32,11 +33,13 @@ class Segment:
         ids: of the images.
         ordinals: int64 [n], ascending: every image's number in the order of addition to the whole index. The catalogue
             knows the image by it, and it stays the same when segments are rewritten.
+        folder: on the disk; None in memory.
     """
 
     store: Store
     ids: Ids
     ordinals: NDArray[np.int64]
+    folder: Path | None = None
 
     @classmethod
     def build(cls, ids: Sequence[str], images: Sequence[Any], first: int, layout: Layout) -> "Segment":
@@ -56,6 +59,30 @@ class Segment:
 
     def __len__(self) -> int:
         return len(self.ordinals)
+
+    def scores(self, query: Any) -> NDArray[np.float64]:
+        """The score of every image: ``Store.scores``. Raises DamagedError as ``best`` does."""
+        with self._naming_damage():
+            return self.store.scores(query)
+
+    def best(self, query: Any, live: NDArray[np.bool_], top: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        """The live images with the largest scores: ``Store.best``.
+
+        Raises:
+            DamagedError: a file of the segment was truncated since it was opened, or its disk failed; the line names
+                the folder.
+        """
+        with self._naming_damage():
+            return self.store.best(query, live, top)
+
+    @contextmanager
+    def _naming_damage(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            if self.folder is None:
+                raise
+            raise damaged(self.folder, str(error)) from None
 
 
 def store_of(layout: Layout) -> type[Store]:
@@ -113,7 +140,7 @@ def load_segment(folder: Path, checksums: dict[str, Checksum], entries: int, lay
         _check_images(small, len(opened))
     except ValueError as error:
         raise damaged(folder, str(error)) from None
-    return Segment(opened, Ids(small["id_bytes.npy"], small["id_ends.npy"]), small["ordinals.npy"])
+    return Segment(opened, Ids(small["id_bytes.npy"], small["id_ends.npy"]), small["ordinals.npy"], folder)
 
 
 def _check_images(small: Mapping[str, NDArray], images: int) -> None:

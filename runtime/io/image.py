@@ -108,13 +108,14 @@ def _as_bgr(photo: PhotoInput, upright: bool, max_pixels: int) -> Image:
         raise ImageError(
             f"{describe(photo)}: a photo is a path, encoded bytes or an array; cv2.imread gives None for a bad path"
         )
-    data = _read(Path(photo)) if isinstance(photo, str | os.PathLike) else bytes(photo)
+    data = read_file(Path(photo)) if isinstance(photo, str | os.PathLike) else bytes(photo)
     if not data:
         raise ImageError(f"{describe(photo)}: empty file")
     return decode_photo(data, describe(photo), upright=upright, max_pixels=max_pixels)
 
 
-def _read(path: Path) -> bytes:
+def read_file(path: Path) -> bytes:
+    """The bytes of a photo's file. Raises ImageError if it cannot be read, or is no file."""
     try:
         mode = path.stat().st_mode
         if stat.S_ISDIR(mode):

@@ -2,6 +2,9 @@
 
 Every function checks its arrays, and lets other Python threads run while it computes. An array of another data type or
 layout raises ``ctypes.ArgumentError``; one whose shape does not fit the others raises ``ValueError``.
+
+Those that search, ``score`` and ``products``, survive the loss of memory-mapped pages (``guard.h``). All others, and
+NumPy, do not: read a memory map with them only right after a check of its file.
 """
 
 import ctypes
@@ -82,6 +85,12 @@ def _check_shapes(**expected: tuple[NDArray, tuple[int, ...]]) -> None:
             raise ValueError(f"{name}: expected the shape {shape}, got {array.shape}")
 
 
+def _check_pages(status: int) -> None:
+    """Raises OSError if C returned −1: a page of a memory map is lost."""
+    if status < 0:
+        raise OSError("a file was truncated, or cannot be read any more")
+
+
 _aggregate = _declare(
     "howl_aggregate",
     c_int64,
@@ -120,7 +129,7 @@ def aggregate(
 
 _score = _declare(
     "howl_score",
-    None,
+    c_int,
     *(_in(np.uint32), _in(np.int64), c_int64, _in(np.uint16), _in(np.uint64, 2), c_int64),  # the inverted file
     *(_in(np.uint32), _in(np.uint64, 2), c_int64),  # the query
     *(_in(np.int64), c_int64, _out(np.uint32), _out(np.int64)),  # weights, images, narrow, totals
@@ -145,6 +154,9 @@ def score(
         query_codes: uint64 [q, L].
         weights: int64 [64·L + 1], of a match, by Hamming distance.
         n: images, 65,536 at most.
+
+    Raises:
+        OSError: a memory-mapped file was truncated since, or its disk failed.
     """
     if n > IMAGES:
         raise ValueError(f"{n} images: at most {IMAGES} can be numbered")
@@ -156,11 +168,12 @@ def score(
         query_codes=(query_codes, (len(query_words), length)),
         weights=(weights, (64 * length + 1,)),
     )
-    _score(
+    status = _score(
         *(words, offsets, rows, images, codes, length),
         *(query_words, query_codes, len(query_words)),
         *(weights, n, narrow, totals),
     )
+    _check_pages(status)
     return totals[:n]
 
 
@@ -201,17 +214,21 @@ def best(
 
 _products = _declare(
     "howl_products",
-    None,
+    c_int,
     *(_in(np.float16, 2), c_int64, c_int64, _in(np.float32), _out(np.float32)),  # vectors, query, scores
 )
 
 
 def products(vectors: NDArray[np.float16], query: NDArray[np.float32]) -> NDArray[np.float32]:
-    """float32 [n]: the inner products of vectors, float16 [n, G], with a query, float32 [G]."""
+    """float32 [n]: the inner products of vectors, float16 [n, G], with a query, float32 [G].
+
+    Raises:
+        OSError: a memory-mapped file was truncated since, or its disk failed.
+    """
     n, dimensions = vectors.shape
     scores = np.empty(n, np.float32)
     _check_shapes(query=(query, (dimensions,)))
-    _products(vectors, n, dimensions, query, scores)
+    _check_pages(_products(vectors, n, dimensions, query, scores))
     return scores
 
 

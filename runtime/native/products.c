@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "cpu.h"
+#include "guard.h"
 
 enum { LANES = 16 };
 
@@ -76,12 +77,27 @@ F16C static float product_f16c(const uint16_t *vector, const float *query, int64
 
 #endif
 
-/* vectors: half [n, dimensions]; query: float [dimensions]; fills scores float [n]. */
-void howl_products(const uint16_t *vectors, int64_t n, int64_t dimensions, const float *query, float *scores)
+/* The arguments of howl_products. */
+struct products {
+    const uint16_t *vectors;
+    int64_t n, dimensions;
+    const float *query;
+    float *scores;
+};
+
+static void fill_scores(void *arguments)
 {
+    const struct products of = *(struct products *)arguments;
     int fast = has_f16c();
-    for (int64_t row = 0; row < n; row++) {
-        const uint16_t *vector = vectors + row * dimensions;
-        scores[row] = fast ? product_f16c(vector, query, dimensions) : product(vector, query, dimensions);
+    for (int64_t row = 0; row < of.n; row++) {
+        const uint16_t *vector = of.vectors + row * of.dimensions;
+        of.scores[row] = (fast ? product_f16c : product)(vector, of.query, of.dimensions);
     }
+}
+
+/* vectors: half [n, dimensions]; query: float [dimensions]; fills scores float [n]. Returns as howl_guarded. */
+int howl_products(const uint16_t *vectors, int64_t n, int64_t dimensions, const float *query, float *scores)
+{
+    struct products of = {vectors, n, dimensions, query, scores};
+    return howl_guarded(fill_scores, &of);
 }

@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "cpu.h"
+#include "guard.h"
 
 enum {
     STEP = 16,        /* entries that are compared at a time */
@@ -231,25 +232,44 @@ static int narrow_shift(const int64_t *weights, int64_t distances, int64_t n)
     return n == 0 || (largest >> shift) <= UINT32_MAX / n ? shift : -1;
 }
 
-/* The inverted file as in InvertedFile, and a query, both with ascending words; `weights` int64 [64 · code_length + 1]
-   by Hamming distance. Fills `totals` int64 [IMAGES], of which the first n are valid. `narrow` uint32 [IMAGES] is
-   working memory. No entry can name an image beyond IMAGES. */
-void howl_score(const uint32_t *words, const int64_t *offsets, int64_t rows, const uint16_t *images,
-                const uint64_t *codes, int64_t code_length, const uint32_t *query_words, const uint64_t *query_codes,
-                int64_t query_rows, const int64_t *weights, int64_t n, uint32_t *narrow, int64_t *totals)
+/* The arguments of howl_score. */
+struct scoring {
+    struct inverted_file file;
+    const uint32_t *words;
+    const uint64_t *codes;
+    int64_t rows;
+    const int64_t *weights;
+    int64_t n;
+    uint32_t *narrow;
+    int64_t *totals;
+};
+
+static void fill_totals(void *arguments)
 {
-    const struct inverted_file file = {words, offsets, rows, images, codes, code_length};
-    int64_t distances = 64 * code_length + 1, cutoff = distances;
-    while (cutoff > 0 && weights[cutoff - 1] == 0)
+    const struct scoring at = *(struct scoring *)arguments;
+    int64_t distances = 64 * at.file.code_length + 1, cutoff = distances;
+    while (cutoff > 0 && at.weights[cutoff - 1] == 0)
         cutoff--;
-    int shift = narrow_shift(weights, distances, query_rows);
+    int shift = narrow_shift(at.weights, distances, at.rows);
     if (shift < 0) {
-        memset(totals, 0, IMAGES * sizeof *totals);
-        score_query(file, query_words, query_codes, query_rows, weights, cutoff, (struct sums){totals, NULL, 0});
+        memset(at.totals, 0, IMAGES * sizeof *at.totals);
+        score_query(at.file, at.words, at.codes, at.rows, at.weights, cutoff, (struct sums){at.totals, NULL, 0});
         return;
     }
-    memset(narrow, 0, IMAGES * sizeof *narrow);
-    score_query(file, query_words, query_codes, query_rows, weights, cutoff, (struct sums){NULL, narrow, shift});
-    for (int64_t image = 0; image < n; image++)
-        totals[image] = (int64_t)narrow[image] << shift;
+    memset(at.narrow, 0, IMAGES * sizeof *at.narrow);
+    score_query(at.file, at.words, at.codes, at.rows, at.weights, cutoff, (struct sums){NULL, at.narrow, shift});
+    for (int64_t image = 0; image < at.n; image++)
+        at.totals[image] = (int64_t)at.narrow[image] << shift;
+}
+
+/* The inverted file as in InvertedFile, and a query, both with ascending words; `weights` int64 [64 · code_length + 1]
+   by Hamming distance. Fills `totals` int64 [IMAGES], of which the first n are valid. `narrow` uint32 [IMAGES] is
+   working memory. No entry can name an image beyond IMAGES. Returns as howl_guarded. */
+int howl_score(const uint32_t *words, const int64_t *offsets, int64_t rows, const uint16_t *images,
+               const uint64_t *codes, int64_t code_length, const uint32_t *query_words, const uint64_t *query_codes,
+               int64_t query_rows, const int64_t *weights, int64_t n, uint32_t *narrow, int64_t *totals)
+{
+    struct inverted_file file = {words, offsets, rows, images, codes, code_length};
+    struct scoring at = {file, query_words, query_codes, query_rows, weights, n, narrow, totals};
+    return howl_guarded(fill_totals, &at);
 }

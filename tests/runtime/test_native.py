@@ -2,6 +2,11 @@
 
 import ctypes
 import itertools
+import os
+import signal
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,6 +15,7 @@ from numpy.typing import NDArray
 from runtime import native
 
 RANDOM = np.random.default_rng
+RunPython = Callable[..., subprocess.CompletedProcess[str]]
 
 
 def random_codes(n: int, length: int, seed: int) -> NDArray[np.uint64]:
@@ -166,3 +172,53 @@ def test_every_number_of_entries_is_placed_where_its_word_is() -> None:
     for wrong in itertools.permutations([1, 2, 3], 3):
         with pytest.raises(ValueError, match="the entries are not those"):
             native.place(words, codes, np.array(wrong, np.uint32), cursors, images, placed)
+
+
+# ------------------------------------------------------------------------------------------------- lost pages
+
+lost_pages = pytest.mark.skipif(os.name != "posix", reason="the system does not let a mapped file be truncated")
+
+# The beginning of a program for a new process: `search()` reads a map of the file that is its argument.
+MAPPED = """
+import faulthandler, os, signal, sys
+import numpy as np
+from runtime import native
+file = sys.argv[1]
+np.ones(1 << 18, np.float16).tofile(file)
+vectors = np.memmap(file, np.float16, "r").reshape(-1, 64)
+def search():
+    try:
+        return native.products(vectors, np.ones(64, np.float32))[-1]
+    except OSError as error:
+        return str(error)
+"""
+LOST = "a file was truncated, or cannot be read any more"
+
+
+@lost_pages
+@pytest.mark.parametrize(
+    ("before", "between"),
+    [("", ""), ("faulthandler.enable()", ""), ("", "faulthandler.enable()")],
+    ids=["alone", "after faulthandler", "before faulthandler"],
+)
+def test_a_search_survives_the_loss_of_a_page(tmp_path: Path, run_python: RunPython, before: str, between: str) -> None:
+    code = f"{MAPPED}\n{before}\nprint(search())\n{between}\nos.truncate(file, 0); print(search()); print(search())"
+    done = run_python(code, tmp_path / "vectors")
+    assert (done.returncode, done.stdout.splitlines()) == (0, ["64.0", LOST, LOST])
+    assert done.stderr == "" or between
+
+
+@lost_pages
+@pytest.mark.parametrize("handler", ["", "faulthandler.enable()"], ids=["none", "faulthandler"])
+def test_any_other_loss_of_a_page_ends_the_process_as_ever(tmp_path: Path, run_python: RunPython, handler: str) -> None:
+    code = f"{MAPPED}\n{handler}\nsearch(); os.truncate(file, 0); print(search(), flush=True); vectors.sum()"
+    done = run_python(code, tmp_path / "vectors")
+    assert (done.returncode, done.stdout.splitlines()) == (-signal.SIGBUS, [LOST])
+    assert ("Fatal Python error: Bus error" in done.stderr) == bool(handler)
+
+
+@lost_pages
+def test_a_signal_from_outside_comes_to_the_handler_of_before(tmp_path: Path, run_python: RunPython) -> None:
+    code = "signal.signal(signal.SIGBUS, lambda *_: print('mine')); search(); os.kill(os.getpid(), signal.SIGBUS)"
+    done = run_python(f"{MAPPED}\n{code}", tmp_path / "vectors")
+    assert (done.returncode, done.stdout.splitlines()) == (0, ["mine"])

@@ -11,18 +11,20 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-import runtime.retriever
+import runtime.addition
 from runtime import HowlError, ImageError, Retriever, StorageError, UsageError, WriterBusyError
 from runtime.asmk.codebook import Codebook
 from runtime.asmk.kernel import AsmkKernel
 from runtime.bundle import EngineFiles, Manifest, file_checksum
 from runtime.encoder import Encoder
+from runtime.features import Features
 from runtime.index import Hit, Index
 from runtime.io.image import load_rgb
 
@@ -140,6 +142,25 @@ def test_an_index_that_became_empty_can_be_filled_again(retriever: Retriever, ph
     assert ids(retriever.search(photos[0])) == photos[:1]
 
 
+def test_who_loses_the_race_for_making_the_index_adds_to_the_winners(
+    exported: Path, index: Path, photos: list[str]
+) -> None:
+    with (
+        Retriever(exported / "engine.onnx", index, device="cpu") as loser,
+        Retriever(exported / "engine.onnx", index, device="cpu") as winner,
+    ):
+        encode = loser.encoder.encode_database
+
+        def while_another_makes_it(features: Features) -> object:
+            winner.add(photos[:1], existing="skip")
+            return encode(features)
+
+        loser.encoder.encode_database = while_another_makes_it  # type: ignore[method-assign]
+        report = loser.add(photos[:3], existing="skip")
+        assert (report.added, report.present) == (photos[1:3], photos[:1])
+    assert sorted(Index(index).ids()) == photos[:3]
+
+
 def test_adding_takes_up_an_index_that_another_has_made(exported: Path, index: Path, photos: list[str]) -> None:
     with Retriever(exported / "engine.onnx", index, device="cpu") as retriever:
         with Retriever(exported / "engine.onnx", index, device="cpu") as other:
@@ -216,18 +237,18 @@ def test_without_an_index_there_is_nothing_to_search_or_remove(
 
 
 def test_commits_are_bounded(retriever: Retriever, photos: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(runtime.retriever, "COMMIT_SIZE", 2)
+    monkeypatch.setattr(runtime.addition, "COMMIT_SIZE", 2)
     sizes = []
     add = Index.add
 
-    def counted(self: Index, ids: Iterable[str], images: Iterable, **wait: float) -> None:
+    def counted(self: Index, ids: Iterable[str], images: Iterable, **rest: Any) -> list[str]:
         sizes.append(len(list(ids)))
-        add(self, ids, images, **wait)
+        return add(self, ids, images, **rest)
 
     monkeypatch.setattr(Index, "add", counted)
     assert retriever.add(photos[:5]).added == photos[:5]
     assert sizes == [2, 2, 1]
-    monkeypatch.setattr(runtime.retriever, "COMMIT_SECONDS", 0)
+    monkeypatch.setattr(runtime.addition, "COMMIT_SECONDS", 0)
     retriever.remove(photos[:5])
     retriever.add(photos[:3])
     assert sizes[3:] == [1, 1, 1]
@@ -255,7 +276,7 @@ def another_writer(index: Path, seconds: float) -> Iterator[None]:
 def test_work_goes_on_while_another_process_writes(
     exported: Path, index: Path, photos: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(runtime.retriever, "COMMIT_SIZE", 2)
+    monkeypatch.setattr(runtime.addition, "COMMIT_SIZE", 2)
     with Retriever(exported / "engine.onnx", index, device="cpu", wait=60) as retriever:
         retriever.add(photos[:1])
         with another_writer(index, seconds=0.5):
@@ -276,13 +297,13 @@ def test_a_writer_that_does_not_end_is_said_with_what_was_not_added(
 def test_what_was_committed_before_a_failure_stays(
     retriever: Retriever, index: Path, photos: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(runtime.retriever, "COMMIT_SIZE", 2)
+    monkeypatch.setattr(runtime.addition, "COMMIT_SIZE", 2)
     add = Index.add
 
-    def fail_at_the_third(self: Index, ids: Iterable[str], images: Iterable, **wait: float) -> None:
+    def fail_at_the_third(self: Index, ids: Iterable[str], images: Iterable, **rest: Any) -> list[str]:
         if photos[4] in ids:
             raise HowlError("the disk is full")
-        add(self, ids, images, **wait)
+        return add(self, ids, images, **rest)
 
     monkeypatch.setattr(Index, "add", fail_at_the_third)
     assert refusal(lambda: retriever.add(photos)) == "the disk is full"
@@ -295,6 +316,134 @@ def test_any_iterable_will_do(retriever: Retriever, photos: list[str]) -> None:
     assert len(retriever.search_many(photo for photo in photos[:2])) == 2
     retriever.remove(Path(photo) for photo in photos[:3])
     assert len(retriever) == 3
+
+
+# ------------------------------------------------------------------------------------------------------ ids
+
+
+def test_what_is_there_already_is_an_error_skipped_or_replaced(
+    retriever: Retriever, photos: list[str], make_photo: MakePhoto
+) -> None:
+    retriever.add(photos[:2])
+    assert "is in the index already" in refusal(lambda: retriever.add([photos[2], photos[0]]))
+    assert len(retriever) == 2
+    report = retriever.add(photos[:3], existing="skip")
+    assert (report.added, report.present) == (photos[2:3], photos[:2])
+    report = retriever.add([make_photo(9), make_photo(8)], ids=[photos[0], "new"], existing="replace")
+    assert (report.added, report.present) == ([photos[0], "new"], [])
+    assert sorted(retriever.ids()) == sorted([*photos[:3], "new"])
+    assert ids(retriever.search(make_photo(9), top=1)) == photos[:1]
+    assert "existing='overwrite': must be error, skip or replace" in refusal(
+        lambda: retriever.add(photos[:1], existing="overwrite")
+    )
+
+
+def test_a_photo_that_cannot_be_read_replaces_none(retriever: Retriever, photos: list[str]) -> None:
+    retriever.add(photos[:2])
+    assert retriever.add([b"no photo"], ids=photos[:1], existing="replace").added == []
+    assert ids(retriever.search(photos[0], top=1)) == photos[:1]
+
+
+def test_ids_seen_from_a_root_do_not_depend_on_how_paths_are_typed(
+    exported: Path, photos: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = Path(photos[0]).parent
+    (tmp_path / "link").symlink_to(root)
+    monkeypatch.chdir(root)
+    typed = [photos[0], Path(photos[1]).name, f"./{Path(photos[2]).name}", tmp_path / "link" / Path(photos[3]).name]
+    for number, given in enumerate((root, ".", tmp_path / "link")):
+        with Retriever(exported / "engine.onnx", tmp_path / f"{number}.index", root=given, device="cpu") as retriever:
+            assert retriever.add(typed).added == [Path(photo).name for photo in photos[:4]]
+            assert all(path in retriever for path in typed)
+            assert Path(photos[0]).name in retriever
+            retriever.remove(typed[:2])
+            assert retriever.ids() == [Path(photo).name for photo in photos[2:4]]
+            assert "lies outside the root" in refusal(lambda: retriever.add([tmp_path / "x.png"]))
+
+
+def test_the_same_file_under_two_ids_is_said(
+    retriever: Retriever, photos: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(Path(photos[0]).parent)
+    name = Path(photos[0]).name
+    (tmp_path / "link.png").symlink_to(photos[1])
+    assert retriever.add(photos[:2]).aliases == {}
+    assert retriever.aliases([name, photos[2]]) == {name: photos[0]}
+    report = retriever.add([name, tmp_path / "link.png", photos[3], f"../{Path.cwd().name}/{Path(photos[3]).name}"])
+    assert report.aliases == {
+        name: photos[0],
+        str(tmp_path / "link.png"): photos[1],
+        f"../{Path.cwd().name}/{Path(photos[3]).name}": photos[3],
+    }
+    assert len(report.added) == 4
+
+
+def test_a_search_can_be_kept_within_or_without_some_ids(retriever: Retriever, photos: list[str]) -> None:
+    retriever.add(photos)
+    everything = retriever.search(photos[0])
+    assert retriever.search(photos[0], only=photos[1:3]) == [hit for hit in everything if hit.id in photos[1:3]]
+    without = [hit for hit in everything if hit.id != photos[0]]
+    assert retriever.search(photos[0], exclude=[photos[0], "never added"]) == without
+    assert retriever.search(photos[0], top=2, exclude=photos[:1]) == without[:2]
+    assert retriever.search_many(photos[:1], only=photos[:3], exclude=(id_ for id_ in photos[:2])) == [
+        [hit for hit in everything if hit.id == photos[2]]
+    ]
+    assert retriever.search(photos[0], only=[]) == []
+    assert "only: nowhere.jpg is not in the index" in refusal(lambda: retriever.search(photos[0], only=["nowhere.jpg"]))
+    for argument in ("only", "exclude"):
+        assert f"{argument}: a list is needed" in refusal(lambda: retriever.search(photos[0], **{argument: photos[0]}))  # noqa: B023
+
+
+# --------------------------------------------------------------------------------------------------- scores
+
+
+def test_hits_below_the_least_score_are_left_out(retriever: Retriever, photos: list[str]) -> None:
+    retriever.add(photos)
+    hits = retriever.search(photos[0])
+    assert retriever.search(photos[0], min_score=hits[1].score) == hits[:2]
+    assert retriever.search_many(photos[:1], min_score=hits[1].score) == [hits[:2]]
+    assert retriever.search(photos[0], min_score=2) == []
+    for value, line in ((float("nan"), "min_score=nan: must be finite"), ("1", "min_score: a number is needed")):
+        assert line in refusal(lambda: retriever.search(photos[0], min_score=value))  # noqa: B023
+
+
+def test_what_strangers_score_is_measured_when_the_index_is_made_and_when_it_has_doubled(
+    exported: Path, index: Path, make_photo: MakePhoto
+) -> None:
+    drawn = [make_photo(number) for number in range(70)]
+    names = [f"photo{number}" for number in range(70)]
+    with Retriever(exported / "engine.onnx", index, device="cpu") as retriever:
+        retriever.add(drawn[:20], names[:20])
+        assert retriever.stranger_score is None  # too few
+        retriever.add(drawn[20:35], names[20:35])
+        assert retriever.index
+        strangers = retriever.index.strangers()
+        assert strangers is not None
+        assert strangers.images == 35
+        assert retriever.stranger_score == strangers.best_of(35)
+        retriever.add(drawn[35:50], names[35:50])
+        assert retriever.index.strangers() == strangers
+        retriever.add(drawn[50:], names[50:])
+        assert retriever.index.strangers() != strangers
+        assert (
+            retriever.search(drawn[0])[0].score > retriever.stranger_score > retriever.search(drawn[0])[40 // 8].score
+        )
+    with Retriever(exported / "engine.onnx", index, device="cpu", alpha=2) as other:
+        assert other.stranger_score is None  # its scores are others
+        assert "0 of 70 could be read at the paths that are their ids" in refusal(other.measure_strangers)
+
+
+def test_what_strangers_score_is_measured_when_it_is_asked_for(
+    exported: Path, index: Path, tmp_path: Path, make_photo: MakePhoto
+) -> None:
+    for number in range(32):
+        assert cv2.imwrite(str(tmp_path / f"{number}.png"), make_photo(number))
+    with Retriever(exported / "engine.onnx", index, root=tmp_path, device="cpu", alpha=2) as retriever:
+        retriever.add(sorted(tmp_path.glob("*.png")))
+        with Retriever(exported / "engine.onnx", index, root=tmp_path, device="cpu") as other:
+            assert other.stranger_score is None
+            other.measure_strangers()
+            assert other.stranger_score is not None
 
 
 def test_one_photo_that_cannot_be_read_costs_no_other_its_answer(retriever: Retriever, photos: list[str]) -> None:
@@ -461,7 +610,7 @@ def test_an_index_of_another_engine_is_refused(engine: Path, index: Path, photos
     change_manifest(engine, fingerprint="trained again")
     line = refusal(lambda: Retriever(engine, index, device="cpu"))
     assert str(index) in line
-    assert str(EngineFiles.of(engine).manifest) in line
+    assert str(engine) in line
     assert "index the photos again" in line
 
 

@@ -19,6 +19,7 @@ import time
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -30,52 +31,76 @@ import runtime.index.merging
 from runtime.errors import HowlError
 from runtime.index import Index
 
-Operation = tuple[str, list[int]]  # add, remove or compact, and the images
+Operation = tuple[str, list[int]]  # add, replace, remove, compact or swap, and the images
 
 
 def perform(index: Index, operation: Operation) -> None:
     kind, seeds = operation
     ids, images = make_images(*seeds)
-    if kind == "add":
-        index.add(ids, images)
+    if kind in ("add", "replace"):
+        index.add(ids, images, existing="replace")
     elif kind == "remove":
         index.remove(ids)
-    else:
+    elif kind == "compact":
         index.compact()
+    else:
+        Index.replace(index.path, beside(index.path))
+        index.refresh()
 
 
 def outcome(held: list[int], operation: Operation) -> list[int]:
     """What an index holds after an operation."""
     kind, seeds = operation
-    return held + seeds if kind == "add" else [seed for seed in held if kind != "remove" or seed not in seeds]
+    kept = [seed for seed in held if kind not in ("remove", "replace") or seed not in seeds]
+    return kept + seeds if kind in ("add", "replace") else kept
+
+
+Both = tuple[list[int], list[int]]  # what an index holds, and what the one beside it, which it is swapped with
+
+
+def beside(path: Path) -> Path:
+    return path.with_name(f"{path.name}.beside")
+
+
+def outcome_of_both(held: Both, operation: Operation) -> Both:
+    live, other = held
+    return (other, live) if operation[0] == "swap" else (outcome(live, operation), other)
 
 
 # ------------------------------------------------------------------------------------------- random moments
 
 
 # How often a writer adds, removes and compacts, so that it soon comes to the moment at which it is to be killed.
-MOMENTS = {"add": (0.6, 0.3, 0.1), "merge": (0.8, 0.2, 0), "remove": (0.4, 0.5, 0.1), "compact": (0.4, 0.3, 0.3)}
+KINDS = ("add", "remove", "compact", "replace", "swap")
+MOMENTS = {
+    "add": (0.6, 0.2, 0.1, 0.05, 0.05),
+    "merge": (0.8, 0.2, 0, 0, 0),
+    "remove": (0.4, 0.5, 0.05, 0, 0.05),
+    "compact": (0.4, 0.3, 0.3, 0, 0),
+    "replace": (0.4, 0.1, 0.1, 0.4, 0),
+    "swap": (0.4, 0.1, 0.1, 0, 0.4),
+}
 
 
-def operations(held: list[int], random: np.random.Generator, moment: str) -> Iterator[Operation]:
-    """Endless additions, removals and compactions of an index that stays small."""
-    following = max(held, default=0) + 1
+def operations(held: Both, random: np.random.Generator, moment: str) -> Iterator[Operation]:
+    """Endless operations on an index that stays small, and on the one beside it."""
+    following = max((seed for each in held for seed in each), default=0) + 1
     while True:
-        kind = random.choice(["add", "remove", "compact"], p=MOMENTS[moment])
+        kind, live = str(random.choice(KINDS, p=MOMENTS[moment])), held[0]
         seeds: list[int] = []
         if kind == "add":
             seeds = list(range(following, following + int(random.integers(1, 3))))
             following = seeds[-1] + 1
-        elif kind == "remove" and held:
-            some = random.integers(1, len(held) // 2 + 2)
-            seeds = [int(seed) for seed in random.choice(held, some, replace=False)]
-        operation = (str(kind), seeds)
-        held = outcome(held, operation)
+        elif kind in ("remove", "replace") and live:
+            some = min(len(live), random.integers(1, len(live) // 2 + 2))
+            seeds = [int(seed) for seed in random.choice(live, some, replace=False)]
+        operation = (kind, seeds)
+        held = outcome_of_both(held, operation)
         yield operation
 
 
 def write_for_ever(
-    path: Path, held: list[int], random: np.random.Generator, moment: str, report: Callable[[Any], None]
+    path: Path, held: Both, random: np.random.Generator, moment: str, report: Callable[[Any], None]
 ) -> None:
     """A writer that reports every operation before it begins and after it returns, and when it merges segments."""
     rewrite = Index._rewrite
@@ -104,7 +129,7 @@ def fork(work: Callable[[Callable[[Any], None]], None]) -> tuple[int, int]:
 class Log:
     """What a writer's reports say: what the index holds, and what the writer is at."""
 
-    def __init__(self, held: list[int]) -> None:
+    def __init__(self, held: Both) -> None:
         self.held = held
         self.operation: Operation | None = None
         self.moment = "between"
@@ -115,7 +140,7 @@ class Log:
             self.moment = "compact" if self.moment == "compact" else "merge"
         elif message == "done":
             assert self.operation
-            self.held, self.operation, self.moment = outcome(self.held, self.operation), None, "between"
+            self.held, self.operation, self.moment = outcome_of_both(self.held, self.operation), None, "between"
         else:
             assert isinstance(message, list), message
             self.operation = (message[0], message[1])
@@ -123,9 +148,9 @@ class Log:
 
 
 def kill_at_random(
-    path: Path, held: list[int], random: np.random.Generator, moment: str, seconds: float
-) -> tuple[list[int], str]:
-    """Kills a writer within ``seconds`` of a moment. Gives what the index holds then, and where the writer was."""
+    path: Path, held: Both, random: np.random.Generator, moment: str, seconds: float
+) -> tuple[Both, str]:
+    """Kills a writer within ``seconds`` of a moment. Gives what the indexes hold then, and where the writer was."""
     process, pipe = fork(lambda report: write_for_ever(path, held, random, moment, report))
     log = Log(held)
     with open(pipe, "rb") as reports:
@@ -137,12 +162,12 @@ def kill_at_random(
             log.read(line)
     _, status = os.waitpid(process, 0)
     assert os.WIFSIGNALED(status)
-    index = Index(path)
-    held = log.held
-    if log.operation and index.ids() != make_images(*held)[0]:
-        held = outcome(held, log.operation)  # committed, and killed before it returned
-    assert_holds(index, held)
-    index.close()
+    with closing(Index(path)) as index, closing(Index(beside(path))) as other:
+        held = log.held
+        if log.operation and (index.ids(), other.ids()) != tuple(make_images(*each)[0] for each in held):
+            held = outcome_of_both(held, log.operation)  # committed, and killed before it returned
+        assert_holds(index, held[0])
+        assert_holds(other, held[1])
     return held, log.moment
 
 
@@ -150,13 +175,14 @@ def random_kills(path: Path, seed: int, kills: int) -> dict[str, Any]:
     """Kills writers of one index, one after the other; each goes on where the one before was killed."""
     random = np.random.default_rng(seed)
     index = new_index(path)
-    held: list[int] = []
-    seconds: dict[str, list[float]] = {kind: [] for kind in MOMENTS}
+    new_index(beside(path)).close()
+    held: Both = ([], [])
+    seconds: dict[str, list[float]] = {kind: [] for kind in KINDS}
     for _, operation in zip(range(100), operations(held, random, "add"), strict=False):
         begin = time.perf_counter()
         perform(index, operation)
         seconds[operation[0]].append(time.perf_counter() - begin)
-        held = outcome(held, operation)
+        held = outcome_of_both(held, operation)
     index.close()
     seconds["merge"] = seconds["compact"]
     moments: Counter[str] = Counter()

@@ -9,10 +9,13 @@ from pathlib import Path
 import pytest
 
 from runtime.errors import HowlError
+from runtime.first_stage import ASMK, VECTORS
 from runtime.index import Index
 from runtime.index.segment import segment_files
 
-from .index_images import LAYOUT, assert_holds, folders, make_images, new_index
+from .index_images import IN_A_NEW_PROCESS, LAYOUT, assert_holds, folders, make_images, new_index
+
+RunPython = Callable[..., subprocess.CompletedProcess[str]]
 
 
 @pytest.fixture
@@ -145,4 +148,22 @@ def refusal_or_none(action: Callable[[], object]) -> str | None:
     return None
 
 
-# ------------------------------------------------------------------------------------------------ permissions
+# --------------------------------------------------------------------------------------- a file that is truncated
+
+lost_pages = pytest.mark.skipif(os.name != "posix", reason="the system does not let an open file be truncated")
+
+
+@lost_pages
+@pytest.mark.parametrize("method", [ASMK, VECTORS])
+def test_a_search_of_truncated_files_is_refused_in_one_line(path: Path, method: str, run_python: RunPython) -> None:
+    """In every thread, as often as it is tried; and other indexes of the process, and this one restored, answer."""
+    code = f"from index_truncations import *; lose_large_files(path, {method!r})"
+    done = run_python(IN_A_NEW_PROCESS + code, path)
+    assert done.returncode == 0, done.stderr
+
+
+@lost_pages
+def test_truncated_small_files_change_no_answer(path: Path, run_python: RunPython) -> None:
+    """Opening has read them."""
+    done = run_python(IN_A_NEW_PROCESS + "from index_truncations import *; lose_small_files(path)", path)
+    assert done.returncode == 0, done.stderr

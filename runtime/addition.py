@@ -1,0 +1,175 @@
+"""Adding photos to an index: they are encoded one after the other, and committed every now and then."""
+
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from runtime.encoder import Encoder
+from runtime.errors import ImageError, WriterBusyError
+from runtime.features import Features
+from runtime.index import Index
+from runtime.index.origin import Origin
+from runtime.index.strangers import SAMPLE
+from runtime.io.image import Image, PhotoInput, describe, read_file
+from runtime.io.reading_log import ReadingLog, kills_its_decoder, left_behind
+
+# A commit comes after so many photos or seconds, whichever is first: a kill loses at most these.
+COMMIT_SIZE, COMMIT_SECONDS = 1000, 30.0
+MAX_UNCOMMITTED = 20 * COMMIT_SIZE  # photos that wait in memory, some hundred MB, while another process writes
+
+
+@dataclass(frozen=True)
+class AddReport:
+    """What ``add`` did with the photos.
+
+    Attributes:
+        added: ids that are now in the index.
+        skipped: by id, why a photo cannot be read.
+        present: ids that were in the index already, and stayed as they were.
+        aliases: by id, the other id that a photo has, because its file is in the index, or named here, twice.
+    """
+
+    added: list[str] = field(default_factory=list)
+    skipped: dict[str, str] = field(default_factory=dict)
+    present: list[str] = field(default_factory=list)
+    aliases: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False)
+class Item:
+    """A photo on its way into the index.
+
+    Attributes:
+        photo: a path, encoded bytes or an array.
+        id: under which it will be found.
+        origin: its file, if it has one, before it is read.
+    """
+
+    photo: PhotoInput
+    id: str
+    origin: Origin | None
+
+
+def items_of(photos: Sequence[PhotoInput], ids: Sequence[str]) -> list[Item]:
+    """Photos with their ids and files."""
+    return [Item(photo, id_, Origin.of(photo)) for photo, id_ in zip(photos, ids, strict=True)]
+
+
+def aliases(items: Sequence[Item], index: Index | None) -> dict[str, str]:
+    """The items whose files are in an index, or among the items, under another id too: by id, that other id."""
+    files = [(item.id, item.origin.place) for item in items if item.origin is not None]
+    first = {} if index is None else index.ids_at([place for _, place in files])
+    others = ((id_, first.setdefault(place, id_)) for id_, place in files)
+    return {id_: other for id_, other in others if other != id_}
+
+
+def add_items(
+    items: Sequence[Item],
+    encoder: Encoder,
+    open_index: Callable[[], Index],
+    log: Path,
+    *,
+    existing: str,
+    report: AddReport,
+    queries: list[Any] | None,
+) -> None:
+    """Encodes and commits photos. While another process writes, the work goes on.
+
+    Args:
+        items: with different ids.
+        encoder: of the engine.
+        open_index: the index, made if need be; called before every commit.
+        log: where to note what is being decoded (``ReadingLog``).
+        existing: what becomes of ids that are in the index already: ``Index.add``.
+        report: is told what was added, and what cannot be read.
+        queries: takes about 64 of the photos, encoded as queries; None for no need of them.
+
+    Raises:
+        HowlError: the index cannot be written any more; what was reported is in it.
+    """
+    waiting, since = dict[Item, Any](), time.monotonic()
+    with tqdm(total=len(items), desc="indexing", unit="photo", disable=None) as bar:
+        for item, image in encode_items(items, encoder, log, queries):
+            bar.update()
+            if isinstance(image, ImageError):
+                report.skipped[item.id] = str(image)
+            else:
+                waiting[item] = image
+            is_due = len(waiting) >= COMMIT_SIZE or time.monotonic() - since >= COMMIT_SECONDS
+            insist = len(waiting) >= MAX_UNCOMMITTED
+            if waiting and is_due and _commit(waiting, open_index(), existing, report, insist=insist):
+                since = time.monotonic()
+        if waiting:
+            _commit(waiting, open_index(), existing, report, insist=True)
+
+
+def encode_items(
+    items: Sequence[Item], encoder: Encoder, log: Path, queries: list[Any] | None
+) -> Iterator[tuple[Item, Any | ImageError]]:
+    """Every photo, in order, as the index stores it, or why it cannot be read; arguments as in ``add_items``."""
+    every = max(1, len(items) // SAMPLE)
+    numbers = count()
+
+    def encode(features: Features) -> Any:
+        if queries is not None and next(numbers) % every == 0:
+            queries.append(encoder.encode_query(features))
+        return encoder.encode_database(features)
+
+    with left_behind(log) as suspects, ReadingLog(log) as reading:
+        killers = {item.id for item in items if item.id in suspects and _is_killer(item, encoder.max_pixels)}
+        for id_ in killers:
+            reading.keep(id_)
+
+        def load(item: Item) -> Image:
+            if item.id in killers:
+                raise ImageError(f"{describe(item.photo)}: decoding it ends the process; save it in another format")
+            with reading.reading(item.id):
+                return encoder.load(item.photo)
+
+        yield from encoder.encode_loaded(items, load, encode)
+
+
+def _is_killer(item: Item, max_pixels: int) -> bool:
+    """Whether a photo that was being decoded when a process died was the cause."""
+    if isinstance(item.photo, np.ndarray):
+        return False
+    try:
+        data = read_file(Path(item.photo)) if isinstance(item.photo, str | os.PathLike) else bytes(item.photo)
+    except ImageError:
+        return False
+    return kills_its_decoder(data, max_pixels)
+
+
+def _commit(waiting: dict[Item, Any], index: Index, existing: str, report: AddReport, *, insist: bool) -> bool:
+    """Adds the photos that wait, and says whether it could.
+
+    Args:
+        waiting: encoded photos; emptied.
+        index: to which they are added.
+        existing: as in ``add_items``.
+        report: is told what was added.
+        insist: whether to wait for another writer to end, and to give up if it does not.
+
+    Raises:
+        HowlError: the index cannot be written, or, where ``insist``, another process is still writing.
+    """
+    ids, origins = [item.id for item in waiting], [item.origin for item in waiting]
+    try:
+        added = index.add(ids, waiting.values(), origins=origins, existing=existing, wait=None if insist else 0)
+    except WriterBusyError as error:
+        if insist:
+            raise WriterBusyError(f"{error}; {len(waiting)} photos were not added") from None
+        return False
+    report.added.extend(added)
+    if len(added) < len(ids):  # another process was faster with some
+        there = set(added)
+        report.present.extend(id_ for id_ in ids if id_ not in there)
+    waiting.clear()
+    return True

@@ -1,0 +1,34 @@
+"""The file that an image came from, as it was then: whether it has changed since, and whether it has another id too."""
+
+import hashlib
+import os
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Origin:
+    """A file at one moment. The first attribute says which it is, the others change with its content.
+
+    Attributes:
+        place: a number of 64 bits, signed, that its real path alone has, whatever links lead to it.
+        size: bytes.
+        modified: nanoseconds since 1970.
+    """
+
+    place: int
+    size: int
+    modified: int
+
+    @classmethod
+    def of(cls, photo: Any) -> "Origin | None":
+        """The file of a photo; None for one that is no path, or that cannot be looked at."""
+        if not isinstance(photo, str | os.PathLike):
+            return None
+        try:
+            status = os.stat(photo)
+            path = os.fsencode(os.path.realpath(photo))
+        except (OSError, ValueError):
+            return None
+        digest = hashlib.blake2b(path, digest_size=8).digest()
+        return cls(int.from_bytes(digest, signed=True), status.st_size, status.st_mtime_ns)
