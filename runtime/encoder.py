@@ -3,28 +3,28 @@
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from threading import BoundedSemaphore
 from typing import Any, TypeVar
 
 from runtime.bundle import load_first_stage, load_manifest
-from runtime.cores import available_cores
 from runtime.engine import open_engine
+from runtime.engine.interface import PHOTO_BATCH
 from runtime.errors import ImageError
 from runtime.features import Features
 from runtime.io.decoding import MAX_PIXELS
-from runtime.io.image import Image, PhotoInput, load_rgb, shrink, to_original_pixels
+from runtime.io.image import Image, PhotoInput, decode, shrink_to_rgb, to_original_pixels
 from runtime.io.prefetch import prefetch_map
 
 Photo = TypeVar("Photo", bound=PhotoInput)
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-# Photos that are processed at a time. The engine spreads the work of one over all cores; a few at once use the time
-# that it leaves idle. The activations of many more would not fit into memory.
-PHOTO_BATCH = min(4, available_cores())
-
 
 class Encoder:
     """An engine with its manifest, and the first stage that searches with its features.
+
+    Any number of threads may share it: it decodes at most PHOTO_BATCH photos at a time, which can be large, and the
+    engine runs as many.
 
     Attributes:
         path: the engine file.
@@ -62,22 +62,28 @@ class Encoder:
         self.manifest = load_manifest(engine)
         self.first_stage = load_first_stage(engine, self.manifest, threshold=threshold, alpha=alpha)
         self.engine = open_engine(engine, device, threads)
+        self._decoders = BoundedSemaphore(PHOTO_BATCH)
 
     def load(self, photo: PhotoInput) -> Image:
         """The photo as the engine takes it: RGB, shrunk to the engine's image size. Raises ImageError."""
-        return load_rgb(photo, self.manifest.image_size, max_pixels=self.max_pixels)
+        return self._load(photo)[0]
 
     def extract(self, photo: PhotoInput) -> Features:
         """The features of a photo; positions are in pixels of the photo as it was given."""
-        full = load_rgb(photo, max_pixels=self.max_pixels)
-        image = shrink(full, self.manifest.image_size)
+        image, (height, width) = self._load(photo)
         features = self.engine.extract(image)
-        if image is full or features.local is None:
+        if image.shape[:2] == (height, width) or features.local is None:
             return features
         positions = features.local.positions.copy()
-        positions[:, 0] = to_original_pixels(positions[:, 0], full.shape[1], image.shape[1])
-        positions[:, 1] = to_original_pixels(positions[:, 1], full.shape[0], image.shape[0])
+        positions[:, 0] = to_original_pixels(positions[:, 0], width, image.shape[1])
+        positions[:, 1] = to_original_pixels(positions[:, 1], height, image.shape[0])
         return replace(features, local=replace(features.local, positions=positions))
+
+    def _load(self, photo: PhotoInput) -> tuple[Image, tuple[int, int]]:
+        """The photo as the engine takes it, and the height and width that it had before."""
+        with self._decoders:
+            bgr = decode(photo, max_pixels=self.max_pixels)
+            return shrink_to_rgb(bgr, self.manifest.image_size), (bgr.shape[0], bgr.shape[1])
 
     def encode_all(
         self, photos: Sequence[Photo], encode: Callable[[Features], Result]

@@ -6,12 +6,17 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from runtime.cores import available_cores
 from runtime.errors import DeviceError, UsageError
 from runtime.features import Features
 
+# Photos that are processed at a time. The engine spreads the work of one over all cores; a few at once use the time
+# that it leaves idle. The activations of many more would not fit into memory.
+PHOTO_BATCH = min(4, available_cores())
+
 
 class Engine(Protocol):
-    """Runs an exported graph."""
+    """Runs an exported graph. Any number of threads may share it: it lets at most PHOTO_BATCH run at a time."""
 
     provider: str  # what really runs it, e.g. "CPUExecutionProvider"
 

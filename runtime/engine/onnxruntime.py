@@ -1,6 +1,7 @@
 """ONNX Runtime, on the CPU or on CUDA."""
 
 import os
+from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -9,17 +10,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runtime.cores import available_cores
+from runtime.engine.interface import PHOTO_BATCH
 from runtime.engine.schema import IMAGE, check_tensors, features_of
+from runtime.engine.turns import Turns
 from runtime.errors import DamagedError, DependencyError, DeviceError, HowlError, UsageError
 from runtime.features import Features
 from runtime.gpu import find_gpus
+from runtime.io.image import MIN_SIDE
 
 CPU = "CPUExecutionProvider"
 CUDA = "CUDAExecutionProvider"
 
 
 class OnnxRuntimeEngine:
-    """Runs ``engine.onnx``."""
+    """Runs ``engine.onnx``.
+
+    The memory of its activations is kept from photo to photo. After a rush of callers, on the CPU, it is given back.
+    """
 
     def __init__(self, path: Path, device: str | None = None, threads: int | None = None) -> None:
         """Loads the graph.
@@ -53,6 +60,9 @@ class OnnxRuntimeEngine:
             [tensor.name for tensor in tensors] for tensors in (self._session.get_inputs(), self._session.get_outputs())
         )
         self._outputs = list(check_tensors(path, inputs, outputs))
+        self._shrinking = runtime.RunOptions()
+        self._shrinking.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
+        self._turns = Turns(PHOTO_BATCH, self._give_back if wanted == CPU else None)
         self.provider: str = self._session.get_providers()[0]
         if self.provider != wanted:
             raise DeviceError(
@@ -63,12 +73,18 @@ class OnnxRuntimeEngine:
     def extract(self, image: NDArray[np.uint8]) -> Features:
         """The features of an RGB uint8 image [H, W, 3]."""
         try:
-            values = self._session.run(self._outputs, {IMAGE: image})
+            with self._turns.turn():
+                values = self._session.run(self._outputs, {IMAGE: image})
         except Exception as error:  # its exceptions share no base class
             raise HowlError(
                 f"{self.path}: ONNX Runtime failed on an image {image.shape}: {_first_line(error)}"
             ) from None
         return features_of(dict(zip(self._outputs, values, strict=True)))
+
+    def _give_back(self) -> None:
+        """Returns the memory that no run uses to the system, which ONNX Runtime only does at the end of a run."""
+        with suppress(Exception):  # where there is no arena, there is nothing to give back
+            self._session.run(self._outputs, {IMAGE: np.zeros((MIN_SIDE, MIN_SIDE, 3), np.uint8)}, self._shrinking)
 
 
 def import_onnxruntime() -> Any:

@@ -4,11 +4,13 @@ JPEG is decoded by libjpeg-turbo (simplejpeg), whose warnings are errors here: O
 and says nothing. All other formats are Pillow's.
 """
 
+import ctypes
+import logging
 import re
 import struct
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from io import BytesIO
 from typing import Any, NamedTuple
 
@@ -16,6 +18,7 @@ import numpy as np
 import PIL.Image
 import simplejpeg
 from numpy.typing import NDArray
+from PIL import _imaging
 from PIL.ImageOps import exif_transpose
 
 from runtime.errors import ImageError
@@ -34,6 +37,21 @@ PNG_SIZE = slice(16, 24)  # width and height, in its first chunk
 PNG_ANIMATION = (b"acTL", b"fcTL", b"fdAT")
 HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 ORIENTATION = 0x0112  # the tag of EXIF
+
+
+def _silence_decoders() -> None:
+    """Keeps what Pillow and its libtiff find wrong with a file off stderr: the error of the photo says it.
+
+    An application that listens to Pillow's log still hears it. Where libtiff cannot be reached, it goes on writing.
+    """
+    logging.getLogger("PIL").addHandler(logging.NullHandler())
+    with suppress(OSError, AttributeError):  # a libtiff inside of Pillow's library shows no names, as on Windows
+        library = ctypes.CDLL(_imaging.__file__)  # with the libraries that it has loaded
+        library.TIFFSetErrorHandler(None)
+        library.TIFFSetWarningHandler(None)
+
+
+_silence_decoders()
 
 
 def decode_photo(data: bytes, name: str, *, upright: bool = True, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
@@ -185,7 +203,9 @@ def _still_png(data: bytes, name: str) -> bytes:
 def _by_pillow(data: bytes, name: str, upright: bool, max_pixels: int) -> NDArray[np.uint8]:
     with _refusing(name), PIL.Image.open(BytesIO(data), formats=FORMATS) as image:
         check_size(name, image.size, max_pixels)
-        return _bgr(exif_transpose(image) if upright else image, name)
+        if upright:
+            exif_transpose(image, in_place=True)
+        return _bgr(image, name)
 
 
 def _heic(data: bytes, name: str, max_pixels: int) -> NDArray[np.uint8]:
@@ -225,4 +245,5 @@ def _bgr(image: PIL.Image.Image, name: str) -> NDArray[np.uint8]:
         return np.repeat(grey[:, :, None], 3, axis=2)
     if image.mode in ("I", "F"):
         raise ImageError(f"{name}: its samples are no whole numbers of 8 or 16 bits; save it with 8 bits")
-    return np.ascontiguousarray(np.asarray(image.convert("RGB"))[:, :, ::-1])
+    rgb = image if image.mode == "RGB" else image.convert("RGB")  # which would copy it
+    return np.ascontiguousarray(np.asarray(rgb)[:, :, ::-1])

@@ -1,6 +1,7 @@
 """ONNX Runtime: its answers, and its refusal to run on anything but the device that was asked for."""
 
 import sys
+from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,10 +13,13 @@ from numpy.typing import NDArray
 
 from runtime.engine import onnxruntime as onnxruntime_engine
 from runtime.engine import open_engine
+from runtime.engine.interface import PHOTO_BATCH
 from runtime.engine.onnxruntime import CPU, CUDA, OnnxRuntimeEngine, choose_provider, import_onnxruntime
 from runtime.engine.schema import IMAGE, LOCAL_OUTPUTS
 from runtime.errors import HowlError
 from runtime.gpu import Gpu
+
+from ..rush import Room
 
 K, CELL = 50, 8
 
@@ -96,6 +100,61 @@ def test_other_files_are_no_engines(tmp_path: Path, name: str) -> None:
     assert refusal(open_engine, tmp_path / name) == f"{tmp_path / name}: an engine is an .onnx or a .plan file"
 
 
+# ------------------------------------------------------------------------------------- many callers at once
+
+
+class FakeSession:
+    """Does ``work`` instead of a run, and notes which runs give memory back."""
+
+    def __init__(self, work: Callable[[], None]) -> None:
+        self.work = work
+        self.shrunk = 0
+
+    def run(self, outputs: list[str], image: dict[str, NDArray], options: Any = None) -> list[NDArray]:
+        if options is None:
+            self.work()
+        else:
+            self.shrunk += 1
+        return [np.zeros((K, 4)), np.zeros(K), np.zeros((K, 3)), np.array([K])]
+
+
+def with_session(exported: Path, monkeypatch: pytest.MonkeyPatch, work: Callable[[], None]) -> Any:
+    """An engine, and the session that it believes to be ONNX Runtime's."""
+    engine, session = OnnxRuntimeEngine(exported / "engine.onnx", "cpu"), FakeSession(work)
+    monkeypatch.setattr(engine, "_session", session)
+    return engine, session
+
+
+def test_few_images_run_at_a_time_and_their_memory_is_given_back(
+    exported: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    room = Room(PHOTO_BATCH)
+    engine, session = with_session(exported, monkeypatch, room.enter)
+    room.assert_bounds(lambda: engine.extract(random_image(40, 40)))
+    assert session.shrunk == 1
+
+
+def test_a_single_caller_keeps_its_memory(exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine, session = with_session(exported, monkeypatch, lambda: None)
+    for _ in range(3):
+        engine.extract(random_image(40, 40))
+    assert session.shrunk == 0
+
+
+def test_images_that_fail_hold_up_no_other(exported: Path) -> None:
+    engine = OnnxRuntimeEngine(exported / "engine.onnx", "cpu")
+    for _ in range(2 * PHOTO_BATCH):
+        refusal(engine.extract, np.zeros((40, 40), np.uint8))
+    assert engine.extract(random_image(40, 40)).local is not None
+
+
+def test_what_gives_memory_back_is_known_to_onnx_runtime(exported: Path) -> None:
+    """It refuses an arena that there is not."""
+    engine = OnnxRuntimeEngine(exported / "engine.onnx", "cpu")
+    image = {IMAGE: random_image(32, 32)}
+    assert engine._session.run(engine._outputs, image, engine._shrinking)
+
+
 # ---------------------------------------------------------------------------------------------- the device
 
 
@@ -152,6 +211,9 @@ class FakeRuntime:
 
     def SessionOptions(self) -> SimpleNamespace:  # noqa: N802
         return SimpleNamespace(add_session_config_entry=lambda key, value: None)
+
+    def RunOptions(self) -> SimpleNamespace:  # noqa: N802
+        return SimpleNamespace(add_run_config_entry=lambda key, value: None)
 
     def preload_dlls(self) -> None:
         self.preloaded = True

@@ -1,6 +1,7 @@
 """Decoding: which formats are read, what is damaged, and what is refused before it is decoded."""
 
 import io
+import logging
 import struct
 import sys
 import zlib
@@ -200,6 +201,28 @@ def test_a_jpeg_of_very_many_scans_is_refused(photo: NDArray[np.uint8]) -> None:
     starts = [segment.start for segment in jpeg_segments(data) if segment.marker == START_OF_SCAN]
     scan = data[starts[-1] : -2]
     assert refusal(data[:-2] + MAX_SCANS * scan + data[-2:]).startswith(f"a JPEG of {MAX_SCANS + len(starts)} scans")
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("compression", ["tiff_lzw", "tiff_adobe_deflate", "jpeg", "group4"])
+def test_libtiff_writes_nothing_to_stderr(
+    photo: NDArray[np.uint8], capfd: pytest.CaptureFixture[str], compression: str
+) -> None:
+    image = PIL.Image.fromarray(photo)
+    data = saved(image.convert("1") if compression == "group4" else image, "TIFF", compression=compression)
+    random = np.random.default_rng(0)
+    for _ in range(20):
+        changed = bytearray(data)
+        for at in random.integers(8, len(data), 8):
+            changed[at] = random.integers(256)
+        with suppress(ImageError):
+            decode_photo(bytes(changed), "x")
+    assert capfd.readouterr().err == ""
+
+
+def test_pillows_log_is_heard_only_by_who_listens() -> None:
+    """Without any handler, Python writes errors to stderr."""
+    assert any(isinstance(handler, logging.NullHandler) for handler in logging.getLogger("PIL").handlers)
 
 
 @pytest.mark.filterwarnings("ignore")
