@@ -27,7 +27,7 @@ FORMAT = "howl engine"
 VERSION = 2
 ENGINE_SUFFIXES = (".onnx", ".plan")
 EXPORT_AGAIN = "export the checkpoint again"
-MAX_DIMENSIONS, MAX_FEATURES = 65_536, 1_000_000  # beyond what any engine has
+MAX_DIMENSIONS, MAX_FEATURES, MAX_TEXT = 65_536, 1_000_000, 200  # beyond what any engine has
 
 
 @dataclass(frozen=True)
@@ -157,8 +157,8 @@ class Manifest:
     def check_values(self) -> None:
         """Raises ValueError, naming the entry, if a value is of another type than it should be, or out of range."""
         texts = (self.fingerprint, self.system, self.method, self.precision)
-        if not all(isinstance(text, str) for text in texts):
-            raise ValueError("fingerprint, system, method and precision must be texts")
+        if not all(isinstance(text, str) and len(text) <= MAX_TEXT for text in texts):
+            raise ValueError("fingerprint, system, method and precision must be short texts")
         if not _is_whole(self.image_size, MIN_SIDE, MAX_SIDE):
             raise ValueError(f"image_size is {self.image_size!r}")
         if not self.scales or not all(isinstance(scale, int | float) and 0 < scale <= 16 for scale in self.scales):

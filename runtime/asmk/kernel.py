@@ -6,7 +6,7 @@ For each visual word w of an image, the residuals of its descriptors are summed,
 (``InvertedFile.scores``; ``AsmkKernel.match`` shows it word by word).
 """
 
-import math
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -40,7 +40,7 @@ class AsmkParameters:
     multiple_assignment: int = 5
 
     def __post_init__(self) -> None:
-        if not 0 < self.alpha < math.inf:
+        if not 0 < self.alpha <= sys.float_info.max:  # which a whole number in a file may exceed
             raise UsageError(f"alpha is {self.alpha}: the exponent of selectivity must be a number above 0")
         if not -1 <= self.threshold <= 1:
             raise UsageError(f"threshold is {self.threshold}: similarities lie between -1 and 1")

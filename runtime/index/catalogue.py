@@ -386,7 +386,10 @@ class Catalogue:
             yield
         # ValueError and the like mean stored values that make no sense.
         except (sqlite3.Error, OSError, ValueError, TypeError, LookupError, ArithmeticError) as error:
-            line = f"{self.path}: the catalogue cannot be used: {' '.join(str(error).split())}"
+            why = " ".join(str(error).split())
+            if getattr(error, "sqlite_errorcode", 0) == sqlite3.SQLITE_READONLY_ROLLBACK:
+                why = "a writer was killed, and its commit cannot be undone on a read-only disk; open it where it can"
+            line = f"{self.path}: the catalogue cannot be used: {why}"
             if isinstance(error, OSError) or getattr(error, "sqlite_errorcode", 0) & 0xFF in DISK_REFUSES:
                 raise StorageError(line) from None
             raise DamagedError(f"{line}; {HINT}") from None

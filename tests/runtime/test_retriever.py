@@ -483,6 +483,23 @@ def test_another_process_opens_engine_and_index_by_their_paths(
             assert str(copy.encoder.first_stage) == str(retriever.encoder.first_stage)
 
 
+SEARCH_IN_SPAWNED_PROCESSES = """
+import sys
+from multiprocessing import get_context
+from runtime import Retriever
+with Retriever(sys.argv[1], sys.argv[2], device="cpu") as retriever, get_context("spawn").Pool(2) as pool:
+    print([hits[0].id for hits in pool.map(retriever.search, sys.argv[3:])])
+"""
+
+
+def test_spawned_processes_search_with_the_retriever_that_they_are_given(
+    retriever: Retriever, photos: list[str], run_python: Callable
+) -> None:
+    retriever.add(photos[:3])
+    done = run_python(SEARCH_IN_SPAWNED_PROCESSES, retriever.encoder.path, retriever.index_path, *photos[:3])
+    assert done.stdout.strip() == str(photos[:3]), done.stderr
+
+
 def test_a_retriever_knows_its_ids(retriever: Retriever, photos: list[str]) -> None:
     assert (retriever.ids(), photos[0] in retriever) == ([], False)
     retriever.add(photos[:2])
