@@ -363,8 +363,8 @@ class Retriever:
         return names
 
     def _open_index(self) -> Index:
-        fingerprint = self.encoder.manifest.fingerprint
-        return Index.of_engine(self._index_place, self.encoder.path, fingerprint, wait=self._wait)
+        fingerprint, layout = self.encoder.manifest.fingerprint, self.encoder.first_stage.layout
+        return Index.of_engine(self._index_place, self.encoder.path, fingerprint, layout, wait=self._wait)
 
     def _index_to_fill(self) -> Index:
         """The index, made if there is none."""

@@ -52,7 +52,8 @@ class OnnxRuntimeEngine:
         # Threads that spin while they wait take cores from what comes next: quantising, matching, other callers.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         try:
-            self._session = runtime.InferenceSession(str(path), options, providers=[wanted])
+            # Its fallback to another provider is printed, and is an error below.
+            self._session = runtime.InferenceSession(str(path), options, providers=[wanted], enable_fallback=0)
         except Exception as error:  # its exceptions share no base class
             raise DamagedError(f"{path}: ONNX Runtime cannot load it: {_first_line(error)}") from None
         self.path = path

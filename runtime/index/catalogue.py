@@ -36,6 +36,7 @@ PATIENCE = 10.0  # seconds that a reader waits for a commit to finish, and a com
 SEGMENT_PREFIX = "segment-"
 SEGMENT_NAME = re.compile(f"{SEGMENT_PREFIX}[0-9a-f]{{32}}")
 POLLING = 0.05  # seconds between two attempts of a writer to become the one
+MAX_DIMENSIONS = 65_536  # beyond those of any descriptor
 BATCH = 500  # values in one query: old versions of SQLite allow 999 parameters
 
 SCHEMA = """
@@ -113,7 +114,7 @@ class Catalogue:
             self._check_version()
             self._check_file()
             self.id = self.metadata("id")
-            self.layout = Layout(self.metadata("method"), self.number("dimensions"))
+            self.layout = self._layout()
             self._files = segment_files(self.layout)
         except BaseException:
             self.close()
@@ -144,6 +145,12 @@ class Catalogue:
             return _file_number(path) == self._file
         except OSError:
             return False
+
+    def _layout(self) -> Layout:
+        dimensions = self.number("dimensions")
+        if not 1 <= dimensions <= MAX_DIMENSIONS:
+            raise DamagedError(f"{self.path}: damaged: descriptors of {str(dimensions)[:80]} dimensions; {HINT}")
+        return Layout(self.metadata("method"), dimensions)
 
     def _check_file(self) -> None:
         """Raises DamagedError if the file is cut short, of which SQLite reads the rest as zeros, or else damaged."""
@@ -209,20 +216,17 @@ class Catalogue:
             rows = self._connection.execute(
                 "SELECT start, stop, name, images, entries, checksums FROM segments ORDER BY start"
             ).fetchall()
-            found = []
+            found: list[SegmentRow] = []
             for start, stop, name, images, entries, checksums in rows:
-                first, last = np.searchsorted(removed, [int(start), int(stop)])
-                found.append(
-                    SegmentRow(
-                        _segment_name(name),
-                        int(start),
-                        int(stop),
-                        int(images),
-                        int(entries),
-                        decode_checksums(checksums, self._files),
-                        removed[first:last],
-                    )
+                start, stop = int(start), int(stop)
+                if not (found[-1].stop if found else 0) <= start < stop:
+                    raise ValueError(f"a segment answers for the images from {start} to {stop}")
+                first, last = np.searchsorted(removed, [start, stop])
+                files = decode_checksums(checksums, self._files)
+                row = SegmentRow(
+                    _segment_name(name), start, stop, int(images), int(entries), files, removed[first:last]
                 )
+                found.append(row)
             return found
 
     def removed(self) -> NDArray[np.int64]:
@@ -240,7 +244,7 @@ class Catalogue:
         """Ordinals, int64 [n], and ids of all live images, in the order of addition."""
         with self._errors():
             rows = self._connection.execute("SELECT number, id FROM images ORDER BY number").fetchall()
-        return np.array([number for number, _ in rows], np.int64), [id_ for _, id_ in rows]
+            return np.array([number for number, _ in rows], np.int64), [str(id_) for _, id_ in rows]
 
     def existing(self, ids: Sequence[str]) -> list[str]:
         """Those of the ids that are in the index. Raises HowlError if one is not valid Unicode."""

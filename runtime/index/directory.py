@@ -112,10 +112,12 @@ class Index:
         self.layout = self._catalogue.layout
 
     @classmethod
-    def of_engine(cls, path: Path, engine: Path, fingerprint: str, *, wait: float = PATIENCE) -> "Index":
+    def of_engine(
+        cls, path: Path, engine: Path, fingerprint: str, layout: Layout, *, wait: float = PATIENCE
+    ) -> "Index":
         """Opens an index for an engine. Raises IncompatibleError if it was made with one of another fingerprint."""
         index = cls(path, wait=wait)
-        if index.fingerprint != fingerprint:
+        if (index.fingerprint, index.layout) != (fingerprint, layout):
             index.close()
             raise IncompatibleError(
                 f"{path} was made with another engine than {engine}: use that one, or index the photos again"

@@ -39,6 +39,15 @@ class Ids:
         ends = np.cumsum(np.concatenate([n[keep] for n, keep in zip(lengths, kept, strict=True)]))
         return cls(np.concatenate(texts), ends.astype(np.int64))
 
+    def are_unicode(self) -> bool:
+        """Whether every id is valid UTF-8."""
+        try:
+            self.text.tobytes().decode()
+        except UnicodeDecodeError:
+            return False
+        first = self.text[self.ends[:-1][self.ends[:-1] < len(self.text)]]
+        return not np.any(first & 0xC0 == 0x80)  # no id begins in the middle of a character
+
     def __len__(self) -> int:
         return len(self.ends)
 

@@ -153,6 +153,8 @@ def _check_images(small: Mapping[str, NDArray], images: int) -> None:
     text = len(small["id_bytes.npy"])
     if not np.all(ends[1:] >= ends[:-1]) or (images and (ends[0] < 0 or ends[-1] != text)):
         raise ValueError(f"id_ends.npy: the ids do not end one after the other within {text} bytes")
+    if not Ids(small["id_bytes.npy"], ends).are_unicode():
+        raise ValueError("id_bytes.npy: an id is not valid Unicode")
 
 
 def check_large_files(folder: Path, checksums: dict[str, Checksum], layout: Layout) -> None:

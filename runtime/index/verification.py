@@ -128,13 +128,8 @@ def _images(segment: Segment, row: SegmentRow, images: dict[int, str]) -> Iterat
         yield "ordinals.npy", f"the ordinals do not ascend, all below {row.stop}"
     if not np.all(np.isin(row.removed, ordinals)):
         yield "ordinals.npy", "the catalogue removed images that it does not have"
-    try:
-        ids = list(segment.ids)
-    except UnicodeDecodeError:
-        yield "id_bytes.npy", "an id is not valid Unicode"
-        return
     live = row.live(ordinals).tolist()
-    held = {number: id_ for number, id_, alive in zip(ordinals.tolist(), ids, live, strict=True) if alive}
+    held = {number: id_ for number, id_, alive in zip(ordinals.tolist(), segment.ids, live, strict=True) if alive}
     if held != images:
         number, id_ = min(held.items() ^ images.items())
         which = "does not have" if images.get(number) == id_ else "alone has"

@@ -13,6 +13,8 @@ from runtime.encoder import Encoder
 from runtime.errors import DataError, ImageError
 from runtime.features import Features
 from runtime.first_stage import FirstStage, Store
+from runtime.index import Index
+from runtime.index.origin import Origin
 from train.data.labelled import ALL, LabelledPhotos, Truth
 from train.metrics import average_precision, positive_ranks, precision_at
 
@@ -49,6 +51,33 @@ class Encoded:
         scores = np.zeros(len(self.readable))
         scores[self.readable] = np.concatenate([piece.scores(query) for piece in self.pieces] or [np.empty(0)])
         return scores
+
+
+@dataclass(frozen=True)
+class Indexed:
+    """Labelled photos in an index, whose other photos are wrong answers to all queries.
+
+    Attributes:
+        index: of the engine that encoded the queries.
+        positions: int64 [n], where the searched photos are in the index; −1 for one that is not there.
+        queries: those that can be read, by number.
+    """
+
+    index: Index
+    positions: NDArray[np.int64]
+    queries: Mapping[int, Any]
+
+    def scores(self, query: Any) -> NDArray[np.float64]:
+        """The scores of the searched photos, 0 for those that are not in the index, and then of all others."""
+        scores = self.index.scores(query)
+        is_held = self.positions >= 0
+        labelled = np.where(is_held, scores[self.positions], 0)
+        return np.concatenate([labelled, np.delete(scores, self.positions[is_held])])
+
+    @property
+    def others(self) -> int:
+        """How many photos of the index have no label."""
+        return len(self.index) - int((self.positions >= 0).sum())
 
 
 @dataclass(frozen=True)
@@ -94,6 +123,7 @@ def evaluate_set(
     labelled: LabelledPhotos,
     distractors: Sequence[Searchable] = (),
     *,
+    index: Index | None = None,
     build_batch: int = BUILD_BATCH,
 ) -> Summary:
     """Searches the photos and the distractors for every query; photos that cannot be read are left out of the set.
@@ -102,13 +132,14 @@ def evaluate_set(
         encoder: of the engine that is measured.
         labelled: photos in files, read at the engine's image size.
         distractors: photos that are wrong answers to all queries.
+        index: holds the photos, so that only queries are encoded, and distractors of its own; None to encode all.
         build_batch: photos of one store at most.
 
     Raises:
         HowlError: a photo of a published set cannot be read, or no query has a right answer.
     """
-    encoded = encode(encoder, labelled, build_batch)
-    searched: Sequence[Encoded | Searchable] = (encoded, *distractors)
+    encoded = encode(encoder, labelled, build_batch) if index is None else find_in_index(encoder, labelled, index)
+    searched: Sequence[Encoded | Indexed | Searchable] = (encoded, *distractors)
     results: dict[str, list[QueryResult]] = {setting: [] for setting in labelled.settings}
     queries = labelled.queries().tolist()
     for query in tqdm(queries, desc="searching", unit="query", disable=None):
@@ -120,7 +151,8 @@ def evaluate_set(
         if not of_setting:
             which = "" if setting == ALL else f"{setting} "
             raise DataError(f"{labelled.source}: nothing to search for: no photo has a readable {which}match")
-    photos = int(labelled.usable[: labelled.database_size].sum()) + sum(map(len, distractors))
+    beside = sum(map(len, distractors)) if isinstance(encoded, Encoded) else encoded.others
+    photos = int(labelled.usable[: labelled.database_size].sum()) + beside
     return Summary(labelled, photos, len(queries), results)
 
 
@@ -165,6 +197,24 @@ def encode(encoder: Encoder, labelled: LabelledPhotos, build_batch: int) -> Enco
 
     pieces = in_pieces(encoder.first_stage, database(), build_batch)
     return Encoded(pieces, labelled.usable[: labelled.database_size].copy(), queries)
+
+
+def find_in_index(encoder: Encoder, labelled: LabelledPhotos, index: Index) -> Indexed:
+    """Finds the photos in an index, by their files or else by their paths, and encodes the queries."""
+    origins = [Origin.of(path) for path in labelled.paths[: labelled.database_size]]
+    by_place = index.ids_at([origin.place for origin in origins if origin is not None])
+    position_of = {id_: position for position, id_ in enumerate(index.ids())}
+    positions = np.full(labelled.database_size, -1, np.int64)
+    for photo, origin in enumerate(origins):
+        path = str(labelled.paths[photo])
+        id_ = by_place.get(origin.place, path) if origin is not None else path
+        if id_ in position_of:
+            positions[photo] = position_of[id_]
+        else:
+            labelled.drop(photo, f"{path}: not in {index.path}")
+    asked = labelled.queries().tolist()
+    encoded = encode_all(encoder, labelled, asked, encoder.encode_query, labelled.source)
+    return Indexed(index, positions, {query: sides for query, sides in encoded if sides is not None})
 
 
 def encode_all(

@@ -1,13 +1,16 @@
 """The figures of an engine on labelled photos: ``evaluate_engine`` measures them, ``Evaluation`` reports them."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from runtime.bundle import load_manifest
 from runtime.encoder import Encoder
+from runtime.errors import UsageError
 from runtime.first_stage import FirstStage
+from runtime.index import Index
 from runtime.io.image import describe_unreadable
 from tools.evaluation.distractors import open_distractors
 from tools.evaluation.ranking import QueryResult, Summary, evaluate_set, means
@@ -63,8 +66,10 @@ def evaluate_engine(
     data: Sequence[str],
     *,
     distractors: str | None = None,
+    index: Path | None = None,
     data_root: Path = Path("data"),
     device: str | None = None,
+    threads: int | None = None,
     threshold: float | None = None,
     alpha: float | None = None,
 ) -> Evaluation:
@@ -75,8 +80,10 @@ def evaluate_engine(
         data: ``roxford5k``, ``rparis6k``, ``sfm120k``, or folders with one folder a scene.
         distractors: a folder of photos of none of the scenes, or ``r1m`` for the published million, which stay in an
             index beside the engine.
+        index: holds the photos, so that only queries are encoded; its other photos are distractors. None to encode all.
         data_root: folder that holds published data sets.
         device: ``cpu``, ``cuda``, or None for a GPU where there is one.
+        threads: CPU threads that share the work of a photo; None for one per core.
         threshold: τ of the search; None for the engine's.
         alpha: α of the search; None for the engine's.
 
@@ -84,13 +91,20 @@ def evaluate_engine(
         HowlError: engine, data or distractors are missing, damaged or not as they were published, or no query has a
             right answer.
     """
+    if index is not None and distractors is not None:
+        raise UsageError(f"{index}: its photos without a label are the distractors; leave {distractors} out")
     manifest = load_manifest(engine)
     sets = [open_set(name, image_size=manifest.image_size, root=data_root) for name in data]
     paths = {path for labelled in sets for path in labelled.paths}
     skipped: dict[str, str] = {}
     with open_distractors(distractors, engine, device, data_root, paths, skipped) as indexes:
-        encoder = Encoder(engine, device=device, threshold=threshold, alpha=alpha)
-        summaries = [evaluate_set(encoder, labelled, indexes) for labelled in sets]
+        encoder = Encoder(engine, device=device, threads=threads, threshold=threshold, alpha=alpha)
+        with ExitStack() as stack:
+            held = None
+            if index is not None:
+                opened = Index.of_engine(index, engine, manifest.fingerprint, encoder.first_stage.layout)
+                held = stack.enter_context(closing(opened))
+            summaries = [evaluate_set(encoder, labelled, indexes, index=held) for labelled in sets]
     for labelled in sets:
         unreadable = zip(labelled.paths, labelled.names, strict=True)
         skipped |= {str(path): labelled.unreadable[name] for path, name in unreadable if name in labelled.unreadable}

@@ -218,7 +218,7 @@ class FakeRuntime:
     def preload_dlls(self) -> None:
         self.preloaded = True
 
-    def InferenceSession(self, path: str, options: Any, providers: list[str]) -> SimpleNamespace:  # noqa: N802
+    def InferenceSession(self, path: str, options: Any, providers: list[str], **_: int) -> SimpleNamespace:  # noqa: N802
         self.asked = providers
         tensors = [SimpleNamespace(name=name) for name in (IMAGE, *LOCAL_OUTPUTS)]
         return SimpleNamespace(

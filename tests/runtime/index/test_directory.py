@@ -435,16 +435,42 @@ def tell(catalogue: Path, sql: str) -> None:
         lambda file: tell(file, "UPDATE segments SET entries = 'some'"),
         lambda file: tell(file, "UPDATE segments SET start = 'first'"),
         lambda file: tell(file, "UPDATE metadata SET value = '1e400' WHERE key = 'dimensions'"),
+        lambda file: tell(file, "UPDATE metadata SET value = '-1' WHERE key = 'dimensions'"),
+        lambda file: tell(file, f"UPDATE metadata SET value = '{2**62}' WHERE key = 'dimensions'"),
+        lambda file: tell(file, "UPDATE segments SET stop = start"),
+        lambda file: tell(file, "UPDATE segments SET start = -5 WHERE start = 0"),
+        lambda file: tell(file, "UPDATE segments SET stop = stop + 1 WHERE start = 0"),
     ],
     ids=["empty", "text", "noise", "zeros", "first kB", "first half", "schema", "no table", "no version",
          "no fingerprint", "version no number", "dimensions no number", "checksums cut", "checksums short",
          "a byte short", "a page short", "a folder elsewhere", "a name of bytes", "infinite", "text for a number",
-         "text for an ordinal", "huge"],
+         "text for an ordinal", "huge", "no dimensions", "too many dimensions", "an empty range", "a range below 0",
+         "overlapping ranges"],
 )  # fmt: skip
 def test_a_damaged_catalogue_is_named_in_one_line(index: Index, path: Path, damage: Callable[[Path], None]) -> None:
     index.close()
     damage(path / CATALOGUE)
     assert refusal(lambda: Index(path)).startswith(f"{path / CATALOGUE}: ")
+
+
+@pytest.mark.parametrize("value", ["'[]'", "x'00ff'", "1e300"])
+def test_an_image_without_a_number_is_named_by_verify(index: Index, path: Path, value: str) -> None:
+    index.close()
+    tell(path / CATALOGUE, f"UPDATE images SET number = {value} WHERE id = 'image1'")
+    assert refusal(Index(path).verify).startswith(f"{path / CATALOGUE}: ")
+
+
+@pytest.mark.parametrize("text", [b"image0\xff", "imag€0".encode()])
+def test_ids_that_are_no_unicode_are_refused(index: Index, path: Path, text: bytes) -> None:
+    """Whole, or where they are cut apart: the euro sign has three bytes."""
+    index.close()
+    folder = path / sorted(folders(path))[0]
+    with Path(folder / "id_ends.npy").open("rb") as file:
+        ends = np.load(file)
+    size = int(ends[-1])
+    forge(path, "id_bytes.npy", np.frombuffer(text.ljust(size, b"x")[:size], np.uint8))
+    forge(path, "id_ends.npy", np.array([5, *ends[1:]]))
+    assert "id_bytes.npy: an id is not valid Unicode" in refusal(lambda: Index(path))
 
 
 def forge(index: Path, name: str, array: NDArray) -> Path:

@@ -1,15 +1,16 @@
-"""What every command does with an error: a line, and an exit status."""
+"""What every command does with an error, or without a package: a line, and an exit status."""
 
 import os
 import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
 from runtime.errors import HowlError, UsageError
-from runtime.io.cli import run_command
+from runtime.io.cli import run_command, run_module
 
 
 def raising(error: BaseException) -> Callable[[object], None]:
@@ -34,6 +35,19 @@ def raising(error: BaseException) -> Callable[[object], None]:
 def test_an_error_is_a_line(error: BaseException, status: int, line: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert run_command(raising(error)) == status
     assert capsys.readouterr().err == f"{line}\n"
+
+
+@pytest.mark.parametrize(("missing", "extra"), [("torch", "train"), ("onnxruntime.capi", "cpu")])
+def test_a_missing_package_is_named_with_its_extra(
+    missing: str, extra: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ModuleType("command")
+    command.main = raising(ModuleNotFoundError(name=missing))  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "command", command)
+    monkeypatch.setattr(sys, "argv", ["howl echo"])
+    assert run_module("command") == 1
+    package = missing.partition(".")[0]
+    assert capsys.readouterr().err == f"error: howl echo needs {package}: in howl's folder, pip install '.[{extra}]'\n"
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs SIGTERM")
