@@ -27,6 +27,7 @@ from train.checkpoint import Checkpoint
 from train.data import LabelledPhotos
 from train.data.folder import folder_photos
 from train.data.synthetic import synthetic_scenes
+from train.distributed import use_threads
 
 Say = Callable[[str], None]  # is told, line by line, what happens
 
@@ -57,6 +58,7 @@ def export_checkpoint(options: ExportOptions, say: Say = print) -> Exported:
             cannot be written. Whatever was there before is still there.
     """
     ensure_writable(options.files.onnx)
+    use_threads(options.threads)
     checkpoint = configured(Checkpoint.load(options.checkpoint), options)
     precision, files = options.decided_precision, options.files
     photos = take(open_photos(options.photos or options.photo_folder, checkpoint), PHOTOS_TO_CHECK)

@@ -9,7 +9,7 @@ import tyro
 from runtime.bundle import EngineFiles, is_engine
 from runtime.errors import UsageError
 from runtime.io.cli import command_line
-from train.config import shown_as
+from train.config import Threads, check_threads, shown_as
 from train.models.base import HOW_SCALES, ExtractionConfig
 
 PRECISIONS = ("fp32", "fp16", "int8")
@@ -66,6 +66,7 @@ class ExportOptions:
         codebook_photos: of the folder, to learn from; more take longer and give more words.
         photos: a folder to prove the engine on.
         calibrate: a folder that int8 takes its ranges from.
+        threads: of the CPU.
 
     Raises:
         UsageError: the options do not go together.
@@ -83,8 +84,10 @@ class ExportOptions:
     codebook_photos: Annotated[int | None, shown_as("N", str(CODEBOOK_PHOTOS))] = None
     photos: Annotated[Path | None, shown_as("DIR", OWN_PHOTOS)] = None
     calibrate: Annotated[Path | None, shown_as("DIR", OWN_PHOTOS)] = None
+    threads: Threads = None
 
     def __post_init__(self) -> None:
+        check_threads(self.threads)
         if not is_engine(self.out):
             raise UsageError(f"--out {self.out}: name an engine.plan or an engine.onnx; its other files share the name")
         if self.preset is not None and self.preset not in PRESETS:
@@ -135,7 +138,7 @@ class ExportOptions:
         Args:
             codebook: of the engine, if it is not the checkpoint's: words that are learned elsewhere would be others.
         """
-        return replace(self, codebook=codebook, codebook_photos=None, photos=None)
+        return replace(self, codebook=codebook, codebook_photos=None, photos=None, threads=None)
 
     def command(self) -> str:
         """The command that a user would type for this."""

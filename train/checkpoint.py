@@ -1,6 +1,7 @@
 """The checkpoint: weights, the configuration that made them, the codebook, and how far training has come.
 
-A file of tensors and plain values, loaded with ``weights_only=True``: opening a stranger's file never runs its code.
+A file of tensors and plain values (``train.weights.tensor_file``): opening a stranger's file never runs its code, and
+takes no more memory than the file has bytes, and its network.
 """
 
 from dataclasses import asdict, dataclass
@@ -13,11 +14,13 @@ from torch import Tensor
 
 from runtime.asmk.codebook import Codebook
 from runtime.asmk.kernel import AsmkParameters
-from runtime.errors import DamagedError, IncompatibleError, UsageError
-from train.models.base import ExtractionConfig, ModelConfig, RetrievalModel
+from runtime.errors import DamagedError, IncompatibleError
+from runtime.first_stage import ASMK
+from runtime.io.unpickle import one_line
+from train.models.base import ExtractionConfig, ModelConfig, RetrievalModel, of_declared_types
 from train.models.registry import SYSTEMS, build_model
 from train.weights.how import is_how_checkpoint, read_how_checkpoint
-from train.weights.safe_load import load_tensors, save_tensors
+from train.weights.safe_load import ODDITIES, check_weights, load_tensors, save_tensors, state_dict_of
 
 FORMAT = "howl checkpoint"
 VERSION = 2
@@ -79,8 +82,8 @@ class Checkpoint:
         """Reads what ``save`` wrote, or a checkpoint of HOW's authors (``train.weights.how``).
 
         Raises:
-            HowlError: the file is missing, damaged, of another version, of another network than HOW's, or holds more
-                than tensors and plain values; nothing in it has been run.
+            HowlError: the file is missing, damaged, of another version, of another network than HOW's, holds more than
+                tensors and plain values, or settings and weights that make no network; nothing in it has been run.
         """
         return cls.of(load_tensors(path), path)
 
@@ -93,26 +96,67 @@ class Checkpoint:
         if not is_checkpoint(content):
             raise IncompatibleError(f"{path}: not a howl checkpoint; howl train --out {path.name} writes one")
         try:
-            version = content["version"]
-            if version > VERSION:
-                raise IncompatibleError(f"{path}: written by a newer howl (format {version}); update howl")
-            if version < VERSION:
-                raise IncompatibleError(f"{path}: written by an earlier howl (format {version}); train it again")
-            system, extraction = content["system"], content["extraction"]
+            check_version(content["version"], path)
+            system, extraction, asmk, codebook = (content[key] for key in ("system", "extraction", "asmk", "codebook"))
             if system not in SYSTEMS:
-                raise IncompatibleError(f"{path}: of the system {system}, which this howl does not know; update howl")
-            asmk, codebook = content["asmk"], content["codebook"]
-            return cls(
+                known = f"{one_line(system)}, which this howl does not know"
+                raise IncompatibleError(f"{path}: of the system {known}; update howl")
+            network = SYSTEMS[system].Config(**content["network"])
+            checkpoint = cls(
                 system=system,
-                network=SYSTEMS[system].Config(**content["network"]),
-                weights=content["weights"],
+                network=network,
+                weights=fitting_weights(system, network, content["weights"], path),
                 extraction=ExtractionConfig(**{**extraction, "scales": tuple(extraction["scales"])}),
                 asmk=None if asmk is None else AsmkParameters(**asmk),
-                codebook=None if codebook is None else Codebook(codebook.numpy()),
+                codebook=None if codebook is None else codebook_of(codebook, network.dimensions),
                 training=content["training"],
             )
-        except (KeyError, TypeError, AttributeError, UsageError) as error:
-            raise DamagedError(f"{path}: a damaged checkpoint: {error}") from None
+            checkpoint.check()
+            return checkpoint
+        except KeyError as error:
+            raise DamagedError(f"{path}: a damaged checkpoint: it lacks {one_line(error)}") from None
+        except ODDITIES as error:
+            raise DamagedError(f"{path}: a damaged checkpoint: {one_line(error)}") from None
+
+    def check(self) -> None:
+        """Makes sure of what no part can know by itself. Raises UsageError, or an error of ``ODDITIES``."""
+        if self.asmk is not None:
+            of_declared_types(self.asmk)
+        searches_by_asmk = SYSTEMS[self.system].method == ASMK
+        for name, value in (("asmk", self.asmk), ("features", self.extraction.features)):
+            if (value is not None) != searches_by_asmk:
+                raise ValueError(f"{name} is {value}, of a network of {self.system}")
+        if not isinstance(self.training, dict):
+            raise TypeError("training is no dict")
+        if "config" in self.training and not isinstance(self.training["config"]["data"], str):
+            raise TypeError("training.config.data is no text")
+
+
+def check_version(version: Any, path: Path) -> None:
+    """Raises IncompatibleError if the file is of another version than this howl's."""
+    if version > VERSION:
+        raise IncompatibleError(f"{path}: written by a newer howl (format {version}); update howl")
+    if version < VERSION:
+        raise IncompatibleError(f"{path}: written by an earlier howl (format {version}); train it again")
+
+
+def fitting_weights(system: str, network: ModelConfig, weights: Any, path: Path) -> dict[str, Tensor]:
+    """The weights of a file, which are all that the network has and no others. Raises HowlError."""
+    wanted = build_model(system, network).state_dict()
+    weights = state_dict_of(weights, path)
+    check_weights(wanted, weights, path)
+    if unknown := weights.keys() - wanted.keys():
+        raise IncompatibleError(f"{path}: has weights {one_line(min(unknown))}, for which its network has no place")
+    return {name: value.to(wanted[name].dtype) for name, value in weights.items()}
+
+
+def codebook_of(words: Any, dimensions: int) -> Codebook:
+    """The codebook of a file. Raises ValueError if it is none."""
+    if not isinstance(words, Tensor) or words.dtype != torch.float32 or words.ndim != 2:
+        raise ValueError("its codebook is not float32 [words, dimensions]")
+    if len(words) == 0 or words.shape[1] != dimensions or not words.isfinite().all():
+        raise ValueError(f"its codebook {tuple(words.shape)} is not one or more words of {dimensions} finite numbers")
+    return Codebook(words.numpy())
 
 
 def is_checkpoint(content: Any) -> bool:

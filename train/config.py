@@ -12,7 +12,7 @@ import tyro
 
 from runtime.errors import UsageError
 from runtime.first_stage import ASMK
-from train.models.base import ExtractionConfig, ModelConfig, a_seed, above_zero, at_least
+from train.models.base import ExtractionConfig, ModelConfig, a_seed, above_zero, at_least, of_declared_types
 from train.models.registry import system_named
 
 DATA_ROOT = Path("data")
@@ -32,6 +32,15 @@ BACKBONE_LEARNING_RATES = {
 def shown_as(metavar: str, default: str) -> Any:
     """How a command's help shows an option whose default depends on others."""
     return tyro.conf.arg(metavar=metavar, help_behavior_hint=f"(default: {default})")
+
+
+Threads = Annotated[int | None, shown_as("T", "all cores")]
+
+
+def check_threads(threads: int | None) -> None:
+    """Raises UsageError if a number of threads is none."""
+    if threads is not None:
+        at_least(1, threads=threads)
 
 
 @dataclass(frozen=True)
@@ -62,7 +71,7 @@ class TrainingConfig:
         validate_every: epochs between validations; the last epoch is always validated.
 
     Raises:
-        UsageError: a value is out of range.
+        UsageError: a value is out of range, or of another type: a file may hold any.
     """
 
     data: str
@@ -87,7 +96,8 @@ class TrainingConfig:
     validate_every: int = 1
 
     def __post_init__(self) -> None:
-        at_least(0, epochs=self.epochs)
+        of_declared_types(self)
+        at_least(0, epochs=self.epochs, weight_decay=self.weight_decay)
         a_seed(seed=self.seed)
         counts = ("tuples", "pool", "negatives", "nearest_positives", "tuples_per_step", "words", "validate_every")
         photos = ("whitening_photos", "whitening_features", "codebook_photos")
@@ -114,6 +124,7 @@ class TrainOptions:
         init: the first weights: imagenet, random, or a file: a backbone's state dict, or a checkpoint to start from.
         out: the checkpoint to write.
         data_root: where published data sets lie.
+        threads: of the CPU.
 
     Raises:
         UsageError: the settings do not go together.
@@ -126,8 +137,10 @@ class TrainOptions:
     init: str = "imagenet"
     out: Path = CHECKPOINT
     data_root: Path = DATA_ROOT
+    threads: Threads = None
 
     def __post_init__(self) -> None:
+        check_threads(self.threads)
         model = system_named(self.system)
         if self.training.loss not in model.losses:
             raise UsageError(f"--loss {self.training.loss}: {self.system} is trained by {' or '.join(model.losses)}")
@@ -164,6 +177,7 @@ class ResumeOptions:
         out: the checkpoint to write.
         epochs: in all.
         data_root: where published data sets lie.
+        threads: of the CPU.
 
     Raises:
         UsageError: a value is out of range.
@@ -173,8 +187,10 @@ class ResumeOptions:
     out: Annotated[Path | None, shown_as("PATH", "the one resumed")] = None
     epochs: Annotated[int | None, shown_as("INT", "as many as before")] = None
     data_root: Path = DATA_ROOT
+    threads: Threads = None
 
     def __post_init__(self) -> None:
+        check_threads(self.threads)
         if self.epochs is not None:
             at_least(0, epochs=self.epochs)
 

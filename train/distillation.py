@@ -21,10 +21,11 @@ from runtime.errors import ImageError, IncompatibleError, StorageError, UsageErr
 from runtime.io.atomic import ensure_writable
 from runtime.io.image import MIN_SIDE, Image
 from train.backbones import BUILDERS, Backbone, build_backbone
-from train.config import DATA_ROOT, shown_as
+from train.config import DATA_ROOT, Threads, check_threads, shown_as
 from train.data import open_data
 from train.data.labelled import LabelledPhotos
 from train.descriptors import as_batch
+from train.distributed import use_threads
 from train.models.base import a_seed, above_zero, at_least, in_pixels
 from train.weights.init import init_backbone
 from train.weights.safe_load import load_tensors, save_tensors
@@ -76,6 +77,7 @@ class DistilOptions:
         out: the state dict to write.
         image_size: longest side, in pixels, to which larger photos are shrunk.
         data_root: where published data sets lie.
+        threads: of the CPU.
         training: learning
 
     Raises:
@@ -89,9 +91,11 @@ class DistilOptions:
     out: Annotated[Path | None, shown_as("PATH", "the backbone's name and .pth")] = None
     image_size: int = 480
     data_root: Path = DATA_ROOT
+    threads: Threads = None
     training: DistillationConfig = field(default_factory=DistillationConfig)
 
     def __post_init__(self) -> None:
+        check_threads(self.threads)
         for flag, name in (("--backbone", self.backbone), ("--teacher", self.teacher)):
             if name is not None and name not in BUILDERS:
                 raise UsageError(f"{flag} {name}: there is {', '.join(BUILDERS)}")
@@ -114,6 +118,7 @@ def distil(options: DistilOptions, say: Callable[[str], None] = print, *, save_e
     """
     out = options.out or Path(f"{options.backbone}.pth")
     ensure_writable(out)
+    use_threads(options.threads)
     if out.exists():
         raise StorageError(f"{out}: exists already; name another --out, or delete it")
     config = options.training

@@ -10,10 +10,17 @@ from typing import Any, TypeVar
 import torch
 from torch import distributed
 
+from runtime.cores import available_cores
+
 T = TypeVar("T")
 
 # Rank 0 validates while the others wait. On a large set that takes longer than PyTorch's default allows.
 TIMEOUT = timedelta(hours=6)
+
+
+def use_threads(threads: int | None) -> None:
+    """Has PyTorch use so many threads of the CPU; None for as many as it takes, but no more than this process may."""
+    torch.set_num_threads(threads or min(torch.get_num_threads(), available_cores()))
 
 
 @dataclass(frozen=True)

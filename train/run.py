@@ -1,5 +1,10 @@
 """Trains a network: ``python train/run.py [--system how|gem] [--data scenes|DIR|sfm120k] [--out ckpt.pt] ...``."""
 
+if __name__ == "__main__":
+    import howl
+
+    howl.run_script("train.run")  # before the imports: howl.py says why
+
 import argparse
 import sys
 from collections.abc import Sequence
@@ -8,7 +13,7 @@ from pathlib import Path
 import tyro
 
 from runtime.errors import UsageError
-from runtime.io.cli import command_line, program, run_command
+from runtime.io.cli import command_line, program
 from runtime.io.image import describe_unreadable
 from train.checkpoint import Checkpoint
 from train.config import ResumeOptions, TrainOptions, options_for, refuse_without_effect
@@ -29,7 +34,9 @@ def train(options: TrainOptions | ResumeOptions) -> Checkpoint | None:
     """Trains as the options say, and prints a report. Returns and raises as ``start_training``."""
     if isinstance(options, ResumeOptions):
         out = options.out or options.resume
-        checkpoint = resume_training(options.resume, out=out, epochs=options.epochs, data_root=options.data_root)
+        checkpoint = resume_training(
+            options.resume, out=out, epochs=options.epochs, data_root=options.data_root, threads=options.threads
+        )
     else:
         out = options.out
         checkpoint = start_training(options)
@@ -115,7 +122,3 @@ def words_of(checkpoint: Checkpoint) -> str:
     count, asked = len(checkpoint.codebook), checkpoint.training["config"]["words"]
     fewer = f" ({asked} asked: too few descriptors for more)" if count < asked else ""
     return f"{count} visual words{fewer}; "
-
-
-if __name__ == "__main__":
-    sys.exit(run_command(main))

@@ -6,11 +6,12 @@
 import copy
 import time
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,24 +20,26 @@ from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 from runtime.asmk.kernel import AsmkParameters
-from runtime.errors import ImageError, IncompatibleError, StorageError, UsageError
+from runtime.errors import DamagedError, ImageError, IncompatibleError, StorageError, UsageError
 from runtime.first_stage import ASMK
 from runtime.io.atomic import ensure_writable
 from runtime.io.image import MIN_SIDE, Image
+from runtime.io.unpickle import one_line
 from train.calibration import calibrate_batch_norm, learn_whitening
 from train.checkpoint import Checkpoint
 from train.config import DATA_ROOT, TrainingConfig, TrainOptions
 from train.data import open_data
 from train.data.labelled import LabelledPhotos
 from train.descriptors import describe_images
-from train.distributed import ProcessGroup, join_process_group
+from train.distributed import ProcessGroup, join_process_group, use_threads
 from train.log import CURVE_SUFFIX, LOG_SUFFIX, EpochLog, write_log
 from train.losses import TupleLoss
 from train.mining import TrainingTuple, mine_tuples
-from train.models.base import ExtractionConfig, RetrievalModel
+from train.models.base import ExtractionConfig, RetrievalModel, of_declared_types
 from train.models.registry import build_model
 from train.validation import validate
 from train.weights.init import init_weights
+from train.weights.safe_load import ODDITIES
 
 SAY = partial(print, flush=True)  # at once, even into a file
 
@@ -56,6 +59,7 @@ def start_training(options: TrainOptions, say: Callable[[str], None] = SAY) -> C
         HowlError: photos or weights are missing, the checkpoint exists or cannot be written, or settings conflict.
     """
     check_out(options.out)
+    use_threads(options.threads)
     if options.out.exists():
         raise StorageError(
             f"{options.out}: exists already; go on with --resume {options.out}, name another --out, or delete it"
@@ -79,6 +83,7 @@ def resume_training(
     out: Path | None = None,
     epochs: int | None = None,
     data_root: Path = DATA_ROOT,
+    threads: int | None = None,
     say: Callable[[str], None] = SAY,
 ) -> Checkpoint | None:
     """Goes on with a training run where it stopped, and comes to the numbers of a run that never did.
@@ -88,6 +93,7 @@ def resume_training(
         out: the checkpoint to write; None for the one resumed.
         epochs: in all; None for as many as it was started with.
         data_root: where published data sets lie.
+        threads: of the CPU; None for one per core.
         say: as in ``start_training``.
 
     Returns:
@@ -98,18 +104,33 @@ def resume_training(
     """
     out = out or checkpoint
     check_out(out)
+    use_threads(threads)
     earlier = Checkpoint.load(checkpoint)
     if "config" not in earlier.training:
         raise IncompatibleError(f"{checkpoint}: holds no training run to resume")
-    config = TrainingConfig(**earlier.training["config"])
+    with reading_run(checkpoint):
+        config = TrainingConfig(**earlier.training["config"])
+        TrainOptions(earlier.system, earlier.network, config, earlier.extraction)  # whether they go together
     if epochs is not None:
         config = replace(config, epochs=epochs)
     image_size = earlier.extraction.image_size
     with join_process_group() as processes:
         photos, validation = open_data(config.data, image_size=image_size, seed=config.seed, root=data_root)
         training = Training(earlier.build_model(), photos, validation, config, earlier.extraction, processes, say)
-        training.load_state(earlier)
+        with reading_run(checkpoint):
+            training.load_state(earlier)
         return training.run(out)
+
+
+@contextmanager
+def reading_run(checkpoint: Path) -> Iterator[None]:
+    """Whatever is odd about the run that a checkpoint holds is a DamagedError of one line."""
+    try:
+        yield
+    except ODDITIES as error:
+        raise DamagedError(
+            f"{checkpoint}: its training run is damaged, start it again: {type(error).__name__}: {one_line(error)}"
+        ) from None
 
 
 def check_out(out: Path) -> None:
@@ -179,8 +200,12 @@ class Training:
         self.best = checkpoint
         self.asmk = checkpoint.asmk
         self.model.load_state_dict(progress["weights"])
-        self.optimiser.load_state_dict(progress["optimiser"])
+        load_moments(self.optimiser, progress["optimiser"]["state"])
         self.records = [EpochLog(**record) for record in progress["records"]]
+        for epoch, record in enumerate(self.records):
+            of_declared_types(record)
+            if record.epoch != epoch:
+                raise ValueError(f"record {epoch} is of epoch {record.epoch}")
         self.photos.leave_out(progress["unreadable"])
         self.validation.leave_out(progress["unreadable_validation"])
 
@@ -323,6 +348,18 @@ def build_optimiser(model: RetrievalModel, config: TrainingConfig) -> torch.opti
         for group in model.parameter_groups(config.new_module_factor)
     ]
     return torch.optim.Adam(groups, weight_decay=config.weight_decay)
+
+
+def load_moments(optimiser: torch.optim.Adam, state: dict[int, Any]) -> None:
+    """Restores what Adam has seen; its settings stay. Raises an error of ``ODDITIES`` if the state does not fit it."""
+    optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})
+    for parameter, seen in optimiser.state.items():
+        step, moments = seen["step"], (seen["exp_avg"], seen["exp_avg_sq"])
+        if step.shape != () or step.dtype != torch.float32 or not step >= 1:
+            raise ValueError(f"the optimiser's step is {step}")
+        if any(moment.shape != parameter.shape for moment in moments):
+            shapes = [tuple(moment.shape) for moment in moments]
+            raise ValueError(f"the optimiser's moments are {shapes}, of a parameter {tuple(parameter.shape)}")
 
 
 def on_cpu(state: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -29,12 +29,12 @@ PLAIN_KEYS = (str, bytes, int, float, type(None))  # of dicts and sets; nested t
 _REFUSED = "only plain arrays and containers are read"
 
 
-class _RefusedError(Exception):
+class RefusedError(Exception):
     """The pickle holds or does something that plain data does not."""
 
 
 @dataclass(frozen=True)
-class _Callable:
+class AllowedCall:
     """What a pickle may call; unlike a function, it has no attributes that a pickle could set."""
 
     call: Callable[..., Any]
@@ -45,19 +45,19 @@ class _Dtype:
 
     def __init__(self, code: Any, *flags: Any) -> None:
         if not isinstance(code, str) or PLAIN_DTYPE.fullmatch(code) is None:
-            raise _RefusedError(f"it holds an array of {_named_dtype(code)}")
+            raise RefusedError(f"it holds an array of {_named_dtype(code)}")
         self.dtype = np.dtype(code)
 
     def build(self, state: Any) -> None:
         """The state of a pickled dtype: version, byte order, and what only structured ones have."""
         if not isinstance(state, tuple) or len(state) < 2 or state[1] not in ("<", ">", "|", "="):
-            raise _RefusedError("it holds a dtype of another kind")
+            raise RefusedError("it holds a dtype of another kind")
         if any(part is not None for part in state[2:5]):
-            raise _RefusedError("it holds an array of fields")
+            raise RefusedError("it holds an array of fields")
         self.dtype = self.dtype.newbyteorder(state[1])
 
 
-class _Array:
+class PickledArray:
     """An array, until it is made."""
 
     def __init__(self) -> None:
@@ -66,86 +66,88 @@ class _Array:
     def build(self, state: Any) -> None:
         """The state of a pickled array: version, shape, dtype, whether it is stored by columns, and its bytes."""
         if not isinstance(state, tuple) or len(state) != 5:
-            raise _RefusedError("it holds an array of another kind")
+            raise RefusedError("it holds an array of another kind")
         _, shape, dtype, by_columns, raw = state
         self.fill(raw, dtype, shape, "F" if by_columns else "C")
 
-    def fill(self, raw: Any, dtype: Any, shape: Any, order: Any) -> "_Array":
+    def fill(self, raw: Any, dtype: Any, shape: Any, order: Any) -> "PickledArray":
         """Checks that shape, dtype and bytes fit, and keeps them."""
         if not isinstance(dtype, _Dtype):
-            raise _RefusedError("it holds an array without a dtype")
+            raise RefusedError("it holds an array without a dtype")
         data = raw.encode("latin1") if isinstance(raw, str) else raw  # Python 2's strings are bytes
         if not isinstance(data, bytes):
-            raise _RefusedError(f"it holds an array of {_named_dtype(dtype)} without its bytes")
+            raise RefusedError(f"it holds an array of {_named_dtype(dtype)} without its bytes")
         if not isinstance(shape, tuple) or not all(type(side) is int and side >= 0 for side in shape[:33]):
-            raise _RefusedError("it holds an array without a shape")
+            raise RefusedError("it holds an array without a shape")
         if prod(shape) * dtype.dtype.itemsize != len(data):
-            raise _RefusedError(f"it holds an array of {len(data)} bytes that is said to be {dtype.dtype} {shape[:8]}")
+            raise RefusedError(f"it holds an array of {len(data)} bytes that is said to be {dtype.dtype} {shape[:8]}")
         self.state = (shape, dtype.dtype, "F" if order == "F" else "C", data)
         return self
 
     def made(self) -> np.ndarray:
         """A new array."""
         if self.state is None:
-            raise _RefusedError("it holds an array without its bytes")
+            raise RefusedError("it holds an array without its bytes")
         shape, dtype, order, data = self.state
         return np.frombuffer(data, dtype).reshape(shape, order=order).copy(order="K")  # type: ignore[call-overload]
 
 
-def _reconstruct(kind: Any, *others: Any) -> _Array:
+def _reconstruct(kind: Any, *others: Any) -> PickledArray:
     if kind is not _NDARRAY:
-        raise _RefusedError("it holds an array of another kind")
-    return _Array()
+        raise RefusedError("it holds an array of another kind")
+    return PickledArray()
 
 
-def _frombuffer(raw: Any, dtype: Any, shape: Any, order: Any) -> _Array:
-    return _Array().fill(raw, dtype, shape, order)
+def _frombuffer(raw: Any, dtype: Any, shape: Any, order: Any) -> PickledArray:
+    return PickledArray().fill(raw, dtype, shape, order)
 
 
-def _scalar(dtype: Any, raw: Any = b"") -> _Array:
-    return _Array().fill(raw, dtype, (), "C")
+def _scalar(dtype: Any, raw: Any = b"") -> PickledArray:
+    return PickledArray().fill(raw, dtype, (), "C")
 
 
 def _encode(text: Any, encoding: Any = "latin1") -> bytes:
     if not isinstance(text, str) or encoding not in ("latin1", "latin-1"):
-        raise _RefusedError("it holds bytes of another kind")
+        raise RefusedError("it holds bytes of another kind")
     return text.encode("latin1")
 
 
 def _set(values: Any = ()) -> set:
     if not isinstance(values, list | tuple):
-        raise _RefusedError("it holds a set of another kind")
+        raise RefusedError("it holds a set of another kind")
     return {_as_key(value) for value in values}
 
 
 def _ordered(pairs: Any = ()) -> OrderedDict:
     if not isinstance(pairs, list | tuple) or not all(isinstance(p, list | tuple) and len(p) == 2 for p in pairs):
-        raise _RefusedError("it holds an OrderedDict of another kind")
+        raise RefusedError("it holds an OrderedDict of another kind")
     return OrderedDict((_as_key(key), value) for key, value in pairs)
 
 
 def _bytes(*nothing: Any) -> bytes:
     if nothing:
-        raise _RefusedError("it holds bytes of another kind")
+        raise RefusedError("it holds bytes of another kind")
     return b""
 
 
 _NDARRAY = object()
-_IN_MULTIARRAY = {"_reconstruct": _Callable(_reconstruct), "scalar": _Callable(_scalar)}
+_IN_MULTIARRAY = {"_reconstruct": AllowedCall(_reconstruct), "scalar": AllowedCall(_scalar)}
 # The names in a pickle of NumPy arrays and plain containers, under NumPy 1's and 2's module paths.
 NAMES: dict[tuple[str, str], Any] = {
     ("numpy", "ndarray"): _NDARRAY,
-    ("numpy", "dtype"): _Callable(_Dtype),
+    ("numpy", "dtype"): AllowedCall(_Dtype),
     **{(f"numpy.{core}.multiarray", name): it for core in ("core", "_core") for name, it in _IN_MULTIARRAY.items()},
-    **{(f"numpy.{core}.numeric", "_frombuffer"): _Callable(_frombuffer) for core in ("core", "_core")},
-    ("_codecs", "encode"): _Callable(_encode),
-    ("collections", "OrderedDict"): _Callable(_ordered),
-    **{(module, "set"): _Callable(_set) for module in ("builtins", "__builtin__")},
-    **{(module, "bytes"): _Callable(_bytes) for module in ("builtins", "__builtin__")},  # empty ones, before protocol 3
+    **{(f"numpy.{core}.numeric", "_frombuffer"): AllowedCall(_frombuffer) for core in ("core", "_core")},
+    ("_codecs", "encode"): AllowedCall(_encode),
+    ("collections", "OrderedDict"): AllowedCall(_ordered),
+    **{(module, "set"): AllowedCall(_set) for module in ("builtins", "__builtin__")},
+    **{
+        (module, "bytes"): AllowedCall(_bytes) for module in ("builtins", "__builtin__")
+    },  # empty ones, before protocol 3
 }
 
 
-class _PlainUnpickler(pickle._Unpickler):
+class PlainUnpickler(pickle._Unpickler):
     """Python's unpickler in Python, with the instructions that plain data needs.
 
     The memo of the one in C takes memory for any number that a pickle names, and its BUILD writes into objects.
@@ -178,21 +180,21 @@ class _PlainUnpickler(pickle._Unpickler):
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in NAMES:
-            raise _RefusedError(f"it asks for {module}.{name}")
+            raise RefusedError(f"it asks for {module}.{name}")
         return NAMES[module, name]
 
     def call(self) -> None:
         arguments = self.stack.pop()
         function = self.stack[-1]
-        if not isinstance(function, _Callable) or not isinstance(arguments, tuple):
-            raise _RefusedError("it calls what is no function of plain data")
+        if not isinstance(function, AllowedCall) or not isinstance(arguments, tuple):
+            raise RefusedError("it calls what is no function of plain data")
         self.stack[-1] = function.call(*arguments)
 
     def build(self) -> None:
         state = self.stack.pop()
         target = self.stack[-1]
-        if not isinstance(target, _Array | _Dtype):
-            raise _RefusedError(f"it changes a {type(target).__name__}")
+        if not isinstance(target, PickledArray | _Dtype):
+            raise RefusedError(f"it changes a {type(target).__name__}")
         target.build(state)
 
     def append(self) -> None:
@@ -229,12 +231,12 @@ class _PlainUnpickler(pickle._Unpickler):
         """A number of four bytes under which the top of the stack is kept; no pickle needs one beyond its size."""
         number = int.from_bytes(self.read(4), "little")
         if number > self.size:
-            raise _RefusedError("it counts beyond its size")
+            raise RefusedError("it counts beyond its size")
         self.memo[number] = self.stack[-1]
 
     def _top(self, kind: type) -> Any:
         if not isinstance(self.stack[-1], kind):
-            raise _RefusedError(f"it fills a {type(self.stack[-1]).__name__}")
+            raise RefusedError(f"it fills a {type(self.stack[-1]).__name__}")
         return self.stack[-1]
 
     dispatch |= {
@@ -251,7 +253,7 @@ class _PlainUnpickler(pickle._Unpickler):
     }
 
 
-class _Copier:
+class Copier:
     """New containers and arrays of what was unpickled, as many as the file's size allows."""
 
     def __init__(self, size: int) -> None:
@@ -260,8 +262,8 @@ class _Copier:
     def copied(self, value: Any, depth: int = 0) -> Any:
         self.left -= 1
         if self.left < 0 or depth > MAX_DEPTH:
-            raise _RefusedError("it is too deep, or refers to the same parts too often")
-        if isinstance(value, _Array):
+            raise RefusedError("it is too deep, or refers to the same parts too often")
+        if isinstance(value, PickledArray):
             array = value.made()
             self.left -= array.nbytes
             return array if array.shape else array[()]
@@ -271,7 +273,7 @@ class _Copier:
             return type(value)((key, self.copied(each, depth + 1)) for key, each in value.items())
         if isinstance(value, str | bytes | int | float | complex | None):
             return value
-        raise _RefusedError("it holds something that is no value")
+        raise RefusedError("it holds something that is no value")
 
 
 def load_plain_pickle(path: Path) -> Any:
@@ -287,20 +289,20 @@ def load_plain_pickle(path: Path) -> Any:
     except OSError as error:
         raise MissingError(f"{path}: {error.strerror or error}") from None
     try:
-        return _Copier(len(data)).copied(_PlainUnpickler(data).load())
-    except _RefusedError as error:
-        raise DamagedError(f"{path}: refused: {_one_line(error)}; {_REFUSED}") from None
+        return Copier(len(data)).copied(PlainUnpickler(data).load())
+    except RefusedError as error:
+        raise DamagedError(f"{path}: refused: {one_line(error)}; {_REFUSED}") from None
     except KeyError as error:  # an instruction that plain data does not need
         code = error.args[0] if error.args else None
-        what = f"its instruction {chr(code)!r} is none of plain data" if isinstance(code, int) else _one_line(error)
+        what = f"its instruction {chr(code)!r} is none of plain data" if isinstance(code, int) else one_line(error)
         raise DamagedError(f"{path}: refused: {what}; {_REFUSED}") from None
     except Exception as error:  # a damaged pickle can raise any exception
-        raise DamagedError(f"{path}: not a readable pickle: {_one_line(error)}") from None
+        raise DamagedError(f"{path}: not a readable pickle: {one_line(error)}") from None
 
 
 def _as_key(value: Any) -> Any:
     if not isinstance(value, PLAIN_KEYS):
-        raise _RefusedError(f"it holds a key that is a {type(value).__name__}")
+        raise RefusedError(f"it holds a key that is a {type(value).__name__}")
     return value
 
 
@@ -312,6 +314,7 @@ def _named_dtype(code: Any) -> str:
         return "an unknown kind"
 
 
-def _one_line(error: Exception) -> str:
-    line = " ".join(str(error).split())
+def one_line(value: object) -> str:
+    """What a file says, as part of an error: on one line, and not a long one."""
+    line = " ".join(str(value).split())
     return line if len(line) <= MAX_SHOWN else f"{line[:MAX_SHOWN]}…"

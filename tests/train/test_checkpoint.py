@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 from runtime.asmk.codebook import Codebook
 from runtime.asmk.kernel import AsmkParameters
@@ -17,6 +18,8 @@ from train.checkpoint import Checkpoint
 from train.models.base import ExtractionConfig
 from train.models.gem import GemConfig, GemNetwork
 from train.models.how import HowConfig, HowNetwork
+
+BIAS = "whitening.projection.bias"  # float32 [8]
 
 
 @pytest.fixture
@@ -121,7 +124,7 @@ def test_a_file_that_would_run_code_is_refused_and_runs_nothing(path: Path, plac
         (lambda path: change(path, lambda content: content.update(version=1)), "earlier howl [^\n]*train it again"),
         (lambda path: change(path, lambda content: content.update(system="delf")), "the system delf"),
         (lambda path: change(path, lambda content: content.pop("version")), "damaged checkpoint"),
-        (lambda path: change(path, lambda content: content.pop("codebook")), "damaged checkpoint"),
+        (lambda path: change(path, lambda content: content.pop("codebook")), "damaged checkpoint: it lacks 'codebook'"),
         (lambda path: change(path, lambda content: content.update(network=7)), "damaged checkpoint"),
         (lambda path: change(path, lambda content: content["network"].update(colour="red")), "damaged checkpoint"),
     ],
@@ -133,6 +136,77 @@ def test_a_file_that_would_run_code_is_refused_and_runs_nothing(path: Path, plac
 )
 def test_other_files_are_one_clear_error(path: Path, spoil: Callable[[Path], object], message: str) -> None:
     spoil(path)
+    with pytest.raises(HowlError, match=rf"ckpt\.pt: [^\n]*{message}[^\n]*$"):
+        Checkpoint.load(path)
+
+
+@pytest.mark.parametrize(
+    ("part", "name", "value"),
+    [
+        ("network", "backbone", "nonsense"),
+        ("network", "backbone", "two\nlines"),
+        ("network", "backbone", ["tiny"]),
+        ("network", "dimensions", 10**9),
+        ("network", "dimensions", 10**5000),
+        ("network", "dimensions", 8.0),
+        ("network", "smoothing", "sharpening"),
+        ("network", "kernel", -3),
+        ("network", "kernel", 10**9 + 1),
+        ("network", "graph", "yes"),
+        ("network", "graph_blocks", 10**9),
+        ("network", "graph_width", 10**9),
+        ("network", "graph_width", torch.ones(2)),
+        ("extraction", "image_size", 0),
+        ("extraction", "image_size", float("nan")),
+        ("extraction", "scales", ()),
+        ("extraction", "scales", (-1.0,)),
+        ("extraction", "scales", (float("nan"),)),
+        ("extraction", "scales", "12"),
+        ("extraction", "scales", (1.0,) * 1000),
+        ("extraction", "features", 10**9),
+        ("extraction", "features", None),
+        ("asmk", "alpha", float("nan")),
+        ("asmk", "threshold", "0"),
+        ("asmk", "multiple_assignment", True),
+        ("training", "config", {"data": 7}),
+    ],
+    ids=lambda value: str(value)[:20] if not isinstance(value, int) or value < 2**64 else "huge",
+)
+def test_a_setting_out_of_range_is_one_clear_error(path: Path, part: str, name: str, value: Any) -> None:
+    change(path, lambda content: content[part].update({name: value}))
+    with pytest.raises(HowlError, match=r"ckpt\.pt: a damaged checkpoint: [^\n]{,300}$"):
+        Checkpoint.load(path)
+
+
+def replaced(value: Tensor) -> Callable[[dict[str, Any]], object]:
+    """A change of ``BIAS``."""
+    return lambda content: content["weights"].update({BIAS: value})
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda content: content["weights"].pop(BIAS), f"{BIAS} and 0 more are missing"),
+        (lambda content: content["weights"].update(extra=torch.ones(1)), "has weights extra, for which"),
+        (lambda content: content.update(weights=[1]), "not a state dict"),
+        (lambda content: content["weights"].update({BIAS: 1.0}), "not a state dict"),
+        (replaced(torch.zeros(9)), rf"{BIAS} is \(9,\), this network needs \(8,\)"),
+        (replaced(torch.zeros(8, dtype=torch.int64)), f"{BIAS} is torch.int64, this network needs torch.float32"),
+        (replaced(torch.full((8,), torch.nan)), f"{BIAS} has values that are no finite numbers"),
+        (replaced(torch.full((8,), 1e300, dtype=torch.float64)), f"{BIAS} has values that are no finite numbers"),
+        (lambda content: content.update(codebook=torch.ones(0, 8)), r"its codebook \(0, 8\) is not one or more"),
+        (lambda content: content.update(codebook=torch.ones(4, 9)), r"its codebook \(4, 9\) is not one or more"),
+        (lambda content: content.update(codebook=torch.ones(8)), "its codebook is not float32"),
+        (lambda content: content.update(codebook=torch.ones(4, 8).double()), "its codebook is not float32"),
+        (lambda content: content.update(codebook=torch.full((4, 8), torch.inf)), "8 finite numbers"),
+        (lambda content: content.update(asmk=None), "asmk is None, of a network of how"),
+        (lambda content: content.update(training=[]), "training is no dict"),
+    ],
+)
+def test_weights_and_words_that_make_no_network_are_one_clear_error(
+    path: Path, spoil: Callable[[dict[str, Any]], object], message: str
+) -> None:
+    change(path, spoil)
     with pytest.raises(HowlError, match=rf"ckpt\.pt: [^\n]*{message}[^\n]*$"):
         Checkpoint.load(path)
 

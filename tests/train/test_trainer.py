@@ -32,7 +32,7 @@ from train.models.base import ExtractionConfig
 from train.models.gem import GemConfig, GemNetwork
 from train.models.how import HowConfig, HowNetwork
 from train.run import main
-from train.trainer import Training, build_optimiser
+from train.trainer import Training, build_optimiser, reading_run, resume_training
 from train.validation import Validation, mean_average_precision
 
 pytestmark = pytest.mark.slow
@@ -248,6 +248,58 @@ def test_resuming_comes_to_the_same_numbers(begin: Callable, config: TrainingCon
     part, at_once = (Checkpoint.load(tmp_path / name) for name in ("part.pt", "whole.pt"))
     assert equal(part.weights, at_once.weights)
     np.testing.assert_array_equal(part.codebook.centroids, at_once.codebook.centroids)
+
+
+def drop(*keys: Any) -> Callable[[dict[str, Any]], None]:
+    """Takes out what lies under these keys."""
+
+    def alter(progress: dict[str, Any]) -> None:
+        for key in keys[:-1]:
+            progress = progress[key]
+        del progress[keys[-1]]
+
+    return alter
+
+
+@pytest.mark.parametrize(
+    "alter",
+    [
+        drop("weights"),
+        drop("weights", "whitening.projection.bias"),
+        drop("records"),
+        drop("records", 0),
+        drop("records", 0, "loss"),
+        drop("optimiser", "state"),
+        drop("optimiser", "state", 0, "step"),
+        drop("unreadable"),
+        lambda progress: progress["records"][0].update(epoch="first"),
+        lambda progress: progress["optimiser"]["state"][0].update(exp_avg=torch.zeros(2)),
+        lambda progress: progress["optimiser"]["state"].update({99: {}}),
+        lambda progress: progress.update(optimiser=None),
+    ],
+)
+def test_a_run_that_lacks_something_or_holds_something_odd_is_one_line(
+    begin: Callable, config: TrainingConfig, tmp_path: Path, alter: Callable[[dict[str, Any]], object]
+) -> None:
+    path = tmp_path / "ckpt.pt"
+    begin(replace(config, epochs=1, tuples=2)).run(path)
+    checkpoint = Checkpoint.load(path)
+    alter(checkpoint.training)
+    with pytest.raises(HowlError, match=r"ckpt\.pt: its training run is damaged, [^\n]+$"), reading_run(path):
+        begin(config, prepare=False).load_state(checkpoint)
+
+
+@pytest.mark.parametrize("change", [{"words": None}, {"tuples": -1}, {"loss": "least squares"}, {"colour": "red"}])
+def test_settings_of_a_run_that_are_none_are_one_line(
+    begin: Callable, config: TrainingConfig, tmp_path: Path, change: dict[str, Any]
+) -> None:
+    path = tmp_path / "ckpt.pt"
+    begin(replace(config, epochs=0)).run(path)
+    content = torch.load(path, weights_only=True)
+    content["training"]["config"] |= change
+    torch.save(content, path)
+    with pytest.raises(HowlError, match=r"ckpt\.pt: its training run is damaged, [^\n]+$"):
+        resume_training(path)
 
 
 def test_resuming_with_no_epoch_left_still_writes_where_it_is_asked_to(

@@ -5,10 +5,12 @@ validation and the export use nothing but what is here.
 """
 
 import copy
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, NamedTuple, Self
+from dataclasses import dataclass, fields
+from types import NoneType, UnionType
+from typing import Any, ClassVar, Literal, NamedTuple, Self, get_args, get_origin, get_type_hints
 
 from torch import Tensor, nn
 
@@ -21,7 +23,9 @@ from train.models.whitening import Whitening
 
 HOW_SCALES = (2.0, 1.414, 1.0, 0.707, 0.5, 0.353, 0.25)
 MIN_IMAGE_SIZE, MAX_IMAGE_SIZE = 64, 8192  # pixels: what the pyramids can work on
-MIN_SCALE, MAX_SCALE = 0.1, 4.0
+MIN_SCALE, MAX_SCALE, MAX_SCALES = 0.1, 4.0, 20
+MAX_FEATURES = 100_000  # of a photo
+KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a word", NoneType: "nothing"}
 
 
 class FeatureMap(NamedTuple):
@@ -41,7 +45,7 @@ class ExtractionConfig:
         features: K, local features of a photo; None for a global descriptor.
 
     Raises:
-        UsageError: a value is out of range.
+        UsageError: a value is out of range, or of another type: a file may hold any.
     """
 
     image_size: int = 1024
@@ -49,12 +53,14 @@ class ExtractionConfig:
     features: int | None = 1000
 
     def __post_init__(self) -> None:
+        of_declared_types(self)
         in_pixels(image_size=self.image_size)
-        if not self.scales or not all(MIN_SCALE <= scale <= MAX_SCALE for scale in self.scales):
-            scales = " ".join(map(str, self.scales))
-            raise UsageError(f"--scales {scales}: needs one or more, each between {MIN_SCALE} and {MAX_SCALE}")
+        if not 1 <= len(self.scales) <= MAX_SCALES or not all(MIN_SCALE <= scale <= MAX_SCALE for scale in self.scales):
+            scales = " ".join(map(str, self.scales[:MAX_SCALES]))
+            raise UsageError(f"--scales {scales}: needs 1 to {MAX_SCALES}, each between {MIN_SCALE} and {MAX_SCALE}")
         if self.features is not None:
             at_least(1, features=self.features)
+            at_most(MAX_FEATURES, features=self.features)
 
 
 @dataclass(frozen=True)
@@ -66,13 +72,14 @@ class ModelConfig:
         dimensions: D, of a descriptor.
 
     Raises:
-        UsageError: a value is out of range.
+        UsageError: a value is out of range, or of another type: a file may hold any.
     """
 
     backbone: str
     dimensions: int
 
     def __post_init__(self) -> None:
+        of_declared_types(self)
         if self.backbone not in BUILDERS:
             raise UsageError(f"--backbone {self.backbone}: there is {', '.join(BUILDERS)}")
         at_least(1, dimensions=self.dimensions)
@@ -218,11 +225,18 @@ class RetrievalModel(nn.Module, ABC):
         return folded
 
 
-def at_least(minimum: int, **values: int) -> None:
-    """Raises UsageError, in the words of the command line, if a value is below the minimum."""
+def at_least(minimum: int, **values: float) -> None:
+    """Raises UsageError, in the words of the command line, if a value is below the minimum, or no number."""
     for name, value in values.items():
-        if value < minimum:
+        if not value >= minimum:
             raise UsageError(f"--{name.replace('_', '-')} {value}: must be at least {minimum}")
+
+
+def at_most(maximum: int, **values: float) -> None:
+    """Raises UsageError, in the words of the command line, if a value is above the maximum, or no number."""
+    for name, value in values.items():
+        if not value <= maximum:
+            raise UsageError(f"--{name.replace('_', '-')} {value}: must be at most {maximum}")
 
 
 def a_seed(**values: int) -> None:
@@ -244,5 +258,40 @@ def in_pixels(**values: int) -> None:
 def above_zero(**values: float) -> None:
     """Raises UsageError, in the words of the command line, if a value is not a finite number above 0."""
     for name, value in values.items():
-        if not 0 < value < float("inf"):
+        if not 0 < value <= sys.float_info.max:
             raise UsageError(f"--{name.replace('_', '-')} {value}: must be above 0")
+
+
+def of_declared_types(config: Any) -> None:
+    """Raises UsageError, in the words of the command line, if a dataclass holds a value of another type than declared.
+
+    The command line converts what a user types. The values of a file have passed no such check.
+    """
+    hints = get_type_hints(type(config))
+    for field in fields(config):
+        value, hint = getattr(config, field.name), hints[field.name]
+        if not _is_of(value, hint):
+            flag = f"--{field.name.replace('_', '-')}"
+            raise UsageError(f"{flag} {value!a}: must be {_in_words(hint)}")
+
+
+def _is_of(value: Any, hint: Any) -> bool:
+    origin, arguments = get_origin(hint), get_args(hint)
+    if origin is Literal:
+        return any(type(value) is type(choice) and value == choice for choice in arguments)
+    if origin is UnionType:
+        return any(_is_of(value, choice) for choice in arguments)
+    if origin is tuple:
+        return isinstance(value, tuple) and all(_is_of(part, arguments[0]) for part in value)
+    if isinstance(value, bool):
+        return hint is bool
+    return isinstance(value, (int, float) if hint is float else hint)
+
+
+def _in_words(hint: Any) -> str:
+    origin, arguments = get_origin(hint), get_args(hint)
+    if origin is Literal:
+        return " or ".join(map(str, arguments))
+    if origin is UnionType:
+        return " or ".join(map(_in_words, arguments))
+    return "numbers" if origin is tuple else KINDS[hint]

@@ -18,11 +18,12 @@ from runtime.first_stage import VECTORS
 from runtime.vectors import InnerProduct
 from train.backbones import build_backbone
 from train.backbones.efficientnet_lite import EfficientNetLite
-from train.models.base import ExtractionConfig, Extractor, ModelConfig, RetrievalModel, above_zero
+from train.models.base import ExtractionConfig, Extractor, ModelConfig, RetrievalModel, above_zero, at_most
 from train.models.extractor import exact, resize
 from train.models.whitening import Whitening
 
 SCALES = (1.0, 0.707, 0.5)
+MAX_EXPONENT = 100  # which is the maximum, as good as
 MIN_ACTIVATION = 1e-6  # the gradient of p needs a logarithm, and 0 has none
 
 
@@ -47,6 +48,7 @@ class GemConfig(ModelConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         above_zero(exponent=self.exponent)
+        at_most(MAX_EXPONENT, exponent=self.exponent)
 
     @classmethod
     def for_training(cls, backbone: str | None, image_size: int) -> Self:

@@ -16,11 +16,13 @@ from runtime.asmk.kernel import AsmkKernel, AsmkParameters
 from runtime.errors import UsageError
 from runtime.first_stage import ASMK
 from train.backbones import build_backbone
-from train.models.base import ExtractionConfig, FeatureMap, ModelConfig, RetrievalModel, at_least
+from train.models.base import ExtractionConfig, FeatureMap, ModelConfig, RetrievalModel, at_least, at_most
 from train.models.extractor import LocalExtractor, exact, scaled_side
 from train.models.graph import MAX_NODES, GraphRefinement, nodes_covering
 from train.models.smoothing import SharedSmoothing, build_smoothing
 from train.models.whitening import Whitening
+
+MAX_BLOCKS, MAX_WIDTH = 16, 1024  # of the graph, far beyond what it gains from
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,8 @@ class HowConfig(ModelConfig):
             graph_blocks=self.graph_blocks,
             graph_width=self.graph_width,
         )
+        at_most(MAX_BLOCKS, graph_blocks=self.graph_blocks)
+        at_most(MAX_WIDTH, graph_width=self.graph_width)
         if self.graph_nodes > MAX_NODES:
             raise UsageError(f"--graph-nodes {self.graph_nodes}: at most {MAX_NODES}, the limit of TensorRT's TopK")
         if self.graph and self.graph_neighbours >= self.graph_nodes:

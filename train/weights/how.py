@@ -17,11 +17,12 @@ from typing import Any, NamedTuple, NoReturn
 import numpy as np
 from torch import Tensor
 
-from runtime.errors import IncompatibleError, UsageError
+from runtime.errors import IncompatibleError
+from runtime.io.unpickle import one_line
 from train.backbones.resnet import IMAGENET_MEAN, IMAGENET_STD
 from train.models.base import HOW_SCALES, ExtractionConfig
 from train.models.how import HowConfig, HowNetwork
-from train.weights.safe_load import is_state_dict, load_state
+from train.weights.safe_load import ODDITIES, is_state_dict, load_state
 
 RESNET_CHILDREN = ("conv1", "bn1", "relu", "maxpool", "layer1", "layer2", "layer3", "layer4")
 SKIPPED = {"resnet18": 0, "resnet50": 1}  # the last layers that each of our backbones does without
@@ -58,11 +59,11 @@ def read_how_checkpoint(content: dict[str, Any], path: Path) -> HowWeights:
         _check_normalisation(path, *params["runtime"]["mean_std"])
         config = _network_of(path, params)
         extraction = _extraction_of(params["runtime"])
+        network = HowNetwork(config)
     except KeyError as error:
         _refuse(path, f"it lacks {error}")
-    except (TypeError, ValueError, UsageError) as error:
-        _refuse(path, str(error))
-    network = HowNetwork(config)
+    except ODDITIES as error:
+        _refuse(path, one_line(error))
     load_state(network, _renamed(path, content["state_dict"], network), path)
     return HowWeights(config, network.state_dict(), extraction)
 
@@ -84,8 +85,8 @@ def _check_normalisation(path: Path, mean: Any, std: Any) -> None:
     theirs = np.array([mean, std], np.float64)
     if theirs.shape != ours.shape or not np.allclose(theirs, ours, atol=1e-3):
         raise IncompatibleError(
-            f"{path}: made for images normalised by mean {mean} and std {std}; howl's ResNets take ImageNet's "
-            f"{ours[0].round(3).tolist()} and {ours[1].round(3).tolist()} only: train it with these"
+            f"{path}: made for images normalised by mean {one_line(mean)} and std {one_line(std)}; howl's ResNets take "
+            f"ImageNet's {ours[0].round(3).tolist()} and {ours[1].round(3).tolist()} only: train it with these"
         )
 
 
@@ -94,7 +95,8 @@ def _network_of(path: Path, params: dict[str, Any]) -> HowConfig:
     if architecture not in SKIPPED or skipped != SKIPPED[architecture]:
         known = " or ".join(f"{name} with skip_layer {layers}" for name, layers in SKIPPED.items())
         raise IncompatibleError(
-            f"{path}: {architecture} with skip_layer {skipped}, howl loads {known}, as HOW published them"
+            f"{path}: {one_line(architecture)} with skip_layer {one_line(skipped)}, howl loads {known}, as HOW "
+            f"published them"
         )
     reduction, smoothing = params["dim_reduction"], params["smoothing"]
     if not reduction:
@@ -103,7 +105,7 @@ def _network_of(path: Path, params: dict[str, Any]) -> HowConfig:
         return HowConfig(backbone=architecture, smoothing="none", dimensions=_whole(reduction, "dim"))
     kernel = smoothing["kernel_size"]
     if kernel not in (3, 5, 7):
-        raise IncompatibleError(f"{path}: smooths by kernel_size {kernel}; howl loads 3 (HOW's), 5 and 7")
+        raise IncompatibleError(f"{path}: smooths by kernel_size {one_line(kernel)}; howl loads 3 (HOW's), 5 and 7")
     return HowConfig(backbone=architecture, smoothing="average", kernel=kernel, dimensions=_whole(reduction, "dim"))
 
 
@@ -132,7 +134,7 @@ def _renamed(path: Path, state: Any, network: HowNetwork) -> dict[str, Tensor]:
     for key, name in names.items():
         if name not in known:
             raise IncompatibleError(
-                f"{path}: has weights {key}, for which HOW's {network.config.backbone} has no place"
+                f"{path}: has weights {one_line(key)}, for which HOW's {network.config.backbone} has no place"
             )
     return {names[key]: value for key, value in state.items()}
 

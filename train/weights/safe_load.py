@@ -1,17 +1,19 @@
 """Files of tensors: written whole or not at all, read without running what is in them, and fitted into modules."""
 
-import pickle
-import re
-import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeGuard
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from runtime.errors import DamagedError, IncompatibleError, MissingError
+from runtime.errors import DamagedError, IncompatibleError, MissingError, UsageError
 from runtime.io.atomic import atomic_write
+from runtime.io.unpickle import RefusedError, one_line
+from train.weights.tensor_file import read_tensor_file
+
+# What code raises that is given values of another type, size or range than it is made for.
+ODDITIES = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RuntimeError, UsageError)
 
 
 def load_tensors(path: Path) -> Any:
@@ -23,17 +25,15 @@ def load_tensors(path: Path) -> Any:
         HowlError: the file is missing, damaged, or holds anything else; nothing in it has been run.
     """
     try:
-        # PyTorch warns about odd files; below they are errors.
-        with warnings.catch_warnings(action="ignore"), torch.serialization.safe_globals(PLAIN):
-            return torch.load(path, map_location="cpu", weights_only=True)
+        return read_tensor_file(path)
     except FileNotFoundError:
         raise MissingError(f"{path}: no such file") from None
-    except pickle.UnpicklingError:
-        if not begins_like_tensors(path):
-            raise IncompatibleError(f"{path}: not a file of tensors") from None
+    except RefusedError as error:
         raise IncompatibleError(
-            f"{path}: refused: only tensors and plain values are read; nothing in it was run"
+            f"{path}: refused: {one_line(error)}; only tensors and plain values are read, nothing in it was run"
         ) from None
+    except (IncompatibleError, MemoryError):
+        raise
     except Exception:  # a damaged file can raise any
         raise DamagedError(f"{path}: damaged, or not a file of tensors") from None
 
@@ -60,10 +60,25 @@ def load_state(module: nn.Module, state: dict[str, Tensor], path: Path) -> None:
     """Gives a module the weights that have its names; others in ``state`` are left out.
 
     Raises:
-        HowlError: weights of the module are missing in ``path``, or have another shape; the module is as it was.
+        HowlError: as ``check_weights``; the module is as it was.
     """
     # Some published weights are older than BatchNorm's counters of batches, which frozen statistics do not need.
     wanted = {key: value for key, value in module.state_dict().items() if not key.endswith("num_batches_tracked")}
+    check_weights(wanted, state, path)
+    module.load_state_dict({key: state[key] for key in wanted}, strict=False)
+
+
+def check_weights(wanted: Mapping[str, Tensor], state: Mapping[str, Tensor], path: Path) -> None:
+    """Makes sure that a file has all weights of a module, and that they are numbers.
+
+    Args:
+        wanted: the module's state dict, for its names, shapes and kinds.
+        state: of the file; what is not wanted is passed over.
+        path: of the file.
+
+    Raises:
+        HowlError: weights are missing, have another shape or kind, or are not finite; the line names the file.
+    """
     missing = [key for key in wanted if key not in state]
     if missing:
         raise IncompatibleError(
@@ -75,48 +90,7 @@ def load_state(module: nn.Module, state: dict[str, Tensor], path: Path) -> None:
                 f"{path}: {key} is {tuple(state[key].shape)}, this network needs {tuple(value.shape)}: weights of "
                 f"another network"
             )
-    module.load_state_dict({key: state[key] for key in wanted}, strict=False)
-
-
-def begins_like_tensors(path: Path) -> bool:
-    """Whether it is a ZIP archive or a pickle, as ``torch.save`` writes."""
-    with path.open("rb") as file:
-        return file.read(2).startswith((b"PK", b"\x80"))
-
-
-class _NumberType:
-    """Stands in for ``numpy.dtype``: its real objects are shared by all of NumPy, and a file must not alter them."""
-
-    def __init__(self, code: str, *_: Any) -> None:
-        if not re.fullmatch("[biuf][1248]", code):
-            raise pickle.UnpicklingError(f"it holds NumPy values of type {code}")
-        self.code = code
-        self.order = "="
-
-    def __setstate__(self, state: tuple) -> None:
-        self.order = state[1]
-
-    @property
-    def dtype(self) -> np.dtype:
-        if self.order not in ("=", "<", ">", "|"):
-            raise pickle.UnpicklingError(f"it holds NumPy values of byte order {self.order}")
-        return np.dtype(self.order + self.code)
-
-
-def _number(kind: _NumberType, data: bytes) -> Any:
-    """Stands in for what rebuilds a NumPy number."""
-    return np.frombuffer(data, kind.dtype, count=1)[0].item()
-
-
-def _dict(*_: Any) -> dict:
-    """Stands in for ``defaultdict``: a reader has no use for its default."""
-    return {}
-
-
-PLAIN: list[Any] = [  # allowed beyond PyTorch's own list: what stands in for each name in a file
-    (_NumberType, "numpy.dtype"),
-    (_number, "numpy.core.multiarray.scalar"),  # NumPy 1's module path, and NumPy 2's
-    (_number, "numpy._core.multiarray.scalar"),
-    (_dict, "collections.defaultdict"),
-    (list, "builtins.list"),
-]
+        if state[key].is_floating_point() != value.is_floating_point():
+            raise IncompatibleError(f"{path}: {key} is {state[key].dtype}, this network needs {value.dtype}")
+        if not state[key].to(value.dtype).isfinite().all():
+            raise DamagedError(f"{path}: {key} has values that are no finite numbers: fetch it, or train it, again")
