@@ -1,4 +1,4 @@
-"""The command ``howl``: ``howl train|export|index|search|evaluate|benchmark|visualize|demo``.
+"""The command ``howl``, ``howl train|export|index|search|evaluate|benchmark|visualize|demo``, and the start of scripts.
 
 howl's packages have common names, so that another project's package may hide one of them. That is found out here, in
 the one module whose name is howl's own, before anything of theirs is imported.
@@ -7,6 +7,7 @@ the one module whose name is howl's own, before anything of theirs is imported.
 import sys
 from importlib.util import find_spec
 from pathlib import Path
+from typing import NoReturn
 
 PACKAGES = ("runtime", "train", "export", "tools")
 
@@ -23,16 +24,29 @@ def hidden_packages(home: Path) -> list[str]:
     return lines
 
 
-def main() -> int:
-    """Runs the command that the arguments name, and gives its exit status."""
-    if lines := hidden_packages(Path(__file__).resolve().parent):
-        for line in lines:
-            print(f"error: {line}", file=sys.stderr)
-        print("error: install howl into an environment of its own, or from another folder", file=sys.stderr)
-        return 1
-    from tools.cli import run
+def main(module: str = "tools.cli") -> int:
+    """Runs the ``main`` of a command's module, by default that of ``howl`` itself, and gives its exit status."""
+    try:
+        if lines := hidden_packages(Path(__file__).resolve().parent):
+            for line in lines:
+                print(f"error: {line}", file=sys.stderr)
+            print("error: install howl into an environment of its own, or from another folder", file=sys.stderr)
+            return 1
+        from runtime.io.cli import run_module
 
-    return run(sys.argv[1:])
+        return run_module(module)
+    except KeyboardInterrupt:  # during the import above; run_module sees to all others
+        print("interrupted", file=sys.stderr)
+        return 130
+
+
+def run_script(module: str) -> NoReturn:
+    """Runs the command whose file Python was given as a script, and exits.
+
+    A script calls this before its imports, which take seconds and may lack a package. It is imported once more as a
+    module, within ``main``, so that an interrupt or a missing package is a line, and no traceback.
+    """
+    sys.exit(main(module))
 
 
 if __name__ == "__main__":

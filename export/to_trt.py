@@ -1,13 +1,17 @@
 """A checkpoint → a proven engine.onnx, and engine.plan if there is a GPU: ``python export/to_trt.py ckpt.pt``."""
 
-import sys
+if __name__ == "__main__":
+    import howl
+
+    howl.run_script("export.to_trt")  # before the imports: howl.py says why
+
 from collections.abc import Sequence
 
 import tyro
 
 from export.exporter import export_checkpoint
 from export.options import SCRIPT, ExportOptions
-from runtime.io.cli import program, run_command
+from runtime.io.cli import program
 
 DESCRIPTION = (
     "Exports a checkpoint as one whole graph, engine.onnx, proves it equal to the PyTorch network, and builds "
@@ -21,7 +25,3 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def parse(arguments: Sequence[str] | None) -> ExportOptions:
     return tyro.cli(ExportOptions, prog=program(SCRIPT), description=DESCRIPTION, args=arguments)
-
-
-if __name__ == "__main__":
-    sys.exit(run_command(main))

@@ -4,9 +4,13 @@ With ``--compare`` or ``--compare-index`` a second engine or index takes turns w
 ``--load`` several callers ask at a time.
 """
 
+if __name__ == "__main__":
+    import howl
+
+    howl.run_script("tools.benchmark")  # before the imports: howl.py says why
+
 import argparse
 import json
-import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -16,7 +20,7 @@ from tqdm import tqdm
 from runtime.engine.onnxruntime import CPU
 from runtime.errors import ImageError
 from runtime.io.atomic import atomic_write
-from runtime.io.cli import add_engine_arguments, add_threads, positive_int, program, run_command
+from runtime.io.cli import add_engine_arguments, positive_int, program
 from runtime.io.finding import find_photos
 from runtime.io.image import decode
 from runtime.io.prefetch import prefetch_map
@@ -178,11 +182,6 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--repeat", type=positive_int, default=ROUNDS, metavar="R", help="rounds of all photos (%(default)s)"
     )
     parser.add_argument("--top", type=positive_int, default=TOP, metavar="K", help="answers at most (%(default)s)")
-    add_threads(parser)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all measurements, every sample too")
     parser.add_argument("--plot", type=Path, metavar="FILE", help="draw stages and load, as PNG")
     return parser.parse_args(arguments)
-
-
-if __name__ == "__main__":
-    sys.exit(run_command(main))

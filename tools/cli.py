@@ -3,13 +3,9 @@
 import argparse
 import sys
 from collections.abc import Sequence
-from functools import partial
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from typing import NamedTuple
-
-from runtime.errors import DependencyError
-from runtime.io.cli import run_command
 
 
 class Command(NamedTuple):
@@ -34,29 +30,14 @@ COMMANDS = {
     "visualize": Command("tools.visualize", "draw what a network or a search sees"),
     "demo": Command("tools.demo", "the whole way on synthetic photos"),
 }
-EXTRAS = {  # what needs these modules, by the extra that installs them
-    "train": ("torch", "tyro", "onnx", "onnxscript", "matplotlib"),
-    "cpu": ("onnxruntime",),
-}
 
 
-def run(arguments: Sequence[str]) -> int:
-    """Runs the command that the arguments name, and gives its exit status."""
-    name = parse(arguments)
-    sys.argv = [f"howl {name}", *arguments[1:]]
-    return run_command(partial(run_module, name))
-
-
-def run_module(name: str, arguments: Sequence[str] | None = None) -> None:
-    """Runs a command's ``main``. Raises DependencyError where a package that it needs is not installed."""
-    try:
-        import_module(COMMANDS[name].module).main(arguments)
-    except ModuleNotFoundError as error:
-        missing = (error.name or "").partition(".")[0]
-        extra = next((extra for extra, modules in EXTRAS.items() if missing in modules), None)
-        if extra is None:
-            raise
-        raise DependencyError(f"howl {name} needs {missing}: in howl's folder, pip install '.[{extra}]'") from None
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs the command that the arguments name."""
+    words = sys.argv[1:] if arguments is None else arguments
+    name = parse(words)
+    sys.argv = [f"howl {name}", *words[1:]]
+    import_module(COMMANDS[name].module).main()
 
 
 def parse(arguments: Sequence[str]) -> str:

@@ -3,9 +3,13 @@
 It calls the functions behind the commands, and prints each command as a user would type it.
 """
 
+if __name__ == "__main__":
+    import howl
+
+    howl.run_script("tools.demo")  # before the imports: howl.py says why
+
 import argparse
 import shutil
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -16,7 +20,7 @@ from export.exporter import export_checkpoint
 from export.options import ExportOptions
 from runtime.errors import UsageError
 from runtime.io.atomic import ensure_writable
-from runtime.io.cli import command_line, program, run_command
+from runtime.io.cli import command_line, program
 from runtime.retriever import Retriever
 from tools.evaluation import evaluate_engine
 from tools.index import add, print_stats
@@ -153,7 +157,3 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--out", type=Path, metavar="DIR", default="demo", help="folder to fill; what is there goes (%(default)s)"
     )
     return parser.parse_args(arguments)
-
-
-if __name__ == "__main__":
-    sys.exit(run_command(main))

@@ -3,14 +3,18 @@
 DATA is a folder of folders, or a published set: ``roxford5k``, ``rparis6k``, ``sfm120k``.
 """
 
+if __name__ == "__main__":
+    import howl
+
+    howl.run_script("tools.evaluate")  # before the imports: howl.py says why
+
 import argparse
 import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from runtime.bundle import is_engine
-from runtime.io.cli import add_engine_options, program, run_command
+from runtime.io.cli import add_engine_options, program
 from tools.evaluation import evaluate_engine
 from tools.evaluation.distractors import R1M
 from train.data.revisited import REVISITED
@@ -26,7 +30,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         options.data,
         distractors=options.distractors,
         data_root=Path(options.data_root),
+        index=Path(options.index) if options.index else None,
         device=options.device,
+        threads=options.threads,
         threshold=options.threshold,
         alpha=options.alpha,
     )
@@ -55,6 +61,11 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         "beside the engine, so that an interrupted run goes on",
     )
     parser.add_argument(
+        "--index",
+        metavar="DIR",
+        help="an index that holds the photos, so that only queries are encoded; its other photos are distractors",
+    )
+    parser.add_argument(
         "--root",
         "--data-root",
         dest="data_root",
@@ -69,7 +80,3 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     if not options.data:
         parser.error("name DATA: a folder with one folder a scene, or a published set")
     return options
-
-
-if __name__ == "__main__":
-    sys.exit(run_command(main))

@@ -1,27 +1,36 @@
 """Makes and keeps an index: ``python tools/index.py engine.onnx PHOTOS...`` adds photos; options do the rest."""
 
+if __name__ == "__main__":
+    import howl
+
+    howl.run_script("tools.index")  # before the imports: howl.py says why
+
 import argparse
 import sys
 import time
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Collection, Sequence
 from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
 
 from tqdm import tqdm
 
+from runtime.addition import AddReport
 from runtime.asmk_method.importing import import_asmk
 from runtime.bundle import EngineFiles, is_engine
 from runtime.errors import DamagedError, ImageError
 from runtime.first_stage import ASMK
-from runtime.index import Index
+from runtime.index import EXISTING, Index
 from runtime.index.catalogue import PATIENCE
-from runtime.index.ids import is_unicode
+from runtime.index.ids import id_of_path, is_unicode
 from runtime.index.verification import verify
-from runtime.io.cli import add_threads, positive_int, program, run_command, seconds
+from runtime.io.cli import add_engine_options, positive_int, program, seconds
 from runtime.io.decoding import MAX_PIXELS
-from runtime.io.finding import describe_passed_over, look_for_photos
+from runtime.io.finding import NO_PERMISSION, describe_passed_over, look_for_photos
 from runtime.io.image import describe_unreadable
 from runtime.retriever import Retriever
+from runtime.sync import differences
 from tools.environment import peak_memory
 
 
@@ -33,18 +42,25 @@ def main(arguments: Sequence[str] | None = None) -> None:
         swap(path, Path(options.swap), options.wait)
     if options.import_asmk:
         import_from_asmk(path, *map(Path, options.import_asmk))
+    root = Path(options.root) if options.root else None
     if options.remove:
-        remove(path, options.remove, options.wait)
-    if options.photos:
+        remove(path, options.remove, root, options.wait)
+    if options.photos or options.strangers:
         with Retriever(
             options.engine,
             path,
+            root=root,
             device=options.device,
             threads=options.threads,
             wait=options.wait,
             max_pixels=options.max_pixels,
         ) as retriever:
-            add(retriever, options.photos)
+            if options.sync:
+                sync(retriever, options.photos, may_remove=options.yes)
+            elif options.photos:
+                add(retriever, options.photos, options.existing)
+            if options.strangers:
+                retriever.measure_strangers()
     if options.compact:
         compact(path, options.wait)
     if options.stats:
@@ -61,38 +77,93 @@ def import_from_asmk(path: Path, codebook: Path, inverted_file: Path) -> None:
     print(f"its {made.words} visual words are {made.codebook}; runtime.asmk_method searches with the two")
 
 
-def add(retriever: Retriever, roots: list[str]) -> None:
-    """Adds the photos of files and folders that are not in the index yet: an interrupted run goes on."""
-    found = look_for_photos(roots)
-    ids, unnamed = sort_out(found.photos)
-    known = set(retriever.index.existing(ids)) if retriever.index else set()
-    begin = time.perf_counter()
-    report = retriever.add([id_ for id_ in ids if id_ not in known])
-    seconds = time.perf_counter() - begin
-    print(
-        f"added {len(report.added)} photos to {retriever.index_path} in {seconds:.1f} s, "
-        f"{len(report.added) / seconds:.1f} a second{_memory()}; it holds {len(retriever)}"
-    )
-    if known:
-        print(f"{len(known)} were there already")
-    if found.passed_over:
-        print(describe_passed_over(found.passed_over))
-    skipped = report.skipped | unnamed
-    if skipped:
-        print(describe_unreadable(skipped))
-    if skipped and not report.added and not known:
+def add(retriever: Retriever, places: Sequence[str], existing: str = "skip") -> None:
+    """Adds the photos of files and folders; where those in the index are skipped, an interrupted run goes on."""
+    found = Photos.find(places, retriever.root)
+    report = fill(retriever, found, found.by_id, existing)
+    if report.present:
+        print(f"{len(report.present)} were there already")
+    if found.unnamed | report.skipped and not report.added and not report.present:
         raise ImageError("none of the photos could be read")
 
 
-def sort_out(photos: Sequence[Path]) -> tuple[list[str], dict[str, str]]:
-    """The paths that can be ids, and why the others cannot: file names may be any bytes."""
-    ids, unnamed = [], {}
-    for path in map(str, photos):
-        if is_unicode(path):
-            ids.append(path)
+def sync(retriever: Retriever, places: Sequence[str], *, may_remove: bool) -> None:
+    """Makes the index hold what files and folders hold: adds what is new, replaces what changed, removes the rest.
+
+    Args:
+        retriever: whose index it is.
+        places: files and folders; photos elsewhere stay in the index.
+        may_remove: whether to remove photos that vanished, or only to say that they did.
+    """
+    found = Photos.find(places, retriever.root)
+    retriever.refresh()
+    different = differences(retriever.index, found.by_id, places, retriever.root)
+    report = fill(retriever, found, [*different.new, *different.changed], "replace")
+    replaced = len(set(different.changed) & set(report.added))
+    print(f"{len(report.added) - replaced} new, {replaced} replaced, {different.unchanged} as before")
+    if vanished := different.vanished:
+        some = ", ".join(vanished[:3]) + (", ..." if len(vanished) > 3 else "")
+        if found.passed_over[NO_PERMISSION]:
+            print(
+                f"{len(vanished)} vanished ({some}), perhaps into folders that cannot be opened: they stay in the index"
+            )
+        elif may_remove:
+            retriever.remove(vanished)
+            print(f"{len(vanished)} vanished ({some}) and were removed; the index holds {len(retriever)}")
         else:
-            unnamed[path] = f"{path!r}: its name is not valid Unicode; rename it"
-    return ids, unnamed
+            print(f"{len(vanished)} vanished ({some}) and are still in the index; --yes removes them")
+
+
+@dataclass(frozen=True)
+class Photos:
+    """What was found to be indexed.
+
+    Attributes:
+        by_id: the photos.
+        unnamed: by path, why a photo can have no id: file names may be any bytes.
+        passed_over: by kind, how many files are no photos.
+    """
+
+    by_id: dict[str, Path]
+    unnamed: dict[str, str]
+    passed_over: Counter[str]
+
+    @classmethod
+    def find(cls, places: Sequence[str], root: Path | None) -> "Photos":
+        """The photos of files and folders; ``root`` as in ``Retriever``. Raises HowlError if there are none."""
+        found = look_for_photos(places)
+        by_id: dict[str, Path] = {}
+        unnamed: dict[str, str] = {}
+        for path in found.photos:
+            if is_unicode(str(path)):
+                by_id.setdefault(id_of_path(path, root), path)
+            else:
+                unnamed[str(path)] = f"{str(path)!r}: its name is not valid Unicode; rename it"
+        return cls(by_id, unnamed, found.passed_over)
+
+
+def fill(retriever: Retriever, found: Photos, ids: Collection[str], existing: str) -> AddReport:
+    """Adds some of the photos that were found, and prints what was added and what was not."""
+    photos = {id_: found.by_id[id_] for id_ in ids}
+    if aliases := retriever.aliases(photos.values(), photos):  # said before the work, which takes its time
+        id_, other = next(iter(aliases.items()))
+        print(
+            f"{len(aliases)} of the photos are in the index, or named here, under another id too: {id_} is {other}; "
+            "--root DIR gives a photo one id however its path is typed",
+            file=sys.stderr,
+        )
+    begin = time.perf_counter()
+    report = retriever.add(photos.values(), photos, existing=existing)
+    took = time.perf_counter() - begin
+    print(
+        f"added {len(report.added)} photos to {retriever.index_path} in {took:.1f} s, "
+        f"{len(report.added) / took:.1f} a second{_memory()}; it holds {len(retriever)}"
+    )
+    if found.passed_over:
+        print(describe_passed_over(found.passed_over))
+    if skipped := found.unnamed | report.skipped:
+        print(describe_unreadable(skipped))
+    return report
 
 
 def _memory() -> str:
@@ -105,11 +176,12 @@ def swap(path: Path, new: Path, wait: float) -> None:
     print(f"{path}: replaced by {new}, where the index before it lies now; the same command swaps them back")
 
 
-def remove(path: Path, ids: list[str], wait: float) -> None:
-    """Removes photos from an index; ``compact`` frees their space."""
+def remove(path: Path, names: list[str], root: Path | None, wait: float) -> None:
+    """Removes photos, and all photos of folders, from an index; ``compact`` frees their space."""
     with closing(Index(path, wait=wait)) as index:
+        ids = index.selected(names, root)
         index.remove(ids)
-    print(f"removed {len(set(ids))} photos from {path}")
+    print(f"removed {len(ids)} photos from {path}")
 
 
 def compact(path: Path, wait: float) -> None:
@@ -125,7 +197,7 @@ def compact(path: Path, wait: float) -> None:
 def print_stats(path: Path) -> None:
     """Counts and sizes of an index."""
     with closing(Index(path)) as index:
-        stats = index.stats()
+        stats, strangers = index.stats(), index.strangers()
     print(f"{path}")
     print(f"  images          {stats.images}  ({stats.removed} removed, still on disk)")
     if stats.method == ASMK:
@@ -135,6 +207,9 @@ def print_stats(path: Path) -> None:
         print(f"  {stats.method:15} {stats.entries}")
     print(f"  segments        {stats.segments}")
     print(f"  bytes on disk   {stats.bytes}")
+    if strangers is not None:
+        score = strangers.best_of(stats.images)
+        print(f"  strangers       score up to about {score:.4f}  (photos of other places; {strangers.images} measured)")
 
 
 def print_verification(path: Path) -> None:
@@ -163,21 +238,40 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("photos", metavar="PHOTOS", nargs="*", help="files, or folders that are searched through")
     parser.add_argument("--index", metavar="DIR", help="default: engine.index beside the engine")
-    parser.add_argument("--device", choices=("cpu", "cuda"), help="default: a GPU where there is one")
+    add_engine_options(parser, searches=False)
     parser.add_argument(
         "--import-asmk",
         metavar=("CODEBOOK", "IVF"),
         nargs=2,
         help="make an index of two pickles that the asmk package saved; default for --index: beside IVF",
     )
-    parser.add_argument("--remove", metavar="ID", nargs="+", help="photos to remove, by the path they were added under")
+    parser.add_argument(
+        "--root",
+        metavar="DIR",
+        help="ids are paths as seen from DIR, however they are typed (default: as typed)",
+    )
+    parser.add_argument(
+        "--existing",
+        choices=EXISTING,
+        default="skip",
+        help="what becomes of photos that are in the index already (%(default)s)",
+    )
+    parser.add_argument(
+        "--sync", action="store_true", help="add what is new in PHOTOS, replace what changed, and say what vanished"
+    )
+    parser.add_argument("--yes", action="store_true", help="with --sync: remove what vanished")
+    parser.add_argument("--remove", metavar="ID", nargs="+", help="photos to remove, or folders with all their photos")
     parser.add_argument(
         "--swap", metavar="NEW", help="put the index NEW in the place of --index, atomically; NEW is then the old one"
     )
     parser.add_argument("--compact", action="store_true", help="free the space of removed photos; speeds searches up")
+    parser.add_argument(
+        "--strangers",
+        action="store_true",
+        help="measure again what photos of different places score",
+    )
     parser.add_argument("--stats", action="store_true", help="say what the index holds")
     parser.add_argument("--verify", action="store_true", help="check every file of the index, and name each damage")
-    add_threads(parser)
     parser.add_argument(
         "--max-pixels",
         type=positive_int,
@@ -199,11 +293,14 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         parser.error(f"{options.engine}: --import-asmk makes an index without an engine")
     if options.engine is not None and not is_engine(Path(options.engine)):
         parser.error(f"{options.engine}: an engine is an .onnx or a .plan file")
-    maintenance = (options.swap, options.remove, options.compact, options.stats, options.verify)
-    if not any((options.photos, options.import_asmk, *maintenance)):
-        parser.error("nothing to do: name photos, --import-asmk, --swap, --remove, --compact, --stats or --verify")
+    if options.yes and not options.sync:
+        parser.error("--yes goes with --sync")
+    if options.sync and not options.photos:
+        parser.error("--sync: name the photos or folders that the index is to hold")
+    if options.strangers and options.engine is None:
+        parser.error("--strangers: name the engine")
+    flags = ("import_asmk", "strangers", "swap", "remove", "compact", "stats", "verify")
+    if not options.photos and not any(vars(options)[flag] for flag in flags):
+        named = ", ".join(f"--{flag.replace('_', '-')}" for flag in flags[:-1])
+        parser.error(f"nothing to do: name photos, {named} or --{flags[-1]}")
     return options
-
-
-if __name__ == "__main__":
-    sys.exit(run_command(main))

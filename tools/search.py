@@ -1,5 +1,10 @@
 """Searches an index with photos: ``python tools/search.py engine.onnx QUERY... --index DIR [--top 10] [--json]``."""
 
+if __name__ == "__main__":
+    import howl
+
+    howl.run_script("tools.search")  # before the imports: howl.py says why
+
 import argparse
 import json
 import sys
@@ -7,7 +12,8 @@ from collections.abc import Sequence
 from dataclasses import asdict
 
 from runtime.errors import ImageError
-from runtime.io.cli import add_engine_arguments, add_threads, positive_int, program, run_command
+from runtime.index import Hit
+from runtime.io.cli import add_engine_arguments, positive_int, program
 from runtime.retriever import Retriever
 
 
@@ -21,43 +27,44 @@ def main(arguments: Sequence[str] | None = None) -> None:
         alpha=options.alpha,
         threads=options.threads,
     ) as retriever:
+        index = retriever.index
+        only = index.selected(options.only) if index is not None and options.only else None
+        exclude = index.selected(options.exclude) if index is not None and options.exclude else ()
         unreadable = []
         for query in options.queries:
             if len(options.queries) > 1 and not options.json:
                 print(query)
-            if not answer(retriever, query, options.top, as_json=options.json):
+            try:
+                hits = retriever.search(query, options.top, min_score=options.min_score, only=only, exclude=exclude)
+            except ImageError as error:
+                print(json.dumps({"query": query, "error": str(error)}) if options.json else f"{error}")
                 unreadable.append(query)
+            else:
+                print_hits(query, hits, retriever.stranger_score, as_json=options.json)
         if options.index is None:
             print(f"searched {retriever.index_path}, which holds {len(retriever)} photos", file=sys.stderr)
     if unreadable:
         raise ImageError(f"{len(unreadable)} of {len(options.queries)} queries cannot be read; their lines are above")
 
 
-def answer(retriever: Retriever, query: str, top: int, *, as_json: bool) -> bool:
-    """Prints the answers to a query, or why it cannot be read; the others are answered all the same.
+def print_hits(query: str, hits: Sequence[Hit], stranger_score: float | None, *, as_json: bool) -> None:
+    """Prints the answers to a query, and whether they stand out from what photos of other places score.
 
     Args:
-        retriever: with an index.
-        query: path of a photo.
-        top: answers at most.
+        query: path of the photo.
+        hits: its answers.
+        stranger_score: ``Retriever.stranger_score``.
         as_json: a line of JSON.
-
-    Returns:
-        whether the query could be read.
     """
-    try:
-        hits = retriever.search(query, top)
-    except ImageError as error:
-        print(json.dumps({"query": query, "error": str(error)}) if as_json else f"{error}")
-        return False
     if as_json:
-        print(json.dumps({"query": query, "hits": [asdict(hit) for hit in hits]}))
-        return True
-    if not hits:
-        print("nothing in the index resembles this photo")
+        print(json.dumps({"query": query, "hits": [asdict(hit) for hit in hits], "stranger_score": stranger_score}))
+        return
     for rank, hit in enumerate(hits, 1):
         print(f"{rank:4d}  {hit.score:.6f}  {hit.id}")
-    return True
+    if not hits:
+        print("nothing in the index resembles this photo")
+    elif stranger_score is not None and hits[0].score < stranger_score:
+        print(f"no answer stands out: photos of other places score up to about {stranger_score:.6f} here")
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -66,13 +73,21 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         description="Ranks the photos of an index by their likeness to each query photo.",
     )
     add_engine_arguments(parser, searches=True)
-    add_threads(parser)
     parser.add_argument("queries", metavar="QUERY", nargs="+", help="photos")
     parser.add_argument("--index", metavar="DIR", help="default: engine.index beside the engine")
     parser.add_argument("--top", type=positive_int, default=10, metavar="N", help="answers at most (%(default)s)")
+    parser.add_argument(
+        "--min-score",
+        type=float,
+        metavar="S",
+        help="the least score of an answer (howl index --stats has a scale)",
+    )
+    parser.add_argument("--only", metavar="ID", action="append", help="search only this photo or folder; repeatable")
+    parser.add_argument(
+        "--exclude",
+        metavar="ID",
+        action="append",
+        help="leave out this photo or folder; repeatable",
+    )
     parser.add_argument("--json", action="store_true", help="a line of JSON for each query")
     return parser.parse_args(arguments)
-
-
-if __name__ == "__main__":
-    sys.exit(run_command(main))

@@ -1,5 +1,10 @@
 """The pictures: ``python tools/visualize.py attention|smoothing|graph|matches|gallery ... [--out FILE.png]``."""
 
+if __name__ == "__main__":
+    import howl
+
+    howl.run_script("tools.visualize")  # before the imports: howl.py says why
+
 import argparse
 import sys
 from collections.abc import Callable, Sequence
@@ -9,7 +14,7 @@ from typing import TYPE_CHECKING, TypeAlias
 from runtime.bundle import is_engine
 from runtime.encoder import Encoder
 from runtime.errors import ImageError
-from runtime.io.cli import add_engine_arguments, image_side, positive_int, program, run_command
+from runtime.io.cli import add_engine_arguments, add_engine_options, image_side, positive_int, program
 from runtime.retriever import Retriever
 from tools.environment import require_packages
 
@@ -38,7 +43,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def attention(
-    model: Path, photo: Path, *, against: Path | None, image_size: int | None, scale: float, device: str | None
+    model: Path,
+    photo: Path,
+    *,
+    against: Path | None,
+    image_size: int | None,
+    scale: float,
+    device: str | None,
+    threads: int | None,
 ) -> "Figure":
     """``draw_attention``; only checkpoints need PyTorch."""
     if not all(is_engine(path) for path in (model, against) if path is not None):
@@ -46,7 +58,7 @@ def attention(
     from tools.visualization.attention import draw_attention
     from tools.visualization.canvas import Photo, View
 
-    return draw_attention(model, Photo.load(photo), against, View(image_size, scale), device)
+    return draw_attention(model, Photo.load(photo), against, View(image_size, scale), device, threads)
 
 
 def smoothing(model: Path, photo: Path, *, image_size: int | None, scale: float) -> "Figure":
@@ -81,6 +93,7 @@ def matches(
     image: Path,
     *,
     device: str | None,
+    threads: int | None,
     threshold: float | None,
     alpha: float | None,
     top: int,
@@ -90,7 +103,7 @@ def matches(
     from tools.visualization.canvas import Photo
     from tools.visualization.matches import draw_matches
 
-    encoder = Encoder(Path(engine), device=device, threshold=threshold, alpha=alpha)
+    encoder = Encoder(Path(engine), device=device, threads=threads, threshold=threshold, alpha=alpha)
     return draw_matches(encoder, Photo.load(query), Photo.load(image), top, assignments)
 
 
@@ -99,7 +112,9 @@ def gallery(
     queries: Sequence[Path],
     *,
     index: Path | None,
+    root: Path | None,
     device: str | None,
+    threads: int | None,
     threshold: float | None,
     alpha: float | None,
     top: int,
@@ -108,7 +123,9 @@ def gallery(
     """``draw_gallery`` of what the queries find in an index."""
     from tools.visualization.gallery import draw_gallery, ranked
 
-    with Retriever(engine, index, device=device, threshold=threshold, alpha=alpha) as retriever:
+    with Retriever(
+        engine, index, root=root, device=device, threads=threads, threshold=threshold, alpha=alpha
+    ) as retriever:
         rows = []
         for query in queries:
             try:
@@ -148,7 +165,7 @@ def add_attention(pictures: Pictures) -> None:
     parser = add_picture(pictures, attention, "attention, before and after refinement or of two models")
     add_view_arguments(parser, "a checkpoint, or an engine for its strongest features")
     parser.add_argument("--against", type=Path, metavar="MODEL", help="another, to compare with")
-    parser.add_argument("--device", choices=("cpu", "cuda"), help="of engines; default: a GPU if there is one")
+    add_engine_options(parser, searches=False)
 
 
 def add_smoothing(pictures: Pictures) -> None:
@@ -189,6 +206,7 @@ def add_gallery(pictures: Pictures) -> None:
         "queries", type=Path, metavar="QUERY", nargs="+", help="photos; one that is in the index never finds itself"
     )
     parser.add_argument("--index", type=Path, metavar="DIR", help="default: engine.index beside the engine")
+    parser.add_argument("--root", type=Path, metavar="DIR", help="the folder from which the index's ids are seen")
     parser.add_argument("--top", type=positive_int, default=5, metavar="N", help="answers at most (%(default)s)")
     parser.add_argument(
         "--by-folder", action="store_true", help="a folder holds one place: mark answers as right or wrong by theirs"
@@ -220,7 +238,3 @@ def point(text: str) -> tuple[float, float]:
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text}: needs two numbers with a comma between, as 320,240") from None
     return x, y
-
-
-if __name__ == "__main__":
-    sys.exit(run_command(main))

@@ -4,12 +4,15 @@
 then ``python train/run.py --backbone resnet18 --init resnet18.pth ...``. After an interrupt the same command goes on.
 """
 
-import sys
+if __name__ == "__main__":
+    import howl
+
+    howl.run_script("train.distil")  # before the imports: howl.py says why
+
 from collections.abc import Sequence
 
 import tyro
 
-from runtime.io.cli import run_command
 from train.distillation import DistilOptions, distil
 
 
@@ -20,7 +23,3 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def parse(arguments: Sequence[str] | None = None) -> DistilOptions:
     """The options of a command line. Raises UsageError if a value is out of range."""
     return tyro.cli(DistilOptions, prog="train/distil.py", args=arguments, config=(tyro.conf.OmitArgPrefixes,))
-
-
-if __name__ == "__main__":
-    sys.exit(run_command(main))

@@ -8,14 +8,42 @@ import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import fields, is_dataclass
+from importlib import import_module
 from typing import Any
 
-from runtime.errors import HowlError, UsageError
+from runtime.errors import DependencyError, HowlError, UsageError
+
+EXTRAS = {  # what needs these modules, by the extra that installs them
+    "train": ("torch", "tyro", "onnx", "onnxscript", "matplotlib"),
+    "cpu": ("onnxruntime",),
+}
 
 
 def program(script: str) -> str:
     """How a usage line names a command: by its script, or as ``howl NAME`` where it was called so."""
     return sys.argv[0] if sys.argv[0].startswith("howl ") else script
+
+
+def run_module(name: str) -> int:
+    """Imports a command's module and runs its ``main``, both as ``run_command`` does, and gives the exit status."""
+
+    def main(arguments: Sequence[str] | None) -> None:
+        try:
+            import_module(name).main(arguments)
+        except ModuleNotFoundError as error:
+            missing = (error.name or "").partition(".")[0]
+            extra = next((extra for extra, modules in EXTRAS.items() if missing in modules), None)
+            if extra is None:
+                raise
+            raise DependencyError(
+                f"{sys.argv[0]} needs {missing}: in howl's folder, pip install '.[{extra}]'"
+            ) from None
+        except Exception as error:
+            if isinstance(error.__cause__, KeyboardInterrupt):  # in the body of a class, Python wraps it
+                raise KeyboardInterrupt from None
+            raise
+
+    return run_command(main)
 
 
 def run_command(main: Callable[[Sequence[str] | None], None]) -> int:
@@ -29,6 +57,7 @@ def run_command(main: Callable[[Sequence[str] | None], None]) -> int:
     before = signal.signal(signal.SIGTERM, _end) if in_main_thread else None
     # Pillow warns of odd metadata; whether a photo can be read is said by its error.
     warnings.filterwarnings("ignore", module=r"PIL\.")
+    warnings.showwarning = _show_warning
     try:
         main(None)
     except UsageError as error:
@@ -54,6 +83,11 @@ def run_command(main: Callable[[Sequence[str] | None], None]) -> int:
     return 0
 
 
+def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
+    """A user has no use for the line of code that warns."""
+    print(f"warning: {message}", file=sys.stderr)
+
+
 def _failed(line: str, status: int = 1) -> int:
     print(f"error: {line}", file=sys.stderr)
     return status
@@ -76,6 +110,9 @@ def add_engine_arguments(parser: argparse.ArgumentParser, *, searches: bool) -> 
 def add_engine_options(parser: argparse.ArgumentParser, *, searches: bool) -> None:
     """What an engine runs on and, where the command searches, how."""
     parser.add_argument("--device", choices=("cpu", "cuda"), help="default: a GPU where there is one")
+    parser.add_argument(
+        "--threads", type=positive_int, metavar="T", help="that share the work of a photo on the CPU (all cores)"
+    )
     if searches:
         parser.add_argument(
             "--tau",
@@ -85,13 +122,6 @@ def add_engine_options(parser: argparse.ArgumentParser, *, searches: bool) -> No
             help="τ, the least similarity of two codes that counts; default: the engine's",
         )
         parser.add_argument("--alpha", type=float, metavar="ALPHA", help="α; default: the engine's")
-
-
-def add_threads(parser: argparse.ArgumentParser) -> None:
-    """How many threads share the work of a photo."""
-    parser.add_argument(
-        "--threads", type=positive_int, metavar="T", help="that share the work of a photo on the CPU (all cores)"
-    )
 
 
 def positive_int(text: str) -> int:

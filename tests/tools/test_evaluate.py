@@ -9,7 +9,9 @@ import cv2
 import numpy as np
 import pytest
 
-from runtime.errors import HowlError
+from runtime import Retriever
+from runtime.errors import HowlError, UsageError
+from runtime.io.finding import find_photos
 from tools import evaluate
 from tools.evaluation import evaluate_engine
 
@@ -65,6 +67,26 @@ def test_distractors_are_searched_and_never_query(
     answer = run(capsys, engine, labelled, again, "--distractors", others)
     assert [(s["photos"], s["queries"]) for s in answer["sets"]] == [(8, 4), (8, 4)]
     assert list(answer["skipped"]) == [str(others / "broken.jpg")]
+
+
+def test_an_index_gives_the_figures_of_encoding_all_anew(
+    engine: Path, labelled: Path, photos: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    others = tmp_path / "others"
+    others.mkdir()
+    for photo in photos[3:]:
+        shutil.copy(photo, others)
+    anew = run(capsys, engine, labelled, "--distractors", others)["sets"]
+    with Retriever(engine, tmp_path / "idx", root=tmp_path) as retriever:  # found by their files, not by their ids
+        retriever.add(find_photos([others, labelled]))
+        assert run(capsys, engine, labelled, "--index", tmp_path / "idx")["sets"] == anew
+        retriever.remove([labelled / "scene0" / "b.png"])
+    answer = run(capsys, engine, labelled, "--index", tmp_path / "idx")
+    missing = str(labelled / "scene0" / "b.png")
+    assert answer["skipped"] == {missing: f"{missing}: not in {tmp_path / 'idx'}"}
+    assert (answer["sets"][0]["photos"], answer["sets"][0]["queries"]) == (anew[0]["photos"] - 1, 2)
+    with pytest.raises(UsageError, match=r"leave .* out"):
+        evaluate.main([str(engine), str(labelled), "--index", str(tmp_path / "idx"), "--distractors", str(others)])
 
 
 def test_distractors_that_are_labelled_too_are_refused(engine: Path, labelled: Path) -> None:

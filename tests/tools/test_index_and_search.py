@@ -2,9 +2,11 @@
 
 import json
 import os
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import cv2
 import pytest
 
 from runtime.io.cli import run_command
@@ -74,6 +76,79 @@ def test_a_path_is_the_same_however_it_is_typed(
         assert len(retriever) == 0
     assert status(index.main, engine, f"./{name}", "--index", where) == 0
     assert status(index.main, "--index", where, "--remove", f"./{name}") == 0
+
+
+def test_an_index_follows_its_folder(
+    engine: Path, photos: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "photos"
+    (folder / "old").mkdir(parents=True)
+    for path, name in zip(photos, ("a.png", "b.png", "old/c.png", "old/d.png"), strict=False):
+        shutil.copy(path, folder / name)
+    follow = [engine, folder, "--root", folder, "--index", tmp_path / "idx", "--sync"]
+    assert status(index.main, *follow) == 0
+    assert "4 new, 0 replaced, 0 as before" in capsys.readouterr().out
+
+    shutil.copy(photos[4], folder / "a.png")
+    shutil.copy(photos[5], folder / "e.png")
+    shutil.rmtree(folder / "old")
+    assert status(index.main, *follow) == 0
+    printed = capsys.readouterr().out
+    assert "1 new, 1 replaced, 1 as before" in printed
+    assert "2 vanished (old/c.png, old/d.png) and are still in the index; --yes removes them" in printed
+    assert status(index.main, *follow, "--yes", "--stats") == 0
+    printed = capsys.readouterr().out
+    assert "2 vanished (old/c.png, old/d.png) and were removed; the index holds 3" in printed
+    assert "images          3" in printed
+    assert status(search.main, engine, photos[4], "--index", tmp_path / "idx", "--top", 1) == 0
+    assert capsys.readouterr().out.endswith(" a.png\n")
+
+
+def test_folders_are_removed_searched_and_left_out(
+    engine: Path, photos: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    where = ["--index", tmp_path / "idx", "--root", tmp_path]
+    for number, path in enumerate(photos):
+        folder = tmp_path / ("even" if number % 2 == 0 else "odd")
+        folder.mkdir(exist_ok=True)
+        shutil.copy(path, folder)
+    assert status(index.main, engine, tmp_path, *where) == 0
+    capsys.readouterr()
+
+    def found(*options: object) -> list[str]:
+        assert status(search.main, engine, photos[0], *where[:2], "--json", *options) == 0
+        return sorted(hit["id"] for hit in json.loads(capsys.readouterr().out)["hits"])
+
+    even = [f"even/photo{number}.png" for number in (0, 2, 4)]
+    assert found("--only", "even") == even
+    assert found("--exclude", "odd/", "--exclude", even[0]) == even[1:]
+    assert found("--only", "even", "--min-score", 9) == []
+    assert status(index.main, *where, "--remove", tmp_path / "odd") == 0
+    assert "removed 3 photos" in capsys.readouterr().out
+    assert found() == even
+
+
+def test_one_file_by_two_paths_is_said_before_it_is_added(
+    engine: Path, photos: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert status(index.main, engine, *photos[:2]) == 0
+    monkeypatch.chdir(Path(photos[0]).parent)
+    assert status(index.main, engine, *(Path(photo).name for photo in photos[:3])) == 0
+    line = "2 of the photos are in the index, or named here, under another id too: photo0.png is "
+    assert line + photos[0] in capsys.readouterr().err
+
+
+def test_a_query_that_is_nowhere_is_told_from_one_that_is_found(
+    engine: Path, tmp_path: Path, make_photo: Callable, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for number in range(41):
+        cv2.imwrite(str(tmp_path / f"{number}.png"), make_photo(number))
+    assert status(index.main, engine, *(tmp_path / f"{number}.png" for number in range(40)), "--stats") == 0
+    assert "strangers       score up to about" in capsys.readouterr().out
+    assert status(search.main, engine, tmp_path / "40.png") == 0
+    assert "no answer stands out" in capsys.readouterr().out
+    assert status(search.main, engine, tmp_path / "4.png") == 0
+    assert "stands out" not in capsys.readouterr().out
 
 
 def test_a_second_run_adds_what_is_new(engine: Path, photos: list[str], capsys: pytest.CaptureFixture[str]) -> None:
@@ -163,7 +238,14 @@ def test_wrong_input_is_one_line(
 
 @pytest.mark.parametrize(
     ("main", "arguments"),
-    [(index.main, ["e.onnx"]), (search.main, ["e.onnx"]), (search.main, ["e.onnx", "q.jpg", "--top", "0"])],
+    [
+        (index.main, ["e.onnx"]),
+        (search.main, ["e.onnx"]),
+        (search.main, ["e.onnx", "q.jpg", "--top", "0"]),
+        (index.main, ["e.onnx", "photos", "--yes"]),
+        (index.main, ["e.onnx", "--sync"]),
+        (index.main, ["--index", "x", "--strangers"]),
+    ],
 )
 def test_wrong_usage_exits_with_2(main: Main, arguments: list[str]) -> None:
     assert status(main, *arguments) == 2

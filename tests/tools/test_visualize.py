@@ -145,7 +145,7 @@ def test_maps_of_other_positions_have_no_difference(checkpoint: Write, large: Pa
 
 
 def test_an_engine_shows_its_own_features(engine: Path, photos: list[str]) -> None:
-    dots = chosen_by(engine, Photo.load(Path(photos[0])), View(), None)
+    dots = chosen_by(engine, Photo.load(Path(photos[0])), View())
     with Retriever(engine) as retriever:
         features = retriever.encoder.extract(photos[0]).need_local()
     assert not isinstance(dots, AttentionMap)
@@ -154,7 +154,7 @@ def test_an_engine_shows_its_own_features(engine: Path, photos: list[str]) -> No
 
 
 def test_both_sides_have_one_colour_scale(checkpoint: Write, engine: Path, large: Path) -> None:
-    figure = draw_attention(checkpoint(), Photo.load(large), engine, View(), None)
+    figure = draw_attention(checkpoint(), Photo.load(large), engine, View())
     dots, heat = figure.axes[:2]
     assert dots.collections[0].get_clim() == heat.images[-1].get_clim()
 

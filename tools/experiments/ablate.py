@@ -4,10 +4,14 @@ Trains HOW, with the learnable filter, with the graph and with both, alike in al
 exported engines. The same command resumes an interrupted ablation, and makes the tables again at its end.
 """
 
+if __name__ == "__main__":
+    import howl
+
+    howl.run_script("tools.experiments.ablate")  # before the imports: howl.py says why
+
 import argparse
 import json
 import shlex
-import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,7 +24,7 @@ import train.run
 from export.options import ExportOptions
 from runtime.errors import UsageError
 from runtime.io.atomic import atomic_write, ensure_writable
-from runtime.io.cli import positive_int, run_command, whole_number
+from runtime.io.cli import positive_int, whole_number
 from runtime.io.finding import find_photos
 from tools.environment import describe_machine, require_packages
 from tools.evaluation.distractors import R1M
@@ -152,8 +156,3 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         "--out", type=Path, metavar="DIR", default="ablation", help="folder to fill, or to go on in (%(default)s)"
     )
     return parser.parse_args(arguments)
-
-
-if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # its processes are to end with it
-    sys.exit(run_command(main))

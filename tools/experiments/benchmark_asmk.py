@@ -5,6 +5,11 @@ there. The reference is measured twice: with faiss as it comes, and tuned (its m
 AVX-512).
 """
 
+if __name__ == "__main__":
+    import howl
+
+    howl.run_script("tools.experiments.benchmark_asmk")  # before the imports: howl.py says why
+
 import argparse
 import json
 import os
@@ -22,7 +27,7 @@ from runtime.cores import available_cores
 from runtime.errors import HowlError
 from runtime.first_stage import ASMK, Layout
 from runtime.index import Index
-from runtime.io.cli import positive_int, run_command, whole_number
+from runtime.io.cli import positive_int, whole_number
 from tools.environment import describe_machine, require_packages
 from tools.experiments.asmk_benchmark.comparison import AS_IT_COMES, TUNED
 from tools.experiments.asmk_benchmark.measuring import (
@@ -206,7 +211,3 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     if min(options.images) < 2 * MATCHES * options.queries:
         parser.error(f"{options.queries} queries need {2 * MATCHES * options.queries} images or more")
     return options
-
-
-if __name__ == "__main__":
-    sys.exit(run_command(main))

@@ -4,9 +4,13 @@ Needs CuPy and an NVIDIA GPU, no photos and no engine: the index is made of rand
 real words are.
 """
 
+if __name__ == "__main__":
+    import howl
+
+    howl.run_script("tools.experiments.benchmark_gpu")  # before the imports: howl.py says why
+
 import argparse
 import json
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -24,7 +28,7 @@ from runtime.asmk.kernel import AsmkParameters, selectivity
 from runtime.errors import DeviceError
 from runtime.first_stage import MAX_IMAGES
 from runtime.gpu import find_gpus
-from runtime.io.cli import positive_int, run_command
+from runtime.io.cli import positive_int
 from tools.environment import require_packages
 
 D = 128
@@ -335,7 +339,3 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--top", type=positive_int, default=100, metavar="N", help="hits asked for (%(default)s)")
     parser.add_argument("--json", action="store_true", help="for machines; times in milliseconds a query")
     return parser.parse_args(arguments)
-
-
-if __name__ == "__main__":
-    sys.exit(run_command(main))

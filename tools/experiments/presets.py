@@ -4,6 +4,11 @@ Exports the checkpoint with each preset, evaluates the engines, and times them a
 code runs, on the same photos in turn: from an image in memory to its features, one thread, the processor's time.
 """
 
+if __name__ == "__main__":
+    import howl
+
+    howl.run_script("tools.experiments.presets")  # before the imports: howl.py says why
+
 import argparse
 import json
 import sys
@@ -22,7 +27,7 @@ from export.options import PRESETS, ExportOptions
 from runtime.bundle import EngineFiles, Manifest
 from runtime.engine import open_engine
 from runtime.io.atomic import atomic_write, ensure_writable
-from runtime.io.cli import positive_int, run_command
+from runtime.io.cli import positive_int
 from runtime.io.finding import find_photos
 from runtime.io.image import Image, load_rgb, shrink
 from tools.environment import describe_machine, load_pyplot, require_packages
@@ -217,7 +222,3 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--photos", type=positive_int, default=8, metavar="N", help="that are timed (%(default)s)")
     parser.add_argument("--out", type=Path, metavar="DIR", default="presets", help="of engines and plot (%(default)s)")
     return parser.parse_args(arguments)
-
-
-if __name__ == "__main__":
-    sys.exit(run_command(main))

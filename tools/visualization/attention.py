@@ -51,7 +51,9 @@ class AttentionDots:
 Attention = AttentionMap | AttentionDots
 
 
-def draw_attention(model: Path, photo: Photo, against: Path | None, view: View, device: str | None) -> Figure:
+def draw_attention(
+    model: Path, photo: Photo, against: Path | None, view: View, device: str | None = None, threads: int | None = None
+) -> Figure:
     """The attention of one model, or of two, on one colour scale.
 
     Args:
@@ -62,15 +64,16 @@ def draw_attention(model: Path, photo: Photo, against: Path | None, view: View, 
             their features by, this one first.
         view: of checkpoints; an engine has its own image size and scales.
         device: of engines.
+        threads: CPU threads of engines; None for one per core.
 
     Raises:
         HowlError: a model cannot be read or run.
     """
     if against is not None:
-        sides = [chosen_by(path, photo, view, device) for path in (against, model)]
+        sides = [chosen_by(path, photo, view, device, threads) for path in (against, model)]
         heading = f"Attention: {against.name} against {model.name}"
     elif is_engine(model):
-        sides = [chosen_by(model, photo, view, device)]
+        sides = [chosen_by(model, photo, view, device, threads)]
         heading = "Attention of the strongest features"
     else:
         sides = before_and_after(model, photo, view)
@@ -108,10 +111,12 @@ def difference(sides: Sequence[Attention]) -> AttentionMap | None:
     return AttentionMap("difference", first.x, first.y, change)
 
 
-def chosen_by(model: Path, photo: Photo, view: View, device: str | None) -> Attention:
+def chosen_by(
+    model: Path, photo: Photo, view: View, device: str | None = None, threads: int | None = None
+) -> Attention:
     """The attention by which a checkpoint or an engine chooses its features."""
     if is_engine(model):
-        encoder = Encoder(model, device=device)
+        encoder = Encoder(model, device=device, threads=threads)
         features = encoder.extract(photo.path).local
         if features is None:
             raise IncompatibleError(f"{model}: describes a photo as a whole, there are no local features to draw")

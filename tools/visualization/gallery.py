@@ -39,7 +39,7 @@ def ranked(retriever: Retriever, query: Path, top: int, *, by_folder: bool) -> R
     """A query and the photos found for it, without itself.
 
     Args:
-        retriever: with an index whose ids are the paths of its photos.
+        retriever: with an index whose ids are the paths of its photos, as seen from its root if it has one.
         query: a photo, in the index or not.
         top: answers, at most.
         by_folder: whether a folder holds the photos of one place, and so tells right answers from wrong ones.
@@ -49,7 +49,7 @@ def ranked(retriever: Retriever, query: Path, top: int, *, by_folder: bool) -> R
         HowlError: there is no index.
     """
     itself = query.resolve()
-    found = ((Path(hit.id), hit.score) for hit in retriever.search(query, top + 1))
+    found = ((Path(retriever.root or "", hit.id), hit.score) for hit in retriever.search(query, top + 1))
     others = [(photo, score) for photo, score in found if photo.resolve() != itself][:top]
     return Row(
         query,
