@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from runtime.cores import MAX_THREADS
 from runtime.errors import UsageError
 
 
@@ -32,6 +33,16 @@ def whole_number_above_0(name: str, value: Any) -> int:
         raise UsageError(f"{name}: a whole number is needed, not {type(value).__name__}") from None
     if number < 1:
         raise UsageError(f"{name}={number}: must be at least 1")
+    return number
+
+
+def thread_count(threads: Any) -> int | None:
+    """A number of threads, or None for one per core. Raises UsageError for more than any machine has cores."""
+    if threads is None:
+        return None
+    number = whole_number_above_0("threads", threads)
+    if number > MAX_THREADS:
+        raise UsageError(f"threads={number}: at most {MAX_THREADS}; more than there are cores only take memory")
     return number
 
 

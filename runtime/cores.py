@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 
 CGROUP = Path("/sys/fs/cgroup")
+MAX_THREADS = 1024  # of a call: more than any machine has cores
 
 
 def available_cores(cgroup: Path = CGROUP) -> int:

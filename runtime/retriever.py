@@ -73,8 +73,14 @@ class Retriever:
             HowlError: a file is missing or damaged, two of them do not belong together, or the device cannot be used.
         """
         settings: dict[str, Any] = dict(
-            device=device, threshold=threshold, alpha=alpha, threads=threads, max_pixels=max_pixels
+            device=device,
+            threshold=threshold,
+            alpha=alpha,
+            threads=threads,
+            max_pixels=whole_number_above_0("max_pixels", max_pixels),
         )
+        if finite_number("wait", wait) < 0:
+            raise UsageError(f"wait={wait}: must be a number of seconds, at least 0")
         self.root = None if root is None else Path(os.path.abspath(root))
         self._settings = settings | {"wait": wait, "root": self.root}
         self._wait = wait

@@ -10,9 +10,10 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
+from runtime.cores import MAX_THREADS
 from runtime.errors import UsageError
 from runtime.first_stage import ASMK
-from train.models.base import ExtractionConfig, ModelConfig, a_seed, above_zero, at_least, of_declared_types
+from train.models.base import ExtractionConfig, ModelConfig, a_seed, above_zero, at_least, at_most, of_declared_types
 from train.models.registry import system_named
 
 DATA_ROOT = Path("data")
@@ -38,9 +39,10 @@ Threads = Annotated[int | None, shown_as("T", "all cores")]
 
 
 def check_threads(threads: int | None) -> None:
-    """Raises UsageError if a number of threads is none."""
+    """Raises UsageError if a number of threads is none, or one that no machine has a use for."""
     if threads is not None:
         at_least(1, threads=threads)
+        at_most(MAX_THREADS, threads=threads)
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from runtime.arguments import thread_count
 from runtime.cores import available_cores
 from runtime.errors import DeviceError, UsageError
 from runtime.features import Features
@@ -31,11 +32,12 @@ def open_engine(path: Path, device: str | None = None, threads: int | None = Non
     Args:
         path: the exported graph.
         device: ``cpu``, ``cuda``, or None for a GPU if the installed ONNX Runtime and the machine have one.
-        threads: CPU threads that share the work of an image; None for one per core.
+        threads: CPU threads that share the work of an image, at most 1,024; None for one per core.
 
     Raises:
         HowlError: the file cannot be run here, or a requested GPU cannot be used.
     """
+    threads = thread_count(threads)
     if path.suffix == ".plan":
         if device == "cpu":
             raise DeviceError(f"{path}: a plan runs on a GPU only; use {path.with_suffix('.onnx').name} on the CPU")

@@ -11,6 +11,7 @@ from dataclasses import fields, is_dataclass
 from importlib import import_module
 from typing import Any
 
+from runtime.cores import MAX_THREADS
 from runtime.errors import DependencyError, HowlError, UsageError
 
 EXTRAS = {  # what needs these modules, by the extra that installs them
@@ -111,7 +112,7 @@ def add_engine_options(parser: argparse.ArgumentParser, *, searches: bool) -> No
     """What an engine runs on and, where the command searches, how."""
     parser.add_argument("--device", choices=("cpu", "cuda"), help="default: a GPU where there is one")
     parser.add_argument(
-        "--threads", type=positive_int, metavar="T", help="that share the work of a photo on the CPU (all cores)"
+        "--threads", type=thread_number, metavar="T", help="that share the work of a photo on the CPU (all cores)"
     )
     if searches:
         parser.add_argument(
@@ -129,6 +130,14 @@ def positive_int(text: str) -> int:
     value = int(text)
     if value < 1:
         raise argparse.ArgumentTypeError(f"{text}: must be at least 1")
+    return value
+
+
+def thread_number(text: str) -> int:
+    """An argparse type: a number of threads."""
+    value = positive_int(text)
+    if value > MAX_THREADS:
+        raise argparse.ArgumentTypeError(f"{text}: must be at most {MAX_THREADS}")
     return value
 
 

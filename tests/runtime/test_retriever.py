@@ -212,6 +212,22 @@ def test_a_wrong_argument_of_search_is_one_line(
 
 
 @pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        ({"threads": 0}, "threads=0: must be at least 1"),
+        ({"threads": 99_999}, "threads=99999: at most 1024; more than there are cores only take memory"),
+        ({"threads": "2"}, "threads: a whole number is needed, not str"),
+        ({"wait": -1}, "wait=-1: must be a number of seconds, at least 0"),
+        ({"wait": float("inf")}, "wait=inf: must be finite"),
+        ({"max_pixels": 0}, "max_pixels=0: must be at least 1"),
+    ],
+)
+def test_a_wrong_setting_is_one_line(arguments: dict, line: str, exported: Path) -> None:
+    with pytest.raises(UsageError, match=f"^{re.escape(line)}$"):
+        Retriever(exported / "engine.onnx", **arguments)
+
+
+@pytest.mark.parametrize(
     "photo", [bytearray(b"x" * 100_000), [[[0, 0, 0]] * 300] * 300, "x" * 100_000, 7, None, np.zeros((9, 9))], ids=type
 )
 def test_what_is_no_photo_is_named_by_type_and_size(photo: object, retriever: Retriever, photos: list[str]) -> None:

@@ -240,6 +240,7 @@ def test_wrong_input_is_one_line(
     ("main", "arguments"),
     [
         (index.main, ["e.onnx"]),
+        (index.main, ["e.onnx", "photos", "--threads", "99999"]),
         (search.main, ["e.onnx"]),
         (search.main, ["e.onnx", "q.jpg", "--top", "0"]),
         (index.main, ["e.onnx", "photos", "--yes"]),
