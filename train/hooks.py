@@ -80,10 +80,10 @@ def inspect(network: HowNetwork, image: Image, scale: float = 1.0) -> Inspection
         scale: of the level, resized as in extraction.
     """
     pixels = torch.from_numpy(np.ascontiguousarray(image)).float().permute(2, 0, 1).unsqueeze(0)
-    resized = resize(pixels, exact(scale))
+    resized = resize(pixels, exact(scale), network.backbone.alignment)
     with recorded_calls(network) as calls:
         strengths = network(resized).strengths
-    y, x = cell_pixels(strengths, resized, pixels, network.backbone.stride)
+    y, x = cell_pixels(strengths, resized, pixels, network.backbone)
     bandwidth, confidence = smoothing_maps(network.smoothing, calls["smoothing"].inputs[0])
     graph = None
     if network.graph is not None:

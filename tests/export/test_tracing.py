@@ -58,7 +58,7 @@ def run(path: Path, image: np.ndarray) -> list[np.ndarray]:
 
 def test_the_smallest_levels_have_any_size(network: Build, tmp_path: Path) -> None:
     """Maps of one cell, of one row or column, and larger ones: the tracer must not tie the graph to one of them."""
-    both, scale = network(backbone="small_stride32", graph_neighbours=2), 0.353
+    both, scale = network(backbone="small_stride32", graph_neighbours=2, border=True), 0.353
     export_onnx(LocalExtractor(fold(both, "fp32"), (scale,), 60).eval(), tmp_path / "small.onnx", {})
     for height, width in [(32, 32), (33, 700), (700, 33), (288, 416), (700, 700)]:
         image = np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)

@@ -102,26 +102,68 @@ def test_channels_and_size_of_the_map(name: str, height: int, width: int) -> Non
 
 
 @pytest.mark.slow
-@every_backbone
+@pytest.mark.parametrize("name", ["resnet18_stride16", "efficientnet_lite0", "efficientnet_lite2"])
+@pytest.mark.parametrize("beyond", [0, 1, 6])
 @torch.no_grad()
-def test_position_i_lies_on_pixel_stride_times_i(name: str, symmetric_backbone: Callable[[str], Backbone]) -> None:
-    """An impulse there is answered alike on both sides, and one a stride further by a map one position further."""
+def test_a_dot_is_found_on_the_pixel_of_its_position(
+    name: str, beyond: int, symmetric_backbone: Callable[[str], Backbone]
+) -> None:
+    """It is answered alike on both sides there, at any size and so with any padding, and on no pixel beside it."""
     backbone = symmetric_backbone(name)
-    size = 4 * backbone.stride + 1
-    centre = 2 * backbone.stride
+    side = 8 * backbone.stride + beyond
 
-    def answer(row: int, column: int) -> Tensor:
-        grey = backbone.mean.expand(1, 3, size, size).clone()
-        impulse = grey.clone()
-        impulse[:, :, row, column] += 100 * backbone.std[:, 0, 0]
-        return (backbone(impulse) - backbone(grey)).norm(dim=1)[0]
+    def answer(pixel: int) -> Tensor:
+        grey = backbone.mean.expand(1, 3, side, side).clone()
+        dot = grey.clone()
+        dot[:, :, pixel, pixel] += 100 * backbone.std[:, 0, 0]
+        return (backbone(dot) - backbone(grey)).norm(dim=1)[0]
 
-    middle = answer(centre, centre)
-    assert middle.argmax() == 2 * 5 + 2
-    torch.testing.assert_close(middle, middle.flip(0), rtol=1e-3, atol=1e-4 * float(middle.max()))
-    torch.testing.assert_close(middle, middle.flip(1), rtol=1e-3, atol=1e-4 * float(middle.max()))
-    assert answer(centre, centre + backbone.stride).argmax() == 2 * 5 + 3
-    assert answer(centre - backbone.stride, centre).argmax() == 1 * 5 + 2
+    cells = -(-side // backbone.stride)
+    positions = backbone.positions(cells, side, torch.device("cpu")).tolist()
+    middle, beside = answer(positions[4]), answer(positions[4] + 1)
+    assert divmod(int(middle.argmax()), cells) == (4, 4)
+    torch.testing.assert_close(middle[3, 4], middle[5, 4], rtol=1e-4, atol=0)
+    torch.testing.assert_close(middle[4, 3], middle[4, 5], rtol=1e-4, atol=0)
+    assert abs(beside[4, 3] / beside[4, 5] - 1) > 1e-3
+
+
+LITES = {"efficientnet_lite0": "efficientnet-lite0", "efficientnet_lite0_stride32": "efficientnet-lite0"}
+LITES |= {"efficientnet_lite2": "efficientnet-lite2"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", LITES)
+@pytest.mark.parametrize(("height", "width"), [(64, 96), (65, 33), (80, 47)])
+@torch.no_grad()
+def test_every_layer_of_a_lite_is_that_of_an_independent_implementation(name: str, height: int, width: int) -> None:
+    published = pytest.importorskip("efficientnet_lite_pytorch", reason="needs efficientnet-lite-pytorch")
+    theirs = published.EfficientNet.from_name(LITES[name], image_size=None).eval()  # padded by the size of the image
+    ours = build_backbone(name).eval()
+    ours.load_state_dict({key: value for key, value in theirs.state_dict().items() if key in ours.state_dict()})
+    image = (torch.rand(1, 3, height, width, generator=torch.Generator().manual_seed(0)) * 255 - 127) / 128
+    x = y = None
+    for layer in ("_conv_stem", "_bn0"):
+        x = getattr(theirs, layer)(image if x is None else x)
+        y = getattr(ours, layer)(image if y is None else y)
+    assert x is not None
+    assert y is not None
+    x, y = x.clamp(0, 6), y.clamp(0, 6)
+    for their_block, block in zip(theirs._blocks, ours._blocks, strict=False):
+        x, y = their_block(x), block(y)
+        torch.testing.assert_close(y, x)
+
+
+@every_backbone
+def test_what_lies_at_the_border_is_not_inside(name: str) -> None:
+    backbone = build_backbone(name)
+    sides = 6 * backbone.stride, 5 * backbone.stride + 3
+    image = torch.zeros(1, 3, *sides)
+    inside = backbone.inside(torch.zeros(1, 1, 6, 6), image)
+    for axis, side in enumerate(sides):
+        pixels = backbone.positions(6, side, torch.device("cpu"))
+        expected = [backbone.stride <= pixel < side - backbone.stride for pixel in pixels.tolist()]
+        assert inside.any(dim=1 - axis).tolist() == expected
+    assert backbone.inside(torch.zeros(1, 1, 1, 2), torch.zeros(1, 3, backbone.stride, 2 * backbone.stride)).all()
 
 
 @every_backbone

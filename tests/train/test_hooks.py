@@ -96,7 +96,7 @@ def test_a_map_of_fewer_positions_than_neighbours_has_edges_between_true_nodes_o
 @pytest.mark.parametrize("scale", [1.0, 1.414, 0.5])
 @torch.no_grad()
 def test_cells_lie_where_extraction_says(tiny_config: HowConfig, scale: float) -> None:
-    network = trained(tiny_config)
+    network = trained(tiny_config, border=True)
     seen = inspect(network, image_of(), scale)
     _, strengths, positions, count = LocalExtractor(network, (scale,), 500)(torch.from_numpy(image_of()))
     n = int(count)

@@ -69,7 +69,7 @@ class EfficientNetLite(Backbone):
         super().__init__(LITE_MEAN, LITE_STD)
         self.has_head = has_head
         self.stride = 2
-        self._conv_stem = nn.Conv2d(3, 32, 3, stride=2, padding=1, bias=False)
+        self._conv_stem = HalvingConv2d(3, 32, 3, stride=2, bias=False)
         self._bn0 = _batch_norm(32)
         channels = 32
         blocks: list[nn.Module] = []
@@ -81,6 +81,7 @@ class EfficientNetLite(Backbone):
                 blocks.append(MBConv(channels, stage.channels, stage.kernel, stride, stage.expansion))
                 channels = stage.channels
             self.stride *= stage.stride
+        self.alignment = self.stride
         self._blocks = nn.Sequential(*blocks)
         # Half of an int8 descriptor's error is theirs: the stem, and where the stages of 16, 40 and 112 channels begin.
         self.float_layers = ("_conv_stem", *(f"_blocks.{stage_starts[i]}" for i in (0, 2, 4)))
@@ -92,11 +93,32 @@ class EfficientNetLite(Backbone):
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
+    def first_position(self, side: int) -> int:
+        pixel, step = 0, 1
+        while step < self.stride:  # a convolution of an even side has its window one pixel further on
+            pixel += step * (1 - side % 2)
+            side, step = (side + 1) // 2, 2 * step
+        return pixel
+
     def features(self, image: Tensor) -> Tensor:
         signed = self._blocks(F.relu6(self._bn0(self._conv_stem(image))))
         if self.has_head:
             return F.relu6(self._bn1(self._conv_head(signed)))
         return F.relu(torch.cat([signed, -signed], dim=1))
+
+
+class HalvingConv2d(nn.Conv2d):
+    """A convolution of stride 2 with the padding of the published weights, which is TensorFlow's SAME.
+
+    Of n pixels it makes ⌈n/2⌉. The k − 2 pixels that are missing at an even side, or k − 1 at an odd one, are halved:
+    at an even side one more lies behind than before, and position i on pixel 2i + 1 rather than 2i.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        kernel = self.kernel_size[0]
+        before = [kernel // 2 - 1 + side % 2 for side in (x.shape[-1], x.shape[-2])]
+        padded = F.pad(x, (before[0], kernel // 2, before[1], kernel // 2))
+        return F.conv2d(padded, self.weight, self.bias, self.stride, groups=self.groups)
 
 
 class MBConv(nn.Module):
@@ -110,8 +132,10 @@ class MBConv(nn.Module):
         if self.expands:
             self._expand_conv = nn.Conv2d(channels, width, 1, bias=False)
             self._bn0 = _batch_norm(width)
-        self._depthwise_conv = nn.Conv2d(
-            width, width, kernel, stride=stride, padding=kernel // 2, groups=width, bias=False
+        self._depthwise_conv = (
+            HalvingConv2d(width, width, kernel, stride=2, groups=width, bias=False)
+            if stride == 2
+            else nn.Conv2d(width, width, kernel, padding=kernel // 2, groups=width, bias=False)
         )
         self._bn1 = _batch_norm(width)
         self._project_conv = nn.Conv2d(width, out_channels, 1, bias=False)

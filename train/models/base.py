@@ -176,6 +176,10 @@ class RetrievalModel(nn.Module, ABC):
         """RGB images [B, 3, H, W], float in 0…255 → their local features. Only a system with a match loss has them."""
         raise NotImplementedError(f"{self.system} has no local features")
 
+    def eligible(self, strengths: Tensor, images: Tensor) -> Tensor:
+        """Which positions of a map [B, h, w] may be local features of images [B, 3, H, W]: bool [h, w]."""
+        return self.backbone.inside(strengths, images)
+
     @abstractmethod
     def whitening_samples(self, images: Tensor, most: int) -> Tensor:
         """What whitening is learned from.

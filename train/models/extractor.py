@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from runtime.engine.schema import LOCAL_OUTPUTS, features_of
 from runtime.features import Features
 from runtime.io.image import Image
+from train.backbones import Backbone
 from train.models.base import Extractor, FeatureMap, RetrievalModel
 from train.models.graph import MAX_NODES, nodes_covering
 
@@ -21,7 +22,8 @@ class LocalExtractor(Extractor):
     """RGB image → K descriptors, their strengths and positions, and how many of the K rows are valid.
 
     Attributes:
-        network: called with images [1, 3, H, W] and a bound on the positions of their map; gives a ``FeatureMap``.
+        network: called with images [1, 3, H, W] and a bound on the positions of their map; gives a ``FeatureMap``, and
+            says which of its positions are ``eligible``.
         scales: of the pyramid.
         features: K.
         image_size: longest side of the images, if it is known. A graph then has fewer nodes on small levels, and
@@ -55,11 +57,12 @@ class LocalExtractor(Extractor):
 
     def _level(self, pixels: Tensor, scale: Fraction) -> tuple[Tensor, Tensor, Tensor]:
         """All positions of one level of the pyramid: descriptors [n, D], strengths [n], positions [n, 3]."""
-        resized = resize(pixels, scale)
+        resized = resize(pixels, scale, self.network.backbone.alignment)
         local: FeatureMap = self.network(resized, self._positions_at_most(scale))
+        eligible = self.network.eligible(local.strengths, resized)
         return (
             local.descriptors[0].flatten(1).transpose(0, 1),
-            local.strengths[0].flatten(),
+            torch.where(eligible, local.strengths[0], -1.0).flatten(),
             self._positions(local.strengths, resized, pixels, scale),
         )
 
@@ -71,7 +74,7 @@ class LocalExtractor(Extractor):
 
     def _positions(self, strengths: Tensor, resized: Tensor, pixels: Tensor, scale: Fraction) -> Tensor:
         """Where a level's positions lie in the input image, [n, 3]: x, y, scale."""
-        y, x = cell_pixels(strengths, resized, pixels, self.network.backbone.stride)
+        y, x = cell_pixels(strengths, resized, pixels, self.network.backbone)
         grid = torch.stack(torch.broadcast_tensors(x[None, :], y[:, None], x.new_tensor(float(scale))), dim=2)
         return grid.flatten(0, 1)
 
@@ -99,19 +102,19 @@ def extract(extractor: Extractor, image: Image) -> Features:
     return features_of({name: value.cpu().numpy() for name, value in zip(extractor.outputs, outputs, strict=True)})
 
 
-def cell_pixels(level: Tensor, resized: Tensor, pixels: Tensor, stride: int) -> tuple[Tensor, Tensor]:
+def cell_pixels(level: Tensor, resized: Tensor, pixels: Tensor, backbone: Backbone) -> tuple[Tensor, Tensor]:
     """Where the rows and columns of a map lie: y [h] and x [w], in pixels of the image before it was resized.
 
-    Position i of the map lies on pixel stride·i of the resized image. Resizing maps the pixels' centres, i + ½.
+    Resizing maps the pixels' centres, i + ½.
 
     Args:
         level: the map, [..., h, w].
         resized: what the network was given, [..., H', W'].
         pixels: the image before, [..., H, W].
-        stride: pixels of ``resized`` between neighbouring positions.
+        backbone: which knows where its positions lie in ``resized``.
     """
     y, x = (
-        (torch.arange(cells, device=pixels.device) * stride + 0.5) * (full / part) - 0.5
+        (backbone.positions(cells, part, pixels.device) + 0.5) * (full / part) - 0.5
         for cells, full, part in zip(level.shape[-2:], pixels.shape[-2:], resized.shape[-2:], strict=True)
     )
     return y, x
@@ -127,9 +130,17 @@ def scaled_side(side: int, scale: Fraction) -> int:
     return (side * scale.numerator) // scale.denominator
 
 
-def resize(pixels: Tensor, scale: Fraction) -> Tensor:
-    """[1, 3, H, W] → ⌊scale·H⌋ × ⌊scale·W⌋, bilinear without antialiasing, the ratio taken from the sizes, as HOW."""
-    if scale == 1:
+def aligned(side: int, alignment: int) -> int:
+    """The multiple of ``alignment`` nearest to a side, at least one."""
+    return side if alignment == 1 else alignment * torch.sym_max(1, (side + alignment // 2) // alignment)
+
+
+def resize(pixels: Tensor, scale: Fraction, alignment: int = 1) -> Tensor:
+    """[1, 3, H, W] → ⌊scale·H⌋ × ⌊scale·W⌋, bilinear without antialiasing, the ratio taken from the sizes, as HOW.
+
+    Where the backbone has an alignment, the sides are the nearest multiples of it.
+    """
+    if scale == 1 and alignment == 1:
         return pixels
-    height, width = (scaled_side(side, scale) for side in pixels.shape[-2:])
+    height, width = (aligned(scaled_side(side, scale), alignment) for side in pixels.shape[-2:])
     return F.interpolate(pixels, size=(height, width), mode="bilinear", align_corners=False)

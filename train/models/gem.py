@@ -132,7 +132,8 @@ class GemExtractor(Extractor):
 
     def forward(self, image: Tensor) -> tuple[Tensor]:
         pixels = image.float().permute(2, 0, 1).unsqueeze(0)
-        levels = torch.cat([self.network(resize(pixels, scale)) for scale in self.scales])
+        alignment = self.network.backbone.alignment
+        levels = torch.cat([self.network(resize(pixels, scale, alignment)) for scale in self.scales])
         return (normalised(levels.mean(dim=0, keepdim=True))[0],)
 
 

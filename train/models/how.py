@@ -33,6 +33,8 @@ class HowConfig(ModelConfig):
         backbone: resnet18, resnet18_stride16, resnet50, efficientnet_lite0, efficientnet_lite0_stride32 or
             efficientnet_lite2.
         dimensions: D, of a descriptor.
+        border: take positions less than a stride from the border, too, as HOW does; a good part of what they see is
+            padding.
         smoothing: average (HOW), learned (the filter of Seo & Han 2024) or none.
         kernel: side of the smoothing window.
         bandwidth: of learned smoothing: one per position, or one shared by the whole map.
@@ -45,6 +47,7 @@ class HowConfig(ModelConfig):
 
     backbone: str = "efficientnet_lite0"
     dimensions: int = 128
+    border: bool = False
     smoothing: Literal["average", "learned", "none"] = "average"
     kernel: Literal[3, 5, 7] = 3
     bandwidth: Literal["per-position", "shared"] = "per-position"
@@ -162,10 +165,15 @@ class HowNetwork(RetrievalModel):
         """The refined features of each image's strongest positions (HOW, §4.1)."""
         features, strengths = self.refined_features(images)
         samples = []
-        for of_image, attention_map in zip(features, strengths, strict=True):
+        for of_image, attention_map in zip(features, strengths * self.eligible(strengths, images), strict=True):
             chosen = attention_map.flatten().topk(min(most, attention_map.numel())).indices
             samples.append(of_image.flatten(1)[:, chosen])
         return torch.cat(samples, dim=1).T
+
+    def eligible(self, strengths: Tensor, images: Tensor) -> Tensor:
+        if self.config.border:
+            return torch.ones_like(strengths[0], dtype=torch.bool)
+        return super().eligible(strengths, images)
 
     def new_modules(self) -> list[nn.Module]:
         """The modules that start untrained and so learn faster than the backbone."""

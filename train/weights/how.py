@@ -102,11 +102,12 @@ def _network_of(path: Path, params: dict[str, Any]) -> HowConfig:
     if not reduction:
         raise IncompatibleError(f"{path}: a network without dim_reduction; train it with one, as HOW's published are")
     if not smoothing:
-        return HowConfig(backbone=architecture, smoothing="none", dimensions=_whole(reduction, "dim"))
+        return HowConfig(backbone=architecture, border=True, smoothing="none", dimensions=_whole(reduction, "dim"))
     kernel = smoothing["kernel_size"]
     if kernel not in (3, 5, 7):
         raise IncompatibleError(f"{path}: smooths by kernel_size {one_line(kernel)}; howl loads 3 (HOW's), 5 and 7")
-    return HowConfig(backbone=architecture, smoothing="average", kernel=kernel, dimensions=_whole(reduction, "dim"))
+    dimensions = _whole(reduction, "dim")
+    return HowConfig(backbone=architecture, border=True, smoothing="average", kernel=kernel, dimensions=dimensions)
 
 
 def _extraction_of(runtime: dict[str, Any]) -> ExtractionConfig:

@@ -44,8 +44,9 @@ def candidates(network: HowNetwork, image: Tensor, scales: tuple[float, ...]) ->
 
 @pytest.fixture
 def network(tiny_config: HowConfig) -> HowNetwork:
+    """Which takes all positions, as HOW's own."""
     torch.manual_seed(0)
-    return HowNetwork(tiny_config).eval()
+    return HowNetwork(replace(tiny_config, border=True)).eval()
 
 
 def noise(height: int, width: int) -> Tensor:
@@ -65,6 +66,24 @@ def test_the_strongest_positions_of_a_plain_pyramid(network: HowNetwork) -> None
     torch.testing.assert_close(descriptors, torch.stack([c.descriptor for c in reference]))
     expected = torch.tensor([(c.x, c.y, c.scale) for c in reference])
     torch.testing.assert_close(positions, expected, rtol=1e-5, atol=1e-4)
+
+
+@torch.no_grad()
+def test_positions_at_the_border_are_no_features(network: HowNetwork, tiny_config: HowConfig) -> None:
+    """A stride of each level is left out along all four sides, and nothing else."""
+    image, stride = noise(37, 61), network.backbone.stride
+    inner = HowNetwork(tiny_config).eval()
+    inner.load_state_dict(network.state_dict())
+    _, _, positions, count = LocalExtractor(inner, SCALES, 1000)(image)
+
+    def inside(side: int) -> int:
+        return sum(stride <= pixel < side - stride for pixel in range(0, side, stride))
+
+    sides = [(int(round(37 * scale, 6)), int(round(61 * scale, 6))) for scale in SCALES]
+    assert int(count) == sum(inside(height) * inside(width) for height, width in sides)
+    for scale in SCALES:
+        x, y = positions[: int(count)][positions[: int(count), 2] == scale, :2].T
+        assert min(x.min(), y.min(), 60 - x.max(), 36 - y.max()) > (stride - 1) / scale
 
 
 @torch.no_grad()

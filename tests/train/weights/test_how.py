@@ -44,7 +44,9 @@ def test_a_published_file_loads_whole(architecture: str, older: bool, tmp_path: 
     last = {"resnet18": "features.7.1.conv2.weight", "resnet50": "features.6.5.conv3.weight"}[architecture]
     assert {"features.0.weight", "features.1.running_mean", last} < content["state_dict"].keys()
     checkpoint = Checkpoint.load(write_how(tmp_path / "how.pth", content))
-    assert checkpoint.network == HowConfig(backbone=architecture, smoothing="average", kernel=3, dimensions=128)
+    assert checkpoint.network == HowConfig(
+        backbone=architecture, border=True, smoothing="average", kernel=3, dimensions=128
+    )
     wanted = network.state_dict()
     assert checkpoint.weights.keys() == wanted.keys()
     assert all(torch.equal(value, wanted[key]) for key, value in checkpoint.weights.items())
