@@ -20,7 +20,8 @@ from runtime.engine import open_engine
 from runtime.errors import HowlError, ImageError, UsageError
 from runtime.gpu import find_gpus
 from runtime.index import Index
-from runtime.io.atomic import ensure_writable
+from runtime.index.ids import is_unicode
+from runtime.io.files import ensure_writable
 from runtime.io.finding import find_photos
 from runtime.io.image import MIN_SIDE, Image
 from train.checkpoint import Checkpoint
@@ -57,10 +58,12 @@ def export_checkpoint(options: ExportOptions, say: Say = print) -> Exported:
         HowlError: the checkpoint or photos cannot be read, the engine differs from PyTorch beyond the tolerance, or it
             cannot be written. Whatever was there before is still there.
     """
-    ensure_writable(options.files.onnx)
+    files = options.files
+    check_unicode_name(files.onnx)
+    ensure_writable(files.onnx, files.manifest, files.codebook, files.plan, files.timing)
     use_threads(options.threads)
     checkpoint = configured(Checkpoint.load(options.checkpoint), options)
-    precision, files = options.decided_precision, options.files
+    precision = options.decided_precision
     photos = take(open_photos(options.photos or options.photo_folder, checkpoint), PHOTOS_TO_CHECK)
     calibration: list[Image] = []
     if precision == "int8":
@@ -82,6 +85,12 @@ def export_checkpoint(options: ExportOptions, say: Say = print) -> Exported:
         command = options.elsewhere(files.codebook if learned else None).command()
         say(f"{files.plan}: not built, there is no NVIDIA GPU here; on a machine with one: {command}")
     return Exported(files.onnx, files.plan if manifest.plan else None, manifest)
+
+
+def check_unicode_name(path: Path) -> None:
+    """Raises UsageError if ONNX Runtime could not open a file of this name."""
+    if not is_unicode(str(path)):
+        raise UsageError(f"{path}: the name is not valid Unicode; name another --out")
 
 
 def orphaned_index(files: EngineFiles, fingerprint: str) -> str | None:

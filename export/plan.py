@@ -10,7 +10,7 @@ from runtime.engine.schema import IMAGE
 from runtime.engine.tensorrt.api import TENSORRT, Messages, TensorRT, load_tensorrt
 from runtime.errors import DeviceError, IncompatibleError, MissingError, UsageError
 from runtime.gpu import Gpu, find_gpus
-from runtime.io.atomic import atomic_write
+from runtime.io.files import atomic_write
 
 _Shape = tuple[int, int, int]  # of an image: height, width, 3
 

@@ -17,7 +17,7 @@ from runtime.features import Features
 from runtime.index import Index
 from runtime.index.origin import Origin
 from runtime.index.strangers import SAMPLE
-from runtime.io.image import Image, PhotoInput, describe, read_file
+from runtime.io.image import Image, PhotoInput, describe, read_photo
 from runtime.io.reading_log import ReadingLog, kills_its_decoder, left_behind
 
 # A commit comes after so many photos or seconds, whichever is first: a kill loses at most these.
@@ -141,7 +141,7 @@ def _is_killer(item: Item, max_pixels: int) -> bool:
     if isinstance(item.photo, np.ndarray):
         return False
     try:
-        data = read_file(Path(item.photo)) if isinstance(item.photo, str | os.PathLike) else bytes(item.photo)
+        data = read_photo(Path(item.photo)) if isinstance(item.photo, str | os.PathLike) else bytes(item.photo)
     except ImageError:
         return False
     return kills_its_decoder(data, max_pixels)

@@ -4,6 +4,7 @@ import math
 import operator
 import os
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -29,11 +30,23 @@ def whole_number_above_0(name: str, value: Any) -> int:
     """An argument as an int. Raises UsageError if it is none, or below 1."""
     try:
         number = operator.index(value)
+        if isinstance(value, bool):
+            raise TypeError
     except TypeError:
         raise UsageError(f"{name}: a whole number is needed, not {type(value).__name__}") from None
     if number < 1:
         raise UsageError(f"{name}={number}: must be at least 1")
     return number
+
+
+def place(name: str, value: Any) -> Path:
+    """An argument as a path. Raises UsageError if it is none."""
+    text = os.fspath(value) if isinstance(value, os.PathLike) else value
+    if not isinstance(text, str):
+        raise UsageError(f"{name}: a path is needed, not {type(value).__name__}")
+    if not text or "\0" in text:
+        raise UsageError(f"{name}: {'a path has no NUL' if text else 'the path is empty'}")
+    return Path(text)
 
 
 def thread_count(threads: Any) -> int | None:

@@ -19,7 +19,7 @@ from runtime.asmk.codebook import Codebook
 from runtime.asmk.kernel import AsmkKernel, AsmkParameters
 from runtime.errors import DamagedError, IncompatibleError, MissingError, StorageError, UsageError
 from runtime.first_stage import ASMK, VECTORS, FirstStage
-from runtime.io.atomic import atomic_write
+from runtime.io.files import atomic_write, open_file, read_file
 from runtime.io.image import MAX_SIDE, MIN_SIDE
 from runtime.vectors import InnerProduct
 
@@ -130,7 +130,7 @@ class Manifest:
     def load(cls, path: Path) -> "Manifest":
         """Reads what ``save`` wrote. Raises HowlError if it is missing, damaged or of another version."""
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
+            content = json.loads(read_file(path).decode())
         except FileNotFoundError:
             raise MissingError(f"{path}: the engine's manifest is missing; {EXPORT_AGAIN}") from None
         except OSError as error:
@@ -240,5 +240,5 @@ def load_first_stage(
 
 def file_checksum(path: Path) -> str:
     """SHA-256 of a file, in hexadecimal."""
-    with path.open("rb") as file:
+    with open_file(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

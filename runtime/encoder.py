@@ -11,6 +11,7 @@ from runtime.engine import open_engine
 from runtime.engine.interface import PHOTO_BATCH
 from runtime.errors import ImageError
 from runtime.features import Features
+from runtime.forking import renew_after_fork
 from runtime.io.decoding import MAX_PIXELS
 from runtime.io.image import Image, PhotoInput, decode, shrink_to_rgb, to_original_pixels
 from runtime.io.prefetch import prefetch_map
@@ -62,6 +63,11 @@ class Encoder:
         self.manifest = load_manifest(engine)
         self.first_stage = load_first_stage(engine, self.manifest, threshold=threshold, alpha=alpha)
         self.engine = open_engine(engine, device, threads)
+        self._decoders = BoundedSemaphore(PHOTO_BATCH)
+        renew_after_fork(self)
+
+    def renew_after_fork(self) -> None:
+        """Frees the places of decoders that are not forked."""
         self._decoders = BoundedSemaphore(PHOTO_BATCH)
 
     def load(self, photo: PhotoInput) -> Image:

@@ -21,9 +21,17 @@
 UsageError, with 1 otherwise; library users may catch any branch.
 """
 
+MAX_LENGTH = 2000  # characters
+
 
 class HowlError(Exception):
-    """Something outside the program is wrong."""
+    """Something outside the program is wrong. Whatever names it quotes, it is one line, and not an endless one."""
+
+    def __init__(self, line: str = "") -> None:
+        line = "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in line)
+        if len(line) > MAX_LENGTH:
+            line = f"{line[: MAX_LENGTH // 2]} … {line[-MAX_LENGTH // 2 :]}"
+        super().__init__(line)
 
 
 class UsageError(HowlError):

@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import Any
 
 from runtime.addition import AddReport, add_items, aliases, items_of
-from runtime.arguments import finite_number, listed, one_of, whole_number_above_0
+from runtime.arguments import finite_number, listed, one_of, place, whole_number_above_0
 from runtime.bundle import EngineFiles
 from runtime.cores import available_cores
 from runtime.encoder import Encoder
@@ -23,6 +23,7 @@ from runtime.errors import (
     UsageError,
 )
 from runtime.features import Features
+from runtime.forking import renew_after_fork
 from runtime.index import EXISTING, Hit, Index
 from runtime.index.catalogue import PATIENCE
 from runtime.index.ids import check_ids, duplicate, id_of_path, ids_of
@@ -74,24 +75,31 @@ class Retriever:
         """
         settings: dict[str, Any] = dict(
             device=device,
-            threshold=threshold,
-            alpha=alpha,
+            threshold=None if threshold is None else finite_number("threshold", threshold),
+            alpha=None if alpha is None else finite_number("alpha", alpha),
             threads=threads,
             max_pixels=whole_number_above_0("max_pixels", max_pixels),
         )
         if finite_number("wait", wait) < 0:
             raise UsageError(f"wait={wait}: must be a number of seconds, at least 0")
-        self.root = None if root is None else Path(os.path.abspath(root))
+        self.root = None if root is None else Path(os.path.abspath(place("root", root)))
+        if self.root is not None and not self.root.is_dir():
+            raise MissingError(f"{root}: no such folder; name the one from which ids are to be seen")
         self._settings = settings | {"wait": wait, "root": self.root}
         self._wait = wait
         self._lock = RLock()
-        self.encoder = Encoder(Path(engine), **settings)
+        self.encoder = Encoder(place("engine", engine), **settings)
         self._threads = threads or available_cores()
-        self.index_path = Path(index) if index is not None else EngineFiles.of(self.encoder.path).index
+        self.index_path = place("index", index) if index is not None else EngineFiles.of(self.encoder.path).index
         # Whatever the current folder is later.
         self._engine_place, self._index_place = self.encoder.path.absolute(), self.index_path.absolute()
         self.index: Index | None = self._open_index() if Index.exists(self._index_place) else None
         self._closed = False
+        renew_after_fork(self)
+
+    def renew_after_fork(self) -> None:
+        """Lets go of what other threads held."""
+        self._lock = RLock()
 
     def __enter__(self) -> "Retriever":
         return self
@@ -113,10 +121,12 @@ class Retriever:
         return _open_retriever, (self._engine_place, self._index_place, self._settings)
 
     def __len__(self) -> int:
+        self._check_open()
         return len(self.index) if self.index is not None else 0
 
     def __contains__(self, id_: object) -> bool:
         """Whether a photo of this id, or at this path, is in the index."""
+        self._check_open()
         if self.index is None or not isinstance(id_, str | os.PathLike):
             return False
         return bool(self.index.existing(self.index.named([id_], self.root)))
@@ -186,6 +196,7 @@ class Retriever:
             photos: as ``add`` takes them; only paths have files.
             ids: as ``add`` takes them.
         """
+        self._check_open()
         photos = listed(photos, "photos")
         return aliases(items_of(photos, self._ids(photos, ids)), self.index)
 
@@ -202,6 +213,7 @@ class Retriever:
 
         An answer below it says little: ``runtime.index.strangers``.
         """
+        self._check_open()
         index = self.index
         strangers = None if index is None else index.strangers()
         if index is None or strangers is None or strangers.settings != self.encoder.first_stage.settings:
@@ -328,6 +340,8 @@ class Retriever:
         """
         index, top = self._existing_index(), whole_number_above_0("top", top)
         least = -math.inf if min_score is None else finite_number("min_score", min_score)
+        if skipped is not None and not isinstance(skipped, dict):
+            raise UsageError(f"skipped: a dict is needed, not {type(skipped).__name__}")
         only, exclude = None if only is None else ids_of(only, "only"), ids_of(exclude, "exclude")
 
         def hits_of(features: Features) -> list[Hit]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from runtime.index import Index
 from runtime.index.ids import id_of_path
-from runtime.index.origin import Origin
+from runtime.index.origin import Origin, place_of
 
 
 @dataclass(frozen=True)
@@ -17,13 +17,16 @@ class Differences:
     Attributes:
         new: on the disk alone.
         changed: whose file has another size or time of change than when it was indexed, or was not known then.
-        vanished: in the index alone.
+        vanished: in the index alone: the files that they came from are gone.
+        elsewhere: in the index alone, but their ids do not lead to the files that they came from: they were added with
+            another root, or under ids of their own.
         unchanged: how many are the same on both sides.
     """
 
     new: list[str]
     changed: list[str]
     vanished: list[str]
+    elsewhere: list[str]
     unchanged: int
 
 
@@ -39,12 +42,15 @@ def differences(
         root: the folder from which ids are seen, if there is one.
     """
     if index is None:
-        return Differences(list(photos), [], [], 0)
+        return Differences(list(photos), [], [], [], 0)
     known = index.origins(list(photos))
     changed = [id_ for id_, origin in known.items() if origin is None or origin != Origin.of(photos[id_])]
     names = [id_of_path(place, root) for place in places]
     held = dict.fromkeys([id_ for name in names for id_ in (*index.existing([name]), *index.below(name))])
     # A file that is there but was passed over, because of its name, has not vanished.
-    vanished = [id_ for id_ in held if id_ not in photos and not os.path.lexists(Path(root or "", id_))]
+    gone = [id_ for id_ in held if id_ not in photos and not os.path.lexists(Path(root or "", id_))]
+    came_from = {id_: origin for id_, origin in index.origins(gone).items() if origin is not None}
+    vanished = [id_ for id_ in gone if id_ in came_from and came_from[id_].place == place_of(Path(root or "", id_))]
+    elsewhere = sorted(set(gone) - set(vanished))
     new = [id_ for id_ in photos if id_ not in known]
-    return Differences(new, changed, vanished, len(known) - len(changed))
+    return Differences(new, changed, vanished, elsewhere, len(known) - len(changed))

@@ -19,8 +19,8 @@ from tqdm import tqdm
 
 from runtime.engine.onnxruntime import CPU
 from runtime.errors import ImageError
-from runtime.io.atomic import atomic_write
 from runtime.io.cli import add_engine_arguments, positive_int, program
+from runtime.io.files import atomic_write, ensure_writable
 from runtime.io.finding import find_photos
 from runtime.io.image import decode
 from runtime.io.prefetch import prefetch_map
@@ -46,6 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parse(arguments)
     if options.plot:
         require_packages("matplotlib")
+    ensure_writable(*(path for path in (options.json, options.plot) if path is not None))
     report = benchmark(
         pairs(Path(options.engine), options.index, options.compare, options.compare_index),
         find_photos(options.photos),

@@ -19,8 +19,8 @@ from typing import Any
 from export.exporter import export_checkpoint
 from export.options import ExportOptions
 from runtime.errors import UsageError
-from runtime.io.atomic import ensure_writable
 from runtime.io.cli import command_line, program
+from runtime.io.files import ensure_writable
 from runtime.retriever import Retriever
 from tools.evaluation import evaluate_engine
 from tools.index import add, print_stats

@@ -19,7 +19,7 @@ from tqdm import tqdm
 from runtime.addition import AddReport
 from runtime.asmk_method.importing import import_asmk
 from runtime.bundle import EngineFiles, is_engine
-from runtime.errors import DamagedError, ImageError
+from runtime.errors import DamagedError, ImageError, UsageError
 from runtime.first_stage import ASMK
 from runtime.index import EXISTING, Index
 from runtime.index.catalogue import PATIENCE
@@ -37,14 +37,14 @@ from tools.environment import peak_memory
 def main(arguments: Sequence[str] | None = None) -> None:
     options = parse(arguments)
     beside = options.import_asmk[1] if options.import_asmk else options.engine
-    path = Path(options.index) if options.index else EngineFiles.of(Path(beside)).index
+    path = Path(options.index) if options.index is not None else EngineFiles.of(Path(beside)).index
     if options.swap:
         swap(path, Path(options.swap), options.wait)
     if options.import_asmk:
         import_from_asmk(path, *map(Path, options.import_asmk))
-    root = Path(options.root) if options.root else None
+    root = Path(options.root) if options.root is not None else None
     if options.remove:
-        remove(path, options.remove, root, options.wait)
+        remove(path, options.remove, root, options.wait, may_empty=options.yes)
     if options.photos or options.strangers:
         with Retriever(
             options.engine,
@@ -101,8 +101,13 @@ def sync(retriever: Retriever, places: Sequence[str], *, may_remove: bool) -> No
     report = fill(retriever, found, [*different.new, *different.changed], "replace")
     replaced = len(set(different.changed) & set(report.added))
     print(f"{len(report.added) - replaced} new, {replaced} replaced, {different.unchanged} as before")
+    if different.elsewhere:
+        print(
+            f"{len(different.elsewhere)} others ({some_of(different.elsewhere)}) were added with another --root, or "
+            "from elsewhere: they stay"
+        )
     if vanished := different.vanished:
-        some = ", ".join(vanished[:3]) + (", ..." if len(vanished) > 3 else "")
+        some = some_of(vanished)
         if found.passed_over[NO_PERMISSION]:
             print(
                 f"{len(vanished)} vanished ({some}), perhaps into folders that cannot be opened: they stay in the index"
@@ -112,6 +117,11 @@ def sync(retriever: Retriever, places: Sequence[str], *, may_remove: bool) -> No
             print(f"{len(vanished)} vanished ({some}) and were removed; the index holds {len(retriever)}")
         else:
             print(f"{len(vanished)} vanished ({some}) and are still in the index; --yes removes them")
+
+
+def some_of(ids: Sequence[str]) -> str:
+    """Three ids, as an example."""
+    return ", ".join(ids[:3]) + (", ..." if len(ids) > 3 else "")
 
 
 @dataclass(frozen=True)
@@ -176,10 +186,17 @@ def swap(path: Path, new: Path, wait: float) -> None:
     print(f"{path}: replaced by {new}, where the index before it lies now; the same command swaps them back")
 
 
-def remove(path: Path, names: list[str], root: Path | None, wait: float) -> None:
-    """Removes photos, and all photos of folders, from an index; ``compact`` frees their space."""
+def remove(path: Path, names: list[str], root: Path | None, wait: float, *, may_empty: bool) -> None:
+    """Removes photos, and all photos of folders, from an index; ``compact`` frees their space.
+
+    Raises:
+        UsageError: folders hold all of its photos, and it may not become empty.
+        HowlError: as ``Index.remove``.
+    """
     with closing(Index(path, wait=wait)) as index:
         ids = index.selected(names, root)
+        if len(ids) == len(index) > len(names) and not may_empty:
+            raise UsageError(f"{path}: these are all of its {len(ids)} photos; --yes removes them")
         index.remove(ids)
     print(f"removed {len(ids)} photos from {path}")
 
@@ -259,7 +276,9 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--sync", action="store_true", help="add what is new in PHOTOS, replace what changed, and say what vanished"
     )
-    parser.add_argument("--yes", action="store_true", help="with --sync: remove what vanished")
+    parser.add_argument(
+        "--yes", action="store_true", help="with --sync: remove what vanished; with --remove: the whole index, too"
+    )
     parser.add_argument("--remove", metavar="ID", nargs="+", help="photos to remove, or folders with all their photos")
     parser.add_argument(
         "--swap", metavar="NEW", help="put the index NEW in the place of --index, atomically; NEW is then the old one"
@@ -293,8 +312,8 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         parser.error(f"{options.engine}: --import-asmk makes an index without an engine")
     if options.engine is not None and not is_engine(Path(options.engine)):
         parser.error(f"{options.engine}: an engine is an .onnx or a .plan file")
-    if options.yes and not options.sync:
-        parser.error("--yes goes with --sync")
+    if options.yes and not options.sync and not options.remove:
+        parser.error("--yes goes with --sync or --remove")
     if options.sync and not options.photos:
         parser.error("--sync: name the photos or folders that the index is to hold")
     if options.strangers and options.engine is None:

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 
-from runtime.errors import ImageError
+from runtime.errors import ImageError, UnknownIdError
 from runtime.index import Hit
 from runtime.io.cli import add_engine_arguments, positive_int, program
 from runtime.retriever import Retriever
@@ -29,7 +29,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     ) as retriever:
         index = retriever.index
         only = index.selected(options.only) if index is not None and options.only else None
-        exclude = index.selected(options.exclude) if index is not None and options.exclude else ()
+        exclude = index.selected(options.exclude) if index is not None and options.exclude else []
+        if index is not None and (unknown := sorted(set(exclude) - set(index.existing(exclude)))):
+            raise UnknownIdError(f"--exclude {unknown[0]}: not in {retriever.index_path}, nor a folder of it")
         unreadable = []
         for query in options.queries:
             if len(options.queries) > 1 and not options.json:
@@ -40,20 +42,23 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 print(json.dumps({"query": query, "error": str(error)}) if options.json else f"{error}")
                 unreadable.append(query)
             else:
-                print_hits(query, hits, retriever.stranger_score, as_json=options.json)
+                print_hits(query, hits, retriever.stranger_score, options.min_score, as_json=options.json)
         if options.index is None:
             print(f"searched {retriever.index_path}, which holds {len(retriever)} photos", file=sys.stderr)
     if unreadable:
         raise ImageError(f"{len(unreadable)} of {len(options.queries)} queries cannot be read; their lines are above")
 
 
-def print_hits(query: str, hits: Sequence[Hit], stranger_score: float | None, *, as_json: bool) -> None:
+def print_hits(
+    query: str, hits: Sequence[Hit], stranger_score: float | None, min_score: float | None, *, as_json: bool
+) -> None:
     """Prints the answers to a query, and whether they stand out from what photos of other places score.
 
     Args:
         query: path of the photo.
         hits: its answers.
         stranger_score: ``Retriever.stranger_score``.
+        min_score: the least score that was asked for.
         as_json: a line of JSON.
     """
     if as_json:
@@ -61,7 +66,9 @@ def print_hits(query: str, hits: Sequence[Hit], stranger_score: float | None, *,
         return
     for rank, hit in enumerate(hits, 1):
         print(f"{rank:4d}  {hit.score:.6f}  {hit.id}")
-    if not hits:
+    if not hits and min_score is not None:
+        print(f"no answer scores {min_score:g} or more")
+    elif not hits:
         print("nothing in the index resembles this photo")
     elif stranger_score is not None and hits[0].score < stranger_score:
         print(f"no answer stands out: photos of other places score up to about {stranger_score:.6f} here")

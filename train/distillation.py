@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from runtime.errors import ImageError, IncompatibleError, StorageError, UsageError
-from runtime.io.atomic import ensure_writable
+from runtime.io.files import ensure_writable
 from runtime.io.image import MIN_SIDE, Image
 from train.backbones import BUILDERS, Backbone, build_backbone
 from train.config import DATA_ROOT, Threads, check_threads, shown_as

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from runtime.io.atomic import atomic_write
+from runtime.io.files import atomic_write
 
 LOG_SUFFIX, CURVE_SUFFIX = ".jsonl", ".png"  # of the files beside the checkpoint
 

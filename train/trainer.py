@@ -22,7 +22,7 @@ from tqdm import tqdm
 from runtime.asmk.kernel import AsmkParameters
 from runtime.errors import DamagedError, ImageError, IncompatibleError, StorageError, UsageError
 from runtime.first_stage import ASMK
-from runtime.io.atomic import ensure_writable
+from runtime.io.files import ensure_writable
 from runtime.io.image import MIN_SIDE, Image
 from runtime.io.unpickle import one_line
 from train.calibration import calibrate_batch_norm, learn_whitening

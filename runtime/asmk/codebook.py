@@ -1,7 +1,6 @@
 """The codebook: visual words, learned by k-means, and the assignment of descriptors to them."""
 
 from concurrent.futures import ThreadPoolExecutor
-from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +10,9 @@ from runtime import native
 from runtime.asmk.assignment import ROW_BATCH, ExactSearch, RoundedSearch
 from runtime.cores import available_cores
 from runtime.errors import DamagedError, IncompatibleError, MissingError, UsageError
-from runtime.io.atomic import atomic_write
+from runtime.io.files import atomic_write, read_file
 from runtime.io.npy import parse_npy
+from runtime.lazy import lazy_property
 
 KMEANS_ITERATIONS = 10  # its objective hardly falls afterwards
 KMEANS_SAMPLE = 64  # descriptors per word that it uses, at most
@@ -76,11 +76,11 @@ class Codebook:
             words[open_rows] = self._exact.nearest(descriptors[open_rows], m)
         return words
 
-    @cached_property
+    @lazy_property
     def _exact(self) -> ExactSearch:
         return ExactSearch(self.centroids)
 
-    @cached_property
+    @lazy_property
     def _rounded(self) -> RoundedSearch:
         return RoundedSearch(self.centroids)
 
@@ -93,7 +93,7 @@ class Codebook:
     def load(cls, path: Path) -> "Codebook":
         """Reads what ``save`` wrote. Raises HowlError if the file is missing or not a codebook."""
         try:
-            centroids = parse_npy(path.read_bytes(), np.float32, axes=2)
+            centroids = parse_npy(read_file(path), np.float32, axes=2)
         except FileNotFoundError:
             raise MissingError(f"{path}: the codebook is missing; restore it, or export or import it again") from None
         except (ValueError, OSError) as error:

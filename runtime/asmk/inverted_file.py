@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import ClassVar
 
 import numpy as np
@@ -12,6 +11,7 @@ from numpy.typing import NDArray
 from runtime import native
 from runtime.asmk.codes import CODE_BITS, AsmkCodes, AsmkQuery, code_length
 from runtime.first_stage import MAX_IMAGES, MapFile, ascends, shape_fault
+from runtime.lazy import lazy_property
 
 CHECK_BATCH = 1 << 20  # entries that are checked at a time, to save memory
 
@@ -181,7 +181,7 @@ class InvertedFile:
         if _has_padding(self.codes, dimensions):
             yield "codes.npy", f"bits beyond the {dimensions} of a code are set"
 
-    @cached_property
+    @lazy_property
     def _inverse_norms(self) -> NDArray[np.float64]:
         roots = np.sqrt(self.word_counts, dtype=np.float64)
         return np.divide(1, roots, out=np.zeros(len(self)), where=roots > 0)

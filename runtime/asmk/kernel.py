@@ -9,7 +9,6 @@ For each visual word w of an image, the residuals of its descriptors are summed,
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -22,6 +21,7 @@ from runtime.asmk.inverted_file import InvertedFile
 from runtime.errors import UsageError
 from runtime.features import Features
 from runtime.first_stage import ASMK, Layout
+from runtime.lazy import lazy_property
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,9 @@ class AsmkParameters:
     multiple_assignment: int = 5
 
     def __post_init__(self) -> None:
+        for name in ("alpha", "threshold"):
+            if isinstance(value := getattr(self, name), bool) or not isinstance(value, int | float):
+                raise UsageError(f"{name}: a number is needed, not {type(value).__name__}")
         if not 0 < self.alpha <= sys.float_info.max:  # which a whole number in a file may exceed
             raise UsageError(f"alpha is {self.alpha}: the exponent of selectivity must be a number above 0")
         if not -1 <= self.threshold <= 1:
@@ -73,7 +76,7 @@ class AsmkKernel:
         """The method and its parameters, as values for JSON."""
         return {"method": ASMK, **asdict(self.parameters)}
 
-    @cached_property
+    @lazy_property
     def similarity_table(self) -> NDArray[np.float64]:
         """float64 [D + 1]: the weight of a match by Hamming distance."""
         return selectivity(self.codebook.dimensions, self.parameters)

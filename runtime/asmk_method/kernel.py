@@ -134,9 +134,12 @@ def descriptors_of(vecs: ArrayLike, dimensions: int) -> NDArray[np.float32]:
     """Descriptors as contiguous float32 [n, D]; an empty array of any shape becomes [0, D].
 
     Raises:
-        UsageError: one of them is not finite.
+        UsageError: they are no real numbers, or one of them is not finite.
     """
-    descriptors = finite(np.ascontiguousarray(vecs, np.float32))
+    given = np.asarray(vecs)
+    if given.size and given.dtype.kind not in "fiu":
+        raise UsageError(f"descriptors are arrays of real numbers, not of {given.dtype}")
+    descriptors = finite(np.ascontiguousarray(given, np.float32))
     return descriptors if descriptors.size else np.empty((0, dimensions), np.float32)
 
 

@@ -15,6 +15,7 @@ from runtime.asmk.codebook import Codebook
 from runtime.asmk.codes import CODE_BITS, AsmkCodes, code_length
 from runtime.errors import DamagedError, HowlError, IncompatibleError, MissingError, UsageError
 from runtime.first_stage import MAX_IMAGES
+from runtime.io.files import open_file
 from runtime.io.unpickle import load_plain_pickle
 
 ASMK_BITS = 32  # of asmk's code words; component 0 is the highest bit of the first
@@ -115,7 +116,7 @@ class _Lists:
 def load_any_codebook(path: Path) -> Codebook:
     """The codebook of a file that ``Codebook.save`` or asmk wrote, whatever its name. Raises HowlError."""
     try:
-        with path.open("rb") as file:
+        with open_file(path) as file:
             ours = file.read(len(NPY_BEGINS)) == NPY_BEGINS
     except OSError as error:
         raise MissingError(f"{path}: {error.strerror or error}") from None

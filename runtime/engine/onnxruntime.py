@@ -2,6 +2,7 @@
 
 import os
 from contextlib import suppress
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -15,11 +16,13 @@ from runtime.engine.schema import IMAGE, check_tensors, features_of
 from runtime.engine.turns import Turns
 from runtime.errors import DamagedError, DependencyError, DeviceError, HowlError, UsageError
 from runtime.features import Features
+from runtime.forking import renew_after_fork
 from runtime.gpu import find_gpus
 from runtime.io.image import MIN_SIDE
 
 CPU = "CPUExecutionProvider"
 CUDA = "CUDAExecutionProvider"
+_ABANDONED: list[Any] = []  # sessions from before a fork: their end would wait for threads that are not there
 
 
 class OnnxRuntimeEngine:
@@ -51,9 +54,12 @@ class OnnxRuntimeEngine:
         options.intra_op_num_threads = threads or (cores if is_limited else 0)
         # Threads that spin while they wait take cores from what comes next: quantising, matching, other callers.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        # A fallback to another provider would be printed; it is an error below.
+        self._load = partial(
+            runtime.InferenceSession, str(path.absolute()), options, providers=[wanted], enable_fallback=0
+        )
         try:
-            # Its fallback to another provider is printed, and is an error below.
-            self._session = runtime.InferenceSession(str(path), options, providers=[wanted], enable_fallback=0)
+            self._session = self._load()
         except Exception as error:  # its exceptions share no base class
             raise DamagedError(f"{path}: ONNX Runtime cannot load it: {_first_line(error)}") from None
         self.path = path
@@ -63,13 +69,16 @@ class OnnxRuntimeEngine:
         self._outputs = list(check_tensors(path, inputs, outputs))
         self._shrinking = runtime.RunOptions()
         self._shrinking.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
-        self._turns = Turns(PHOTO_BATCH, self._give_back if wanted == CPU else None)
+        self._clear_up = self._give_back if wanted == CPU else None
+        self._turns = Turns(PHOTO_BATCH, self._clear_up)
         self.provider: str = self._session.get_providers()[0]
         if self.provider != wanted:
             raise DeviceError(
                 f"{path}: {wanted} was asked for, ONNX Runtime fell back to {self.provider}: install "
                 f"'onnxruntime-gpu[cuda,cudnn]', or ask for the CPU"
             )
+        if wanted == CPU:  # CUDA cannot be forked
+            renew_after_fork(self)
 
     def extract(self, image: NDArray[np.uint8]) -> Features:
         """The features of an RGB uint8 image [H, W, 3]."""
@@ -81,6 +90,12 @@ class OnnxRuntimeEngine:
                 f"{self.path}: ONNX Runtime failed on an image {image.shape}: {_first_line(error)}"
             ) from None
         return features_of(dict(zip(self._outputs, values, strict=True)))
+
+    def renew_after_fork(self) -> None:
+        """Loads the graph again: its threads are not forked, and runs that were under way never end."""
+        _ABANDONED.append(self._session)
+        self._session = self._load()
+        self._turns = Turns(PHOTO_BATCH, self._clear_up)
 
     def _give_back(self) -> None:
         """Returns the memory that no run uses to the system, which ONNX Runtime only does at the end of a run."""

@@ -19,6 +19,7 @@ from numpy.lib import format as npy
 from numpy.typing import NDArray
 
 from runtime.errors import DamagedError
+from runtime.io.files import open_file
 from runtime.io.npy import parse_npy
 
 READ_BYTES = 1 << 20  # at a time
@@ -143,7 +144,7 @@ _LIBRARY: Any = _library() if os.name == "posix" else None
 @contextmanager
 def _opened(path: Path) -> Iterator[BinaryIO]:
     try:
-        with path.open("rb") as file:
+        with open_file(path) as file:
             yield file
     except FileNotFoundError:
         raise DamagedError(f"{path}: missing from the index; {HINT}") from None

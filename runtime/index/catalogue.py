@@ -6,7 +6,7 @@ import sqlite3
 import time
 import uuid
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import astuple, dataclass
 from itertools import count
 from pathlib import Path
@@ -24,11 +24,9 @@ from runtime.index.segment import segment_files
 
 VERSION = 4
 DISK_REFUSES = {  # SQLite's codes for what is no fault of the file
-    sqlite3.SQLITE_BUSY,
     sqlite3.SQLITE_CANTOPEN,
     sqlite3.SQLITE_FULL,
     sqlite3.SQLITE_IOERR,
-    sqlite3.SQLITE_LOCKED,
     sqlite3.SQLITE_PERM,
     sqlite3.SQLITE_READONLY,
 }
@@ -37,6 +35,8 @@ SEGMENT_PREFIX = "segment-"
 SEGMENT_NAME = re.compile(f"{SEGMENT_PREFIX}[0-9a-f]{{32}}")
 POLLING = 0.05  # seconds between two attempts of a writer to become the one
 MAX_DIMENSIONS = 65_536  # beyond those of any descriptor
+_OF_PARENTS: list[sqlite3.Connection] = []  # connections from before a fork, which must not be closed here
+COMPARISONS = 10  # of two views of a catalogue: another is needed only if a writer commits between them
 BATCH = 500  # values in one query: old versions of SQLite allow 999 parameters
 
 SCHEMA = """
@@ -102,14 +102,12 @@ class Catalogue:
         """Opens an existing catalogue. Raises HowlError if it is missing, damaged or of another format."""
         self.path = path
         with self._errors():
+            if path.exists() and not path.is_file():
+                raise DamagedError(f"{path}: not a file; {HINT}")
             if not path.exists():
                 raise MissingError(f"{path.parent}: no index here; howl index ENGINE PHOTOS --index DIR makes one")
             self._file = _file_number(path)
-            # This class begins and ends transactions, not the sqlite3 module.
-            self._connection = sqlite3.connect(path, timeout=PATIENCE, isolation_level=None, check_same_thread=False)
-            # A commit deletes SQLite's journal. FULL does not sync the folder afterwards, so a power loss could bring
-            # the journal back and undo an acknowledged commit. EXTRA does sync it.
-            self._connection.execute("PRAGMA synchronous = EXTRA")
+            self._connection = _connect(path)
         try:
             self._check_version()
             self._check_file()
@@ -139,11 +137,33 @@ class Catalogue:
     def close(self) -> None:
         self._connection.close()
 
-    def is_at(self, path: Path) -> bool:
-        """Whether a path leads to this very file. An open file keeps its number from all others."""
+    def connect_anew(self) -> None:
+        """After a fork. The connection of before is left as it is: it is the parent's."""
         try:
-            return _file_number(path) == self._file
-        except OSError:
+            if _file_number(self.path) == self._file:
+                _OF_PARENTS.append(self._connection)
+                self._connection = _connect(self.path)
+        except (OSError, sqlite3.Error):  # the index is gone, as the next call will say
+            pass
+
+    def is_at(self, path: Path) -> bool:
+        """Whether a path leads to this very file, and it holds what this catalogue takes it to hold.
+
+        An open file keeps its number from all others. If another index was copied over it, SQLite may not notice, and
+        go on with the pages that it remembers: a new connection reads them again.
+        """
+        try:
+            if _file_number(path) != self._file:
+                return False
+            with closing(sqlite3.connect(path, timeout=PATIENCE, isolation_level=None)) as anew:
+                for _ in range(COMPARISONS):
+                    id_, segments = _identity(anew)
+                    if id_ != self.id:
+                        return False
+                    if (id_, segments) == _identity(self._connection):
+                        return True
+            return False
+        except (OSError, ValueError, sqlite3.Error):
             return False
 
     def _layout(self) -> Layout:
@@ -394,6 +414,8 @@ class Catalogue:
             if getattr(error, "sqlite_errorcode", 0) == sqlite3.SQLITE_READONLY_ROLLBACK:
                 why = "a writer was killed, and its commit cannot be undone on a read-only disk; open it where it can"
             line = f"{self.path}: the catalogue cannot be used: {why}"
+            if getattr(error, "sqlite_errorcode", 0) & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+                raise WriterBusyError(f"{self.path.parent}: another process keeps it locked; try again later") from None
             if isinstance(error, OSError) or getattr(error, "sqlite_errorcode", 0) & 0xFF in DISK_REFUSES:
                 raise StorageError(line) from None
             raise DamagedError(f"{line}; {HINT}") from None
@@ -418,6 +440,21 @@ def write_empty(path: Path, fingerprint: str, layout: Layout) -> None:
         connection.commit()
     finally:
         connection.close()
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    """A connection whose transactions this module begins and ends, not the sqlite3 module."""
+    connection = sqlite3.connect(path, timeout=PATIENCE, isolation_level=None, check_same_thread=False)
+    # A commit deletes SQLite's journal. FULL does not sync the folder afterwards, so a power loss could bring the
+    # journal back and undo an acknowledged commit. EXTRA does sync it.
+    connection.execute("PRAGMA synchronous = EXTRA")
+    return connection
+
+
+def _identity(connection: sqlite3.Connection) -> tuple[str, list]:
+    """What tells the commits of a catalogue from those of any other: the index's id, and its segments."""
+    ((id_,),) = connection.execute("SELECT value FROM metadata WHERE key = 'id'")
+    return id_, connection.execute("SELECT name FROM segments ORDER BY name").fetchall()
 
 
 def _segment_name(name: Any) -> str:

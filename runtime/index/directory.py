@@ -9,14 +9,14 @@ import warnings
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
-from itertools import chain, compress, repeat
+from itertools import compress, repeat
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from runtime.arguments import one_of, whole_number_above_0
+from runtime.arguments import one_of, place, whole_number_above_0
 from runtime.errors import (
     DamagedError,
     HowlError,
@@ -29,6 +29,7 @@ from runtime.errors import (
     WriterBusyError,
 )
 from runtime.first_stage import MAX_IMAGES, Layout
+from runtime.forking import renew_after_fork
 from runtime.index.arrays import HINT
 from runtime.index.catalogue import PATIENCE, SEGMENT_PREFIX, Catalogue, SegmentRow, temporary_prefix
 from runtime.index.ids import check_ids, duplicate, id_of_path, ids_of
@@ -38,7 +39,7 @@ from runtime.index.origin import Origin
 from runtime.index.segment import Segment, check_large_files, store_of, write_segment
 from runtime.index.strangers import Strangers
 from runtime.index.verification import CATALOGUE, verify
-from runtime.io.atomic import exchange, folder_obstacle, sync_folder
+from runtime.io.files import exchange, folder_obstacle, sync_folder
 
 STRANGERS = "strangers"  # their name in the catalogue's metadata
 EXISTING = ("error", "skip", "replace")  # what an addition does with ids that are in the index already
@@ -92,7 +93,7 @@ class Index:
         layout: of its segments.
     """
 
-    def __init__(self, path: Path, *, wait: float = PATIENCE) -> None:
+    def __init__(self, path: str | Path, *, wait: float = PATIENCE) -> None:
         """Opens an existing index.
 
         Args:
@@ -102,14 +103,20 @@ class Index:
         Raises:
             HowlError: it is missing or damaged; the line names the file.
         """
-        self.path = path
-        self._place = path.absolute()  # whatever the current folder is later
+        self.path = place("index", path)
+        self._place = self.path.absolute()  # whatever the current folder is later
         self._wait = wait
         self._lock = threading.RLock()
         # The parts are never changed, only replaced: a search in another thread sees one commit.
         self._folder, self._catalogue, self._parts = open_at(self._place)
         self.fingerprint = self._catalogue.metadata("fingerprint")
         self.layout = self._catalogue.layout
+        renew_after_fork(self)
+
+    def renew_after_fork(self) -> None:
+        """Lets go of what other threads held, and connects anew: SQLite's connections cannot be forked."""
+        self._lock = threading.RLock()
+        self._catalogue.connect_anew()
 
     @classmethod
     def of_engine(
@@ -153,7 +160,7 @@ class Index:
             raise StorageError(f"{path}: cannot make an index here: {obstacle}; name another folder")
 
     @classmethod
-    def replace(cls, path: Path, new: Path, *, wait: float = PATIENCE) -> None:
+    def replace(cls, path: str | Path, new: str | Path, *, wait: float = PATIENCE) -> None:
         """Puts an index in the place of another one, atomically; afterwards that one lies at ``new``.
 
         At every moment there is one whole index at ``path``. Processes that hold it open search on in the old one, and
@@ -223,11 +230,16 @@ class Index:
             return self._catalogue.below(folder)
 
     def selected(self, names: Iterable[str | os.PathLike[str]], root: Path | None = None) -> list[str]:
-        """``named``, where a folder stands for all ids that lie in it."""
-        ids = self.named(names, root)
-        known = set(self.existing(ids))
-        expanded = ([id_] if id_ in known else self.below(id_) or [id_] for id_ in ids)
-        return list(dict.fromkeys(chain.from_iterable(expanded)))
+        """``named``, where a folder stands for all ids that lie in it, named by its id or as a path."""
+        return list(dict.fromkeys(id_ for name in ids_of(names) for id_ in self._selected(name, root)))
+
+    def _selected(self, name: str, root: Path | None) -> list[str]:
+        if self.existing([name]):
+            return [name]
+        if name and (below := self.below(str(Path(name)))):
+            return below
+        id_ = id_of_path(name, root)
+        return [id_] if self.existing([id_]) else self.below(id_) or [id_]
 
     def origins(self, ids: Sequence[str]) -> dict[str, Origin | None]:
         """The files that images came from, by id, as they were then; None for those that came from none."""
@@ -466,7 +478,9 @@ class Index:
     def _require_place(self, failure: str) -> None:
         """Raises ReplacedError if the path leads elsewhere: nothing may be written or deleted there."""
         if not self._is_in_place():
-            raise ReplacedError(f"{self.path}: {failure}: replaced, moved or deleted since it was opened; refresh it")
+            raise ReplacedError(
+                f"{self.path}: {failure}: replaced, moved or deleted since it was opened; refresh() looks again"
+            )
 
     def _open_replacement(self) -> None:
         """Opens what lies at the path by now; if that fails, searches go on with what was opened."""

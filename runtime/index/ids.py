@@ -81,8 +81,10 @@ def id_of_path(path: str | os.PathLike[str], root: Path | None = None) -> str:
         root: a folder, from which the id is then seen, however either of the two was typed.
 
     Raises:
-        IdError: the photo lies outside ``root``.
+        IdError: the photo lies outside ``root``, or the path is empty.
     """
+    if not os.fspath(path):
+        raise IdError("an empty path names no photo and no folder")
     if root is None:
         return str(Path(path))
     for absolute in (os.path.abspath, os.path.realpath):  # a link within the folder is part of the id

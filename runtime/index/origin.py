@@ -11,7 +11,7 @@ class Origin:
     """A file at one moment. The first attribute says which it is, the others change with its content.
 
     Attributes:
-        place: a number of 64 bits, signed, that its real path alone has, whatever links lead to it.
+        place: ``place_of`` it, whatever links lead to it.
         size: bytes.
         modified: nanoseconds since 1970.
     """
@@ -27,8 +27,12 @@ class Origin:
             return None
         try:
             status = os.stat(photo)
-            path = os.fsencode(os.path.realpath(photo))
+            return cls(place_of(photo), status.st_size, status.st_mtime_ns)
         except (OSError, ValueError):
             return None
-        digest = hashlib.blake2b(path, digest_size=8).digest()
-        return cls(int.from_bytes(digest, signed=True), status.st_size, status.st_mtime_ns)
+
+
+def place_of(path: str | os.PathLike[str]) -> int:
+    """A number of 64 bits, signed, that the real path of a file alone has; the file need not be there any more."""
+    digest = hashlib.blake2b(os.fsencode(os.path.realpath(path)), digest_size=8).digest()
+    return int.from_bytes(digest, signed=True)

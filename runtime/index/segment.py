@@ -16,7 +16,7 @@ from runtime.errors import IncompatibleError
 from runtime.first_stage import ASMK, MAX_IMAGES, VECTORS, Layout, Store, ascends
 from runtime.index.arrays import Checksum, check_file, damaged, load_array, map_array, write_array
 from runtime.index.ids import Ids
-from runtime.io.atomic import sync_folder
+from runtime.io.files import sync_folder
 from runtime.vectors import VectorFile
 
 STORES: dict[str, type[Store]] = {ASMK: InvertedFile, VECTORS: VectorFile}

@@ -39,10 +39,6 @@ def run_module(name: str) -> int:
             raise DependencyError(
                 f"{sys.argv[0]} needs {missing}: in howl's folder, pip install '.[{extra}]'"
             ) from None
-        except Exception as error:
-            if isinstance(error.__cause__, KeyboardInterrupt):  # in the body of a class, Python wraps it
-                raise KeyboardInterrupt from None
-            raise
 
     return run_command(main)
 
@@ -78,10 +74,23 @@ def run_command(main: Callable[[Sequence[str] | None], None]) -> int:
         return _failed(": ".join(str(part) for part in (error.filename, error.strerror or error) if part))
     except MemoryError:
         return _failed("not enough memory")
+    except Exception as error:
+        return _interrupted(error)
     finally:
         if in_main_thread:
             signal.signal(signal.SIGTERM, before)
     return 0
+
+
+def _interrupted(error: Exception) -> int:
+    """The exit status if an interrupt is behind an error: Python and PyTorch wrap those that come at odd moments."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, KeyboardInterrupt | _Ended):
+            print("interrupted", file=sys.stderr)
+            return 143 if isinstance(cause, _Ended) else 130
+        cause = cause.__cause__ or cause.__context__
+    raise error
 
 
 def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
@@ -127,7 +136,7 @@ def add_engine_options(parser: argparse.ArgumentParser, *, searches: bool) -> No
 
 def positive_int(text: str) -> int:
     """An argparse type: a whole number of at least 1."""
-    value = int(text)
+    value = whole_number(text)
     if value < 1:
         raise argparse.ArgumentTypeError(f"{text}: must be at least 1")
     return value
@@ -159,7 +168,10 @@ def seconds(text: str) -> float:
 
 def whole_number(text: str) -> int:
     """An argparse type: a whole number of at least 0."""
-    value = int(text)
+    try:
+        value = int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text}: must be a whole number") from None
     if value < 0:
         raise argparse.ArgumentTypeError(f"{text}: must be at least 0")
     return value

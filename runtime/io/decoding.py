@@ -52,6 +52,7 @@ def _silence_decoders() -> None:
 
 
 _silence_decoders()
+PIL.Image.init()  # else it imports its decoders in some thread, whose lock a process that is forked then never gets
 
 
 def decode_photo(data: bytes, name: str, *, upright: bool = True, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:

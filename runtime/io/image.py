@@ -1,7 +1,6 @@
 """A photo: from a path, bytes or an array to pixels of the size that an engine takes, and how errors name it."""
 
 import os
-import stat
 from collections.abc import Mapping, Sized
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -12,6 +11,7 @@ from numpy.typing import NDArray
 
 from runtime.errors import ImageError
 from runtime.io.decoding import MAX_PIXELS, decode_photo
+from runtime.io.files import read_file
 
 Image: TypeAlias = NDArray[np.uint8]  # H × W × 3
 PhotoInput: TypeAlias = str | os.PathLike[str] | bytes | bytearray | memoryview | Image
@@ -108,21 +108,16 @@ def _as_bgr(photo: PhotoInput, upright: bool, max_pixels: int) -> Image:
         raise ImageError(
             f"{describe(photo)}: a photo is a path, encoded bytes or an array; cv2.imread gives None for a bad path"
         )
-    data = read_file(Path(photo)) if isinstance(photo, str | os.PathLike) else bytes(photo)
+    data = read_photo(Path(photo)) if isinstance(photo, str | os.PathLike) else bytes(photo)
     if not data:
         raise ImageError(f"{describe(photo)}: empty file")
     return decode_photo(data, describe(photo), upright=upright, max_pixels=max_pixels)
 
 
-def read_file(path: Path) -> bytes:
+def read_photo(path: Path) -> bytes:
     """The bytes of a photo's file. Raises ImageError if it cannot be read, or is no file."""
     try:
-        mode = path.stat().st_mode
-        if stat.S_ISDIR(mode):
-            raise ImageError(f"{path}: a folder; name a photo in it")
-        if not stat.S_ISREG(mode):
-            raise ImageError(f"{path}: a pipe or a device, not a file")
-        return path.read_bytes()
+        return read_file(path)
     except OSError as error:
         raise ImageError(f"{describe(path)}: {error.strerror or error}") from None
     except ValueError as error:  # a NUL in the name

@@ -18,6 +18,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from runtime.errors import DamagedError, MissingError
+from runtime.io.files import read_file
 
 MAX_DEPTH = 50  # of containers in containers
 PARTS_PER_BYTE = 16  # a pickle may refer to a part again and again; what it amounts to is bounded by the file's size
@@ -283,7 +284,7 @@ def load_plain_pickle(path: Path) -> Any:
         HowlError: the file is missing, damaged, or holds anything else; nothing in it has been run.
     """
     try:
-        data = path.read_bytes()
+        data = read_file(path)
     except FileNotFoundError:
         raise MissingError(f"{path}: no such file") from None
     except OSError as error:

@@ -19,7 +19,7 @@ import pytest
 from numpy.typing import NDArray
 
 import runtime.addition
-from runtime import HowlError, ImageError, Retriever, StorageError, UsageError, WriterBusyError
+from runtime import HowlError, ImageError, MissingError, Retriever, StorageError, UsageError, WriterBusyError
 from runtime.asmk.codebook import Codebook
 from runtime.asmk.kernel import AsmkKernel
 from runtime.bundle import EngineFiles, Manifest, file_checksum
@@ -178,8 +178,12 @@ def test_adding_takes_up_an_index_that_another_has_made(exported: Path, index: P
         lambda retriever, photo: retriever.remove([photo]),
         lambda retriever, photo: retriever.compact(),
         lambda retriever, photo: retriever.refresh(),
+        lambda retriever, photo: len(retriever),
+        lambda retriever, photo: photo in retriever,
+        lambda retriever, photo: retriever.aliases([photo]),
+        lambda retriever, photo: retriever.stranger_score,
     ],
-    ids=["search", "search_many", "add", "remove", "compact", "refresh"],
+    ids=["search", "search_many", "add", "remove", "compact", "refresh", "len", "in", "aliases", "stranger_score"],
 )
 def test_a_closed_retriever_says_so(use: Callable, retriever: Retriever, photos: list[str]) -> None:
     retriever.add(photos[:2])
@@ -220,11 +224,23 @@ def test_a_wrong_argument_of_search_is_one_line(
         ({"wait": -1}, "wait=-1: must be a number of seconds, at least 0"),
         ({"wait": float("inf")}, "wait=inf: must be finite"),
         ({"max_pixels": 0}, "max_pixels=0: must be at least 1"),
+        ({"max_pixels": None}, "max_pixels: a whole number is needed, not NoneType"),
+        ({"alpha": "3"}, "alpha: a number is needed, not str"),
+        ({"threshold": True}, "threshold: a number is needed, not bool"),
+        ({"root": 5}, "root: a path is needed, not int"),
+        ({"index": "a\0b"}, "index: a path has no NUL"),
+        ({"index": ""}, "index: the path is empty"),
+        ({"engine": None}, "engine: a path is needed, not NoneType"),
     ],
 )
 def test_a_wrong_setting_is_one_line(arguments: dict, line: str, exported: Path) -> None:
     with pytest.raises(UsageError, match=f"^{re.escape(line)}$"):
-        Retriever(exported / "engine.onnx", **arguments)
+        Retriever(**{"engine": exported / "engine.onnx"} | arguments)
+
+
+def test_a_root_that_is_not_there_is_said(exported: Path, tmp_path: Path) -> None:
+    with pytest.raises(MissingError, match="nowhere: no such folder"):
+        Retriever(exported / "engine.onnx", root=tmp_path / "nowhere")
 
 
 @pytest.mark.parametrize(
@@ -470,6 +486,7 @@ def test_one_photo_that_cannot_be_read_costs_no_other_its_answer(retriever: Retr
     assert skipped == {1: "nowhere.jpg: No such file or directory"}
     with pytest.raises(ImageError, match="nowhere"):
         retriever.search_many([photos[0], "nowhere.jpg"])
+    assert "skipped: a dict is needed, not list" in refusal(lambda: retriever.search_many(photos, skipped=[]))
 
 
 def test_any_thread_may_use_a_retriever(retriever: Retriever, photos: list[str]) -> None:
@@ -524,6 +541,39 @@ def test_a_retriever_knows_its_ids(retriever: Retriever, photos: list[str]) -> N
     assert Path(photos[1]) in retriever
     assert photos[2] not in retriever
     assert 5 not in retriever
+
+
+FORK_WHILE_OTHERS_SEARCH = """
+import os, signal, sys, threading
+from runtime import Retriever
+retriever = Retriever(sys.argv[1], sys.argv[2], device="cpu")
+photos, ended = sys.argv[3:], threading.Event()
+def search():
+    while not ended.is_set():
+        retriever.search(photos[0])
+threads = [threading.Thread(target=search) for _ in range(4)]
+[thread.start() for thread in threads]
+for number in range(8):
+    if (child := os.fork()) == 0:
+        signal.alarm(20)
+        found = retriever.search(photos[1])[0].id == photos[1]
+        retriever.add([photos[2]], ids=[str(number)])
+        retriever.remove([str(number)])
+        os._exit(0 if found else 1)
+    print(os.waitpid(child, 0)[1], end=" ")
+ended.set()
+[thread.join() for thread in threads]
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_process_forked_in_the_middle_of_searches_works(
+    retriever: Retriever, photos: list[str], run_python: Callable
+) -> None:
+    retriever.add(photos[:3])
+    done = run_python(FORK_WHILE_OTHERS_SEARCH, retriever.encoder.path, retriever.index_path, *photos[:3])
+    assert done.stdout.split() == ["0"] * 8, done.stderr
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")

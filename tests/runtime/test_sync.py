@@ -37,7 +37,7 @@ def compare(retriever: Retriever, folder: Path) -> Differences:
 
 def test_without_a_change_there_is_no_difference(retriever: Retriever, folder: Path) -> None:
     assert retriever.ids() == ["a.png", "b.png", "c.png", "more/d.png"]
-    assert compare(retriever, folder) == Differences([], [], [], 4)
+    assert compare(retriever, folder) == Differences([], [], [], [], 4)
 
 
 def test_new_changed_and_vanished_photos_are_told_apart(retriever: Retriever, folder: Path, photos: list[str]) -> None:
@@ -45,7 +45,7 @@ def test_new_changed_and_vanished_photos_are_told_apart(retriever: Retriever, fo
     shutil.copy(photos[5], folder / "b.png")
     os.utime(folder / "c.png", ns=(0, 0))
     (folder / "a.png").unlink()
-    assert compare(retriever, folder) == Differences(["e.png"], ["b.png", "c.png"], ["a.png"], 1)
+    assert compare(retriever, folder) == Differences(["e.png"], ["b.png", "c.png"], ["a.png"], [], 1)
     retriever.add([folder / "b.png", folder / "c.png"], existing="replace")
     assert compare(retriever, folder).changed == []
     assert retriever.search(photos[5], top=1)[0].id == "b.png"
@@ -58,6 +58,19 @@ def test_only_photos_of_the_named_folder_can_have_vanished(retriever: Retriever,
     assert differences(retriever.index, photos, [folder / "a.png"], folder).vanished == ["a.png"]
 
 
+def test_a_photo_that_came_from_elsewhere_has_not_vanished(
+    retriever: Retriever, folder: Path, photos: list[str]
+) -> None:
+    """Its id leads nowhere, seen from this root: it was seen from another one, or is the user's own."""
+    with Retriever(retriever.encoder.path, retriever.index_path, root=Path(photos[5]).parent, device="cpu") as other:
+        other.add([photos[5]])
+    retriever.add([b"" + Path(photos[4]).read_bytes()], ids=["my own"])
+    retriever.refresh()
+    (folder / "a.png").unlink()
+    found = compare(retriever, folder)
+    assert (found.vanished, found.elsewhere) == (["a.png"], ["my own", "photo5.png"])
+
+
 def test_a_file_that_is_passed_over_has_not_vanished(retriever: Retriever, folder: Path) -> None:
     (folder / "a.png").rename(folder / "a.dat")
     retriever.add([folder / "a.dat"])
@@ -67,4 +80,4 @@ def test_a_file_that_is_passed_over_has_not_vanished(retriever: Retriever, folde
 
 
 def test_everything_is_new_to_no_index(folder: Path) -> None:
-    assert differences(None, {"a.png": folder / "a.png"}, [folder]) == Differences(["a.png"], [], [], 0)
+    assert differences(None, {"a.png": folder / "a.png"}, [folder]) == Differences(["a.png"], [], [], [], 0)

@@ -123,9 +123,20 @@ def test_folders_are_removed_searched_and_left_out(
     assert found("--only", "even") == even
     assert found("--exclude", "odd/", "--exclude", even[0]) == even[1:]
     assert found("--only", "even", "--min-score", 9) == []
+    assert status(search.main, engine, photos[0], *where[:2], "--exclude", "nothing") == 1
+    assert "--exclude nothing: not in" in capsys.readouterr().err
+    assert status(search.main, engine, photos[0], *where[:2], "--min-score", 9) == 0
+    assert "no answer scores 9 or more" in capsys.readouterr().out
     assert status(index.main, *where, "--remove", tmp_path / "odd") == 0
     assert "removed 3 photos" in capsys.readouterr().out
     assert found() == even
+    for everything in (tmp_path, "even"):
+        assert status(index.main, *where, "--remove", everything) == 2
+        assert "these are all of its 3 photos; --yes removes them" in capsys.readouterr().err
+    assert status(index.main, *where[:2], "--remove", "") == 1
+    assert "an empty path names no photo" in capsys.readouterr().err
+    assert found() == even
+    assert status(index.main, *where, "--remove", "even", "--yes") == 0
 
 
 def test_one_file_by_two_paths_is_said_before_it_is_added(

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runtime.bundle import Manifest
-from runtime.io.atomic import atomic_write
+from runtime.io.files import atomic_write
 from runtime.io.image import describe_unreadable
 from tools.benchmarking.measuring import CONFIDENCE, RESAMPLES, Load, Ratio
 from tools.benchmarking.system_under_test import STAGES

@@ -23,8 +23,8 @@ import export.to_trt
 import train.run
 from export.options import ExportOptions
 from runtime.errors import UsageError
-from runtime.io.atomic import atomic_write, ensure_writable
 from runtime.io.cli import positive_int, whole_number
+from runtime.io.files import atomic_write, ensure_writable
 from runtime.io.finding import find_photos
 from tools.environment import describe_machine, require_packages
 from tools.evaluation.distractors import R1M

@@ -26,8 +26,8 @@ from export.exporter import configured, export_checkpoint
 from export.options import PRESETS, ExportOptions
 from runtime.bundle import EngineFiles, Manifest
 from runtime.engine import open_engine
-from runtime.io.atomic import atomic_write, ensure_writable
 from runtime.io.cli import positive_int
+from runtime.io.files import atomic_write, ensure_writable
 from runtime.io.finding import find_photos
 from runtime.io.image import Image, load_rgb, shrink
 from tools.environment import describe_machine, load_pyplot, require_packages

@@ -19,7 +19,7 @@ from matplotlib.image import AxesImage
 from numpy.typing import NDArray
 
 from runtime.errors import UsageError
-from runtime.io.atomic import atomic_write, ensure_writable
+from runtime.io.files import atomic_write, ensure_writable
 from runtime.io.image import Image, load_rgb, shrink
 
 AMOUNT, DIFFERENCE = "plasma", "PuOr_r"  # colour maps

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from runtime.errors import DamagedError, IncompatibleError, MissingError, UsageError
-from runtime.io.atomic import atomic_write
+from runtime.io.files import atomic_write
 from runtime.io.unpickle import RefusedError, one_line
 from train.weights.tensor_file import read_tensor_file
 

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from runtime.errors import IncompatibleError
+from runtime.io.files import open_file, read_file
 from runtime.io.unpickle import NAMES as PLAIN_NAMES
 from runtime.io.unpickle import AllowedCall, Copier, PickledArray, PlainUnpickler, RefusedError
 
@@ -179,7 +180,7 @@ def read_tensor_file(path: Path) -> Any:
         RefusedError: it holds anything else, or claims more than it holds.
         Exception: of any kind, if it is damaged.
     """
-    with path.open("rb") as file:
+    with open_file(path) as file:
         begin = file.read(2)
     if begin and not begin.startswith((b"PK", pickle.PROTO)):
         raise IncompatibleError(f"{path}: not a file of tensors")
@@ -205,7 +206,7 @@ def _read_archive(path: Path) -> Any:
 
 
 def _read_pickles(path: Path) -> Any:
-    data = path.read_bytes()
+    data = read_file(path)
     unpickler = _TensorUnpickler(data)
     if unpickler.load() != MAGIC_NUMBER or unpickler.load() != PROTOCOL_VERSION:
         raise RefusedError("it is a pickle of something else")

@@ -19,6 +19,7 @@ from runtime.engine.tensorrt.graph_cache import GraphCache, Work
 from runtime.errors import DeviceError, MissingError, UsageError
 from runtime.features import Features
 from runtime.gpu import Gpu, find_gpus
+from runtime.io.files import read_file
 
 GRAPHS = 8  # kept at a time: photos usually have no more shapes
 _REBUILD = "build the plan again on this machine with howl export"
@@ -135,7 +136,7 @@ def _check_record(path: Path, trt: TensorRT, gpu: Gpu) -> None:
 def _load_plan(path: Path, trt: TensorRT, gpu: Gpu) -> Any:
     """The plan as a trt.ICudaEngine. Raises HowlError if this TensorRT or this GPU cannot run it."""
     try:
-        plan = path.read_bytes()
+        plan = read_file(path)
     except OSError as error:
         raise MissingError(f"{path}: cannot be read: {error.strerror}") from error
     with trt.listen() as messages:

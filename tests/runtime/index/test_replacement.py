@@ -2,18 +2,29 @@
 
 import os
 import shutil
+import sqlite3
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
 
-from runtime.errors import IncompatibleError, MissingError, ReplacedError, StorageError, UsageError, WriterBusyError
+import runtime.index.catalogue
+from runtime.errors import (
+    DamagedError,
+    IncompatibleError,
+    MissingError,
+    ReplacedError,
+    StorageError,
+    UsageError,
+    WriterBusyError,
+)
 from runtime.index import Index
 from runtime.index.catalogue import Catalogue
+from runtime.index.verification import CATALOGUE
 
-from .index_images import LAYOUT, assert_holds, everything, make_images, new_index
+from .index_images import LAYOUT, assert_holds, everything, found, make_images, new_index
 
 WRITES: dict[str, Callable[[Index], object]] = {
     "add": lambda index: index.add(*make_images(50)),
@@ -244,6 +255,63 @@ def test_whether_an_index_can_be_made_is_known_before_the_work(tmp_path: Path) -
         Index.ensure_possible(tmp_path / "full")
     Index.ensure_possible(tmp_path / "new" / "idx")
     assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("commits", [1, 2])
+def test_an_index_that_is_copied_over_is_not_written_into(tmp_path: Path, commits: int) -> None:
+    """The file stays the same, and SQLite may not notice: equally many commits look alike to it."""
+    held = new_index(tmp_path / "live")
+    held.add(*make_images(0, 1))
+    other = new_index(tmp_path / "new")
+    for seed in range(10, 10 + commits):
+        other.add(*make_images(seed))
+    other.close()
+    for file in (tmp_path / "new").rglob("*"):
+        if file.is_file():
+            target = tmp_path / "live" / file.relative_to(tmp_path / "new")
+            target.parent.mkdir(exist_ok=True)
+            target.write_bytes(file.read_bytes())
+    for write in (lambda: held.remove(["image0"]), lambda: held.add(*make_images(5)), held.compact):
+        with pytest.raises(ReplacedError):
+            write()
+    assert found(held, 0)[0] == "image0"  # searches go on in what was opened
+    held.refresh()
+    assert_holds(held, range(10, 10 + commits))
+    with closing(Index(tmp_path / "live")) as anew:
+        assert_holds(anew, range(10, 10 + commits))
+
+
+def test_paths_may_be_texts(tmp_path: Path) -> None:
+    live, new = filled(tmp_path / "live", 0), filled(tmp_path / "new", 1)
+    Index.replace(str(live), str(new))
+    with closing(Index(str(live))) as index:
+        assert_holds(index, [1])
+    with pytest.raises(UsageError, match="index: a path is needed, not int"):
+        Index(5)  # type: ignore[arg-type]
+
+
+def test_an_index_that_another_program_keeps_locked_is_busy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runtime.index.catalogue, "PATIENCE", 0.05)
+    held = new_index(tmp_path / "live")
+    held.add(*make_images(0))
+    with closing(sqlite3.connect(tmp_path / "live" / CATALOGUE, isolation_level=None)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        with pytest.raises(WriterBusyError):
+            held.existing(["image0"])
+        with pytest.raises(WriterBusyError):
+            held.add(*make_images(1), wait=0)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs pipes with names")
+@pytest.mark.parametrize("name", ["words.npy", "images.npy", "ordinals.npy", CATALOGUE])
+def test_a_pipe_in_the_place_of_a_file_is_said(tmp_path: Path, name: str) -> None:
+    with closing(new_index(tmp_path / "live")) as index:
+        index.add(*make_images(0))
+    (file,) = (tmp_path / "live").rglob(name)
+    file.unlink()
+    os.mkfifo(file)
+    with pytest.raises(DamagedError, match="not a file"):
+        Index(tmp_path / "live")
 
 
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write everywhere")

@@ -191,7 +191,7 @@ def test_a_file_that_is_no_image_is_named(tmp_path: Path, content: bytes, words:
 
 def test_a_missing_file_and_a_folder_are_named(tmp_path: Path) -> None:
     assert "No such file" in refusal(tmp_path / "nothing.jpg")
-    assert refusal(tmp_path) == "a folder; name a photo in it"
+    assert refusal(tmp_path) == "a folder, not a file"
 
 
 @pytest.mark.parametrize("size", [(MIN_SIDE - 1, 100), (100, MIN_SIDE - 1), (1, 1)])

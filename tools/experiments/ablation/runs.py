@@ -10,8 +10,8 @@ from export.exporter import export_checkpoint
 from export.options import ExportOptions
 from runtime.bundle import EngineFiles
 from runtime.errors import UsageError
-from runtime.io.atomic import atomic_write
 from runtime.io.cli import command_line
+from runtime.io.files import atomic_write
 from tools.evaluation import evaluate_engine
 from train.config import ResumeOptions, TrainOptions
 from train.run import command_for, train

@@ -1,4 +1,4 @@
-"""Files are written whole or not at all."""
+"""Files: opened only if they are files, and written whole or not at all."""
 
 import errno
 import os
@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from runtime.errors import HowlError
-from runtime.io.atomic import atomic_write
+from runtime.errors import HowlError, StorageError
+from runtime.io.files import atomic_write, ensure_writable, open_file, read_file
 
 
 @pytest.fixture(params=[None, b"old"], ids=["new file", "existing file"])
@@ -93,3 +93,48 @@ def test_a_file_where_the_folder_should_be_is_one_line(tmp_path: Path) -> None:
         atomic_write(tmp_path / "folder" / "file.bin"),
     ):
         pass
+
+
+needs_pipes = pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs pipes with names")
+
+
+def test_a_file_is_read_and_anything_else_is_not(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"content")
+    assert read_file(tmp_path / "a") == b"content"
+    with pytest.raises(OSError, match="a folder, not a file"):
+        open_file(tmp_path)
+
+
+@needs_pipes
+def test_a_pipe_is_neither_read_nor_replaced(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(OSError, match="a pipe or a device, not a file"):
+        read_file(tmp_path / "pipe")
+    with pytest.raises(StorageError, match="it is a pipe or a device"):
+        ensure_writable(tmp_path / "pipe")
+
+
+@pytest.mark.parametrize(
+    ("path", "why"),
+    [(".", "it is a folder"), ("file/x.json", "is a file"), ("/proc/x.json", "no file can be made in /proc")],
+)
+def test_what_cannot_be_written_is_found_out_before_the_work(
+    path: str, why: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if path.startswith("/proc") and not Path("/proc").is_dir():
+        pytest.skip("needs /proc")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").touch()
+    with pytest.raises(StorageError, match=why):
+        ensure_writable(tmp_path / "fine", Path(path))
+    assert [entry.name for entry in tmp_path.iterdir()] == ["file"]
+
+
+def test_of_a_link_the_file_is_written_that_it_leads_to(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "real" / "file")
+    for content in (b"first", b"second"):
+        with atomic_write(tmp_path / "link") as file:
+            file.write(content)
+        assert (tmp_path / "link").is_symlink()
+        assert (tmp_path / "real" / "file").read_bytes() == content

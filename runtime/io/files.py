@@ -1,21 +1,46 @@
-"""Writing files whole or not at all, and exchanging folders."""
+"""Files: opened only if they are files, written whole or not at all; and exchanging folders."""
 
 import ctypes
 import errno
 import os
+import stat
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from io import BufferedReader
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 from typing import BinaryIO
 
 from runtime.errors import StorageError
 
 
-def ensure_writable(path: Path) -> None:
-    """Checks whether a file can be written, before the work that fills it. Raises StorageError if it cannot."""
+def open_file(path: Path) -> BufferedReader:
+    """Opens a file to read. Raises OSError if it cannot be opened, or is a pipe or a device, which may never end."""
+    mode = os.stat(path).st_mode
+    if not stat.S_ISREG(mode):
+        kind = "a folder" if stat.S_ISDIR(mode) else "a pipe or a device"
+        raise OSError(errno.EINVAL, f"{kind}, not a file", str(path))
+    return path.open("rb")
+
+
+def read_file(path: Path) -> bytes:
+    """The bytes of a file. Raises OSError as ``open_file``."""
+    with open_file(path) as file:
+        return file.read()
+
+
+def ensure_writable(*paths: Path) -> None:
+    """Checks whether files can be written, before the work that fills them. Raises StorageError if one cannot."""
+    for path in paths:
+        _ensure_writable(path)
+
+
+def _ensure_writable(path: Path) -> None:
     try:
         obstacle = "it is a folder" if path.is_dir() else folder_obstacle(path.absolute().parent)
+        if obstacle is None and path.exists() and not path.is_file():
+            obstacle = "it is a pipe or a device"
     except (OSError, ValueError) as error:
         obstacle = str(getattr(error, "strerror", None) or error)
     if obstacle is not None:
@@ -27,28 +52,32 @@ def folder_obstacle(folder: Path) -> str | None:
     existing = next(place for place in (folder, *folder.parents) if place.exists())
     if not existing.is_dir():
         return f"{existing} is a file"
-    if not os.access(existing, os.W_OK | os.X_OK):
-        return f"no permission to write into {existing}, or a read-only disk"
-    return None
+    try:
+        with NamedTemporaryFile(dir=existing, prefix=".howl."):
+            return None
+    except OSError as error:
+        return f"no file can be made in {existing} ({error.strerror or error})"
 
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[BinaryIO]:
     """A file to write that becomes ``path`` at the end of the block, once it is on the disk.
 
-    If the block fails or the process is killed, ``path`` stays as it was.
+    If the block fails or the process is killed, ``path`` stays as it was. Of a symbolic link, the file that it leads to
+    is written.
 
     Raises:
         HowlError: the file cannot be written; the line names it.
     """
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    place = Path(os.path.realpath(path))
+    partial = place.with_name(f".{place.name}.{os.getpid()}.partial")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        place.parent.mkdir(parents=True, exist_ok=True)
         with partial.open("wb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        partial.replace(path)
+        partial.replace(place)
     except OSError as error:
         raise StorageError(f"{path}: cannot be written: {error.strerror or error}") from None
     finally:
