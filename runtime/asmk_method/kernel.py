@@ -136,15 +136,16 @@ def descriptors_of(vecs: ArrayLike, dimensions: int) -> NDArray[np.float32]:
     Raises:
         UsageError: they are no real numbers, or one of them is not finite.
     """
-    given = np.asarray(vecs)
-    if given.size and given.dtype.kind not in "fiu":
-        raise UsageError(f"descriptors are arrays of real numbers, not of {given.dtype}")
-    descriptors = finite(np.ascontiguousarray(given, np.float32))
+    descriptors = finite(vecs)
     return descriptors if descriptors.size else np.empty((0, dimensions), np.float32)
 
 
-def finite(descriptors: NDArray[np.float32]) -> NDArray[np.float32]:
-    """The descriptors. Raises UsageError, naming the first row, if a component is NaN or infinite."""
+def finite(vecs: ArrayLike) -> NDArray[np.float32]:
+    """Descriptors as contiguous float32. Raises UsageError, naming the row, if they are not finite, or no numbers."""
+    given = np.asarray(vecs)
+    if given.size and given.dtype.kind not in "fiu":
+        raise UsageError(f"descriptors are arrays of real numbers, not of {given.dtype}")
+    descriptors = np.ascontiguousarray(given, np.float32)
     is_finite = np.isfinite(descriptors)
     if not is_finite.all():
         wrong = int(np.argwhere(~is_finite)[0, 0])

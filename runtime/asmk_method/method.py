@@ -302,7 +302,7 @@ def _load_codebook(path: Path, size: int) -> AsmkCodebook:
 def _learn_codebook(vecs: ArrayLike | None, size: int, cache: Path | None) -> AsmkCodebook:
     if vecs is None:
         raise UsageError(f"no descriptors to learn a codebook from, and none is saved at {cache}")
-    descriptors = finite(np.ascontiguousarray(vecs, np.float32))
+    descriptors = finite(vecs)
     if descriptors.ndim != 2 or len(descriptors) < size:
         raise UsageError(f"{size} visual words need as many descriptors [n, D] at least, not {descriptors.shape}")
     return AsmkCodebook(kmeans(descriptors, size, seed=SEED).centroids)
