@@ -1,4 +1,4 @@
-"""The command ``howl``, ``howl train|export|index|search|evaluate|benchmark|visualize|demo``, and the start of scripts.
+"""The command ``howl`` (``howl init|train|export|index|search|evaluate|...``), and the start of scripts.
 
 howl's packages have common names, so that another project's package may hide one of them. That is found out here, in
 the one module whose name is howl's own, before anything of theirs is imported.

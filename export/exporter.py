@@ -10,6 +10,7 @@ from itertools import islice
 from pathlib import Path
 
 from export.codebook import codebook_for
+from export.learning import learn, open_checkpoint
 from export.options import ExportOptions
 from export.parity import TOLERANCES, check_parity, raise_if_unequal, sizes_to_check
 from export.plan import build_plan
@@ -60,16 +61,19 @@ def export_checkpoint(options: ExportOptions, say: Say = print) -> Exported:
     """
     files = options.files
     check_unicode_name(files.onnx)
-    ensure_writable(files.onnx, files.manifest, files.codebook, files.plan, files.timing)
+    ensure_writable(files.onnx, files.manifest, files.codebook, files.plan, files.timing, files.learned)
     use_threads(options.threads)
-    checkpoint = configured(Checkpoint.load(options.checkpoint), options)
+    checkpoint = configured(open_checkpoint(options.checkpoint, options.learn), options)
     precision = options.decided_precision
     photos = take(open_photos(options.photos or options.photo_folder, checkpoint), PHOTOS_TO_CHECK)
     calibration: list[Image] = []
     if precision == "int8":
         calibration = take(open_photos(options.calibrate or options.photo_folder, checkpoint), CALIBRATION_PHOTOS)
     own_codebook = checkpoint.codebook
-    if checkpoint.asmk is not None:
+    if options.learn is not None:
+        checkpoint = learn(checkpoint, options.learn, say)
+        checkpoint.save(files.learned)
+    elif checkpoint.asmk is not None:
         codebook = codebook_for(checkpoint, options.codebook, options.codebook_photos, say)
         checkpoint = replace(checkpoint, codebook=codebook)
 

@@ -53,7 +53,8 @@ class ExportOptions:
     """An export. What stands here is the help of ``howl export``.
 
     Attributes:
-        checkpoint: as howl train writes it, or as HOW's authors publish theirs.
+        checkpoint: as howl train writes it, or as HOW's authors publish theirs; with --learn also the name of a
+            backbone, such as efficientnet_lite0, with ImageNet weights.
         out: engine.plan or engine.onnx; all files of the engine share its name.
         preset: image size, scales, features and precision that go together; what is given as well is taken instead.
         precision: of the backbone; int8 is for CPUs.
@@ -63,6 +64,8 @@ class ExportOptions:
         graph_nodes: positions of a level that the graph refines, in a network with a graph.
         codebook: visual words instead of the checkpoint's, for a system that searches by ASMK: learned from a folder
             of photos, or an engine's .codebook.npy, or the asmk package's codebook.pkl.
+        learn: a folder of photos, flat or nested, to learn whitening and visual words from, at the engine's own size;
+            no labels, no training, minutes.
         codebook_photos: of the folder, to learn from; more take longer and give more words.
         photos: a folder to prove the engine on.
         calibrate: a folder that int8 takes its ranges from.
@@ -72,7 +75,7 @@ class ExportOptions:
         UsageError: the options do not go together.
     """
 
-    checkpoint: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="CKPT")]
+    checkpoint: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="CKPT|BACKBONE")]
     out: Path = Path("engine.plan")
     preset: Annotated[str | None, shown_as("|".join(PRESETS), "none")] = None
     precision: Annotated[str | None, shown_as("|".join(PRECISIONS), "the preset's, or fp32")] = None
@@ -81,6 +84,7 @@ class ExportOptions:
     features: Annotated[int | None, shown_as("K", PRESET_OR_CHECKPOINT)] = None
     graph_nodes: Annotated[int | None, shown_as("N", "those of the largest level")] = None
     codebook: Annotated[Path | None, shown_as("DIR|FILE", "the checkpoint's, or learned from synthetic scenes")] = None
+    learn: Annotated[Path | None, shown_as("DIR", "the checkpoint's")] = None
     codebook_photos: Annotated[int | None, shown_as("N", str(CODEBOOK_PHOTOS))] = None
     photos: Annotated[Path | None, shown_as("DIR", OWN_PHOTOS)] = None
     calibrate: Annotated[Path | None, shown_as("DIR", OWN_PHOTOS)] = None
@@ -96,7 +100,9 @@ class ExportOptions:
             raise UsageError(f"--precision {self.precision}: there is {', '.join(PRECISIONS)}")
         if self.calibrate is not None and self.decided_precision != "int8":
             raise UsageError("--calibrate is for --precision int8")
-        if self.codebook_photos is not None and self.photo_folder is None:
+        if self.learn is not None and self.codebook is not None:
+            raise UsageError(f"--learn {self.learn}: learns visual words, too; leave --codebook {self.codebook} out")
+        if self.codebook_photos is not None and (self.learn is not None or self.photo_folder is None):
             raise UsageError("--codebook-photos is for --codebook DIR")
         if self.codebook_photos is not None and self.codebook_photos < 1:
             raise UsageError(f"--codebook-photos {self.codebook_photos}: must be at least 1")
@@ -108,7 +114,9 @@ class ExportOptions:
 
     @property
     def photo_folder(self) -> Path | None:
-        """The folder of photos that ``codebook`` names, if it names one."""
+        """The folder of photos that ``learn`` or ``codebook`` names, if one does."""
+        if self.learn is not None:
+            return self.learn
         return self.codebook if self.codebook is not None and self.codebook.is_dir() else None
 
     @property
@@ -138,6 +146,8 @@ class ExportOptions:
         Args:
             codebook: of the engine, if it is not the checkpoint's: words that are learned elsewhere would be others.
         """
+        if self.learn is not None:
+            return replace(self, checkpoint=self.files.learned, learn=None, photos=None, threads=None)
         return replace(self, codebook=codebook, codebook_photos=None, photos=None, threads=None)
 
     def command(self) -> str:

@@ -5,6 +5,7 @@ engine.plan             the same graph, built by TensorRT for one kind of GPU
 engine.timing           what TensorRT measured while it built the plan, so that the next build is faster
 engine.json             the manifest: method, image size, parameters, checksums
 engine.codebook.npy     the visual words of a local engine
+engine.learned.pt       the checkpoint of what export learned, if it learned something (--learn)
 engine.index            the index that is used if no other is named
 """
 
@@ -64,6 +65,10 @@ class EngineFiles:
     @property
     def codebook(self) -> Path:
         return self._file(".codebook.npy")
+
+    @property
+    def learned(self) -> Path:
+        return self._file(".learned.pt")
 
     @property
     def index(self) -> Path:

@@ -21,6 +21,7 @@ class Command(NamedTuple):
 
 
 COMMANDS = {
+    "init": Command("tools.init", "make an engine and an index of a folder of photos, without labels or training"),
     "train": Command("train.run", "train a network on photos"),
     "export": Command("export.to_trt", "make an engine of a checkpoint, and prove it"),
     "index": Command("tools.index", "make and keep an index of photos"),

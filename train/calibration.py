@@ -8,7 +8,6 @@ from tqdm import tqdm
 
 from runtime.errors import ImageError
 from train.backbones import Backbone
-from train.config import TrainingConfig
 from train.data.labelled import LabelledPhotos
 from train.descriptors import agree_on_unreadable, as_batch
 from train.distributed import ProcessGroup
@@ -36,28 +35,40 @@ def calibrate_batch_norm(backbone: Backbone, photos: LabelledPhotos, seed: int) 
 
 @torch.no_grad()
 def learn_whitening(
-    model: RetrievalModel, photos: LabelledPhotos, config: TrainingConfig, processes: ProcessGroup
-) -> None:
-    """PCA whitening of what the model takes it from (``whitening_samples``), over training photos at scale 1.
+    model: RetrievalModel, photos: LabelledPhotos, processes: ProcessGroup, *, count: int, features: int, seed: int
+) -> int:
+    """PCA whitening of what the model takes it from (``whitening_samples``), over photos at scale 1.
+
+    Args:
+        model: whose whitening is learned.
+        photos: of which some are drawn.
+        processes: share the work.
+        count: photos, at most.
+        features: of each, at most.
+        seed: of the draw.
+
+    Returns:
+        the number of directions in which the samples differ; where it is below D, the others are noise.
 
     Raises:
         HowlError: no photo can be read.
     """
     model.eval()
     moments = Moments(model.backbone.channels)
-    chosen = processes.share(sample(photos, config.whitening_photos, config.seed).tolist())
+    chosen = processes.share(sample(photos, count, seed).tolist())
     images = photos.read_all(chosen)
     for _, image in tqdm(
         images, total=len(chosen), desc="whitening", unit="photo", leave=False, disable=processes.hides_progress
     ):
         if image is not None:
-            samples = model.whitening_samples(as_batch([image], processes.device), config.whitening_features)
+            samples = model.whitening_samples(as_batch([image], processes.device), features)
             moments.add(samples.cpu().numpy())
     agree_on_unreadable(photos, processes)
     moments = Moments.total(processes.gather(moments))
     if moments.count == 0:
-        raise ImageError("no readable training photo to learn whitening from")
+        raise ImageError("no readable photo to learn whitening from")
     model.whitening.learn(moments, model.shrinkage)
+    return moments.rank
 
 
 def sample(photos: LabelledPhotos, count: int, seed: int) -> NDArray[np.int64]:

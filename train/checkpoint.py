@@ -23,7 +23,7 @@ from train.weights.how import is_how_checkpoint, read_how_checkpoint
 from train.weights.safe_load import ODDITIES, check_weights, load_tensors, save_tensors, state_dict_of
 
 FORMAT = "howl checkpoint"
-VERSION = 2
+VERSION = 3
 
 
 @dataclass

@@ -192,7 +192,14 @@ class Training:
         if random_backbone:
             calibrate_batch_norm(self.model.backbone, self.photos, self.config.seed)
         if not whitened:
-            learn_whitening(self.model, self.photos, self.config, self.processes)
+            learn_whitening(
+                self.model,
+                self.photos,
+                self.processes,
+                count=self.config.whitening_photos,
+                features=self.config.whitening_features,
+                seed=self.config.seed,
+            )
 
     def load_state(self, checkpoint: Checkpoint) -> None:
         """Restores the state in which the checkpoint's run stopped."""

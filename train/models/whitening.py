@@ -66,6 +66,12 @@ class Moments:
         """[C, C]."""
         return self.products / self.count - np.outer(self.mean, self.mean)
 
+    @property
+    def rank(self) -> int:
+        """The number of directions in which the features differ."""
+        variances = np.linalg.eigvalsh(self.covariance)
+        return int((variances > MIN_VARIANCE * max(float(variances[-1]), 1e-12)).sum())
+
 
 def pca_whitening(
     moments: Moments, dimensions: int, shrinkage: float
