@@ -1,7 +1,5 @@
 """The catalogue: the SQLite file that names an index's live segments, ids and removals, and commits atomically."""
 
-import json
-import re
 import sqlite3
 import time
 import uuid
@@ -20,9 +18,16 @@ from runtime.first_stage import Layout
 from runtime.index.arrays import HINT, Checksum
 from runtime.index.ids import check_unicode
 from runtime.index.origin import Origin
+from runtime.index.schema import (
+    VERSION,
+    decode_checksums,
+    encode_checksums,
+    segment_name,
+    temporary_prefix,
+    write_empty,
+)
 from runtime.index.segment import segment_files
 
-VERSION = 4
 DISK_REFUSES = {  # SQLite's codes for what is no fault of the file
     sqlite3.SQLITE_CANTOPEN,
     sqlite3.SQLITE_FULL,
@@ -31,32 +36,11 @@ DISK_REFUSES = {  # SQLite's codes for what is no fault of the file
     sqlite3.SQLITE_READONLY,
 }
 PATIENCE = 10.0  # seconds that a reader waits for a commit to finish, and a commit for readers of the catalogue
-SEGMENT_PREFIX = "segment-"
-SEGMENT_NAME = re.compile(f"{SEGMENT_PREFIX}[0-9a-f]{{32}}")
 POLLING = 0.05  # seconds between two attempts of a writer to become the one
 MAX_DIMENSIONS = 65_536  # beyond those of any descriptor
 _OF_PARENTS: list[sqlite3.Connection] = []  # connections from before a fork, which must not be closed here
 COMPARISONS = 10  # of two views of a catalogue: another is needed only if a writer commits between them
 BATCH = 500  # values in one query: old versions of SQLite allow 999 parameters
-
-SCHEMA = """
-CREATE TABLE metadata (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
--- Images are numbered in the order of their addition. A segment answers for the ordinals start <= number < stop.
-CREATE TABLE segments (
-    name TEXT PRIMARY KEY,
-    start INTEGER NOT NULL,
-    stop INTEGER NOT NULL,
-    images INTEGER NOT NULL,                -- stored, including those that were removed or moved since
-    entries INTEGER NOT NULL,
-    checksums TEXT NOT NULL                 -- {file: [size, crc32]}
-) WITHOUT ROWID;
--- Of an image that came from a file, what ``Origin`` says of it.
-CREATE TABLE images (
-    id TEXT PRIMARY KEY, number INTEGER NOT NULL, place INTEGER, size INTEGER, modified INTEGER
-) WITHOUT ROWID;
-CREATE INDEX places ON images (place) WHERE place IS NOT NULL;
-CREATE TABLE removed (number INTEGER PRIMARY KEY);
-"""
 
 
 @dataclass(frozen=True)
@@ -243,9 +227,7 @@ class Catalogue:
                     raise ValueError(f"a segment answers for the images from {start} to {stop}")
                 first, last = np.searchsorted(removed, [start, stop])
                 files = decode_checksums(checksums, self._files)
-                row = SegmentRow(
-                    _segment_name(name), start, stop, int(images), int(entries), files, removed[first:last]
-                )
+                row = SegmentRow(segment_name(name), start, stop, int(images), int(entries), files, removed[first:last])
                 found.append(row)
             return found
 
@@ -258,7 +240,7 @@ class Catalogue:
     def segment_names(self) -> set[str]:
         """The names of the live segments."""
         with self._errors():
-            return {_segment_name(name) for (name,) in self._connection.execute("SELECT name FROM segments")}
+            return {segment_name(name) for (name,) in self._connection.execute("SELECT name FROM segments")}
 
     def images(self) -> tuple[NDArray[np.int64], list[str]]:
         """Ordinals, int64 [n], and ids of all live images, in the order of addition."""
@@ -421,27 +403,6 @@ class Catalogue:
             raise DamagedError(f"{line}; {HINT}") from None
 
 
-def write_empty(path: Path, fingerprint: str, layout: Layout) -> None:
-    """Writes a catalogue without images, and waits until it is on the disk."""
-    connection = sqlite3.connect(path)
-    try:
-        connection.execute("PRAGMA synchronous = FULL")
-        connection.execute("PRAGMA journal_mode = MEMORY")  # a kill leaves one file behind, not two
-        connection.execute("PRAGMA auto_vacuum = INCREMENTAL")  # for `Catalogue.shrink`
-        connection.executescript(SCHEMA)
-        rows = {
-            "id": uuid.uuid4().hex[:16],
-            "fingerprint": fingerprint,
-            "method": layout.method,
-            "dimensions": str(layout.dimensions),
-            "version": str(VERSION),
-        }
-        connection.executemany("INSERT INTO metadata VALUES (?, ?)", rows.items())
-        connection.commit()
-    finally:
-        connection.close()
-
-
 def _connect(path: Path) -> sqlite3.Connection:
     """A connection whose transactions this module begins and ends, not the sqlite3 module."""
     connection = sqlite3.connect(path, timeout=PATIENCE, isolation_level=None, check_same_thread=False)
@@ -457,29 +418,7 @@ def _identity(connection: sqlite3.Connection) -> tuple[str, list]:
     return id_, connection.execute("SELECT name FROM segments ORDER BY name").fetchall()
 
 
-def _segment_name(name: Any) -> str:
-    """The name of a segment's folder. Raises ValueError if it is none: folders are opened and deleted by it."""
-    if not isinstance(name, str) or SEGMENT_NAME.fullmatch(name) is None:
-        raise ValueError(f"a segment is named {str(name)[:80]!r}")
-    return name
-
-
 def _file_number(path: Path) -> tuple[int, int]:
     """What tells a file from all others that exist at the same time."""
     status = path.stat()
     return status.st_dev, status.st_ino
-
-
-def temporary_prefix(path: Path) -> str:
-    """How the names of unfinished catalogues begin."""
-    return f".{path.name}."
-
-
-def encode_checksums(checksums: dict[str, Checksum]) -> str:
-    return json.dumps({file: [s.size, s.crc] for file, s in checksums.items()})
-
-
-def decode_checksums(text: str, files: Sequence[str]) -> dict[str, Checksum]:
-    """Raises ValueError, TypeError or LookupError if the text does not hold the checksums of these files."""
-    checksums = json.loads(text)
-    return {file: Checksum(*checksums[file]) for file in files}

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from runtime.errors import HowlError
 from runtime.first_stage import Layout, ascends, shape_fault
 from runtime.index.arrays import Checksum, check_file
-from runtime.index.catalogue import SEGMENT_PREFIX, Catalogue, SegmentRow
+from runtime.index.catalogue import Catalogue, SegmentRow
+from runtime.index.schema import SEGMENT_PREFIX
 from runtime.index.segment import Segment, load_segment, segment_files
 
 CATALOGUE = "catalogue.sqlite"

@@ -17,7 +17,8 @@ import runtime.index
 from runtime.asmk.codes import AsmkCodes, pack_signs
 from runtime.asmk.inverted_file import InvertedFile
 from runtime.index import Hit, Index
-from runtime.index.catalogue import VERSION, Catalogue
+from runtime.index.catalogue import Catalogue
+from runtime.index.schema import VERSION
 from runtime.index.segment import IMAGE_FILES, segment_files
 from runtime.index.verification import CATALOGUE, verify
 
