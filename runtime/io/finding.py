@@ -65,7 +65,10 @@ def scenes_below(root: Path) -> dict[str, list[Path]]:
     folders = (entry for entry in sorted(root.iterdir()) if entry.is_dir() and not entry.name.startswith("."))
     scenes = {folder.name: photos for folder in folders if (photos := _below(folder).photos)}
     if not scenes:
-        raise MissingError(f"{root}: no photos in its folders; put the photos of each scene into a folder of its own")
+        unlabelled = f"; for photos without labels: howl init {root}" if loose_photos(root) else ""
+        raise MissingError(
+            f"{root}: no photos in its folders; put the photos of each scene into a folder of its own{unlabelled}"
+        )
     return scenes
 
 

