@@ -28,7 +28,7 @@ from tools.visualization.canvas import save
 from tools.visualization.gallery import draw_gallery, ranked
 from train.config import options_for
 from train.data.synthetic import write_scenes
-from train.run import command_for, train
+from train.run import best_epoch, command_for, train
 
 SEED = 1000  # of a town that no training sees
 BUILDINGS, VIEWS, SIDE = 24, 6, 320
@@ -65,15 +65,16 @@ def demonstrate(out: Path) -> None:
     say(f"{BUILDINGS} synthetic buildings, {VIEWS} views each → {photos}")
     write_scenes(photos, scenes=BUILDINGS, views=VIEWS, image_size=SIDE, seed=SEED)
 
-    scores = {name: measured(name, network, out, photos) for name, network in NETWORKS.items()}
+    measurements = {name: measured(name, network, out, photos) for name, network in NETWORKS.items()}
     engine, picture = out / "howl.onnx", out / "results.png"
     say("an index of all photos, and a search")
     index_and_search(engine, photos, photos / "building003" / "view00.jpg")
     draw_results(engine, photos, picture)
 
     say("mean average precision on synthetic buildings that training never saw, every photo a query against all others")
-    for name, score in scores.items():
-        print(f"    {score:.4f}   {TITLES[name]}")
+    for name, (score, epoch) in measurements.items():
+        kept = f"after epoch {epoch}" if epoch else "before its first step, for no epoch was better"
+        print(f"    {score:.4f}   {TITLES[name]}; {kept}")
     print(
         "One short training and one seed each: enough to see every step work, too little to compare methods. "
         "docs/experiments.md does that."
@@ -92,8 +93,8 @@ def make_room(out: Path) -> None:
     mark.touch()
 
 
-def measured(name: str, network: Mapping[str, Any], out: Path, photos: Path) -> float:
-    """Trains and exports one network, and gives its mean average precision on the demo's photos."""
+def measured(name: str, network: Mapping[str, Any], out: Path, photos: Path) -> tuple[float, int]:
+    """Trains and exports one network; its mean average precision on the demo's photos, and the epoch that was kept."""
     checkpoint, engine = out / f"{name}.pt", out / f"{name}.onnx"
     say(f"{TITLES[name]}: train, export, measure")
     plain = options_for()
@@ -104,7 +105,7 @@ def measured(name: str, network: Mapping[str, Any], out: Path, photos: Path) -> 
         out=checkpoint,
     )
     show(command_for(options))
-    train(options)
+    trained = train(options)
 
     export = ExportOptions(checkpoint, out=engine)
     show(export.command())
@@ -113,7 +114,8 @@ def measured(name: str, network: Mapping[str, Any], out: Path, photos: Path) -> 
     show(command_line("tools/evaluate.py", engine, photos))
     evaluation = evaluate_engine(engine, [str(photos)])
     print(evaluation.as_text())
-    return float(evaluation.as_dict()["sets"][0]["mAP"])
+    epoch = 0 if trained is None else best_epoch(trained).epoch
+    return float(evaluation.as_dict()["sets"][0]["mAP"]), epoch
 
 
 def index_and_search(engine: Path, photos: Path, query: Path, top: int = 6) -> None:

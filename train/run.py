@@ -100,19 +100,24 @@ def parse_resume(words: Sequence[str], name: str) -> ResumeOptions:
 
 def report(checkpoint: Checkpoint, out: Path) -> str:
     """What was written, which epoch it is, and which photos were left out."""
-    records = [EpochLog(**record) for record in checkpoint.training["records"]]
-    validated = [record for record in records if record.mean_average_precision is not None]
-    best = max(validated, key=lambda record: (record.mean_average_precision, -record.epoch))
+    best, last = best_epoch(checkpoint), len(checkpoint.training["records"]) - 1
     lines = [
         f"{out}: epoch {best.epoch} is the best, validation mAP {best.mean_average_precision:.4f}, "
         f"{words_of(checkpoint)}log {out.with_suffix(LOG_SUFFIX)}, curve {out.with_suffix(CURVE_SUFFIX)}"
     ]
-    if best.epoch == 0 and records[-1].epoch > 0:
+    if best.epoch == 0 and last > 0:
         lines.append("no epoch was better than the network before its first step, which is what the checkpoint holds")
     unreadable = checkpoint.training["unreadable"] | checkpoint.training["unreadable_validation"]
     if unreadable:
         lines.append(describe_unreadable(unreadable))
     return "\n".join(lines)
+
+
+def best_epoch(checkpoint: Checkpoint) -> EpochLog:
+    """The epoch whose weights the checkpoint of a training run holds; number 0 is the network before its first step."""
+    records = [EpochLog(**record) for record in checkpoint.training["records"]]
+    validated = [record for record in records if record.mean_average_precision is not None]
+    return max(validated, key=lambda record: (record.mean_average_precision, -record.epoch))
 
 
 def words_of(checkpoint: Checkpoint) -> str:
