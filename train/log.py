@@ -30,6 +30,12 @@ class EpochLog:
     tuples: int
     seconds: float
 
+    @property
+    def rank(self) -> tuple[float, bool, int]:
+        """The larger, the better: by validation; of equals the earliest, but the untrained network last of all."""
+        score = -1.0 if self.mean_average_precision is None else self.mean_average_precision
+        return score, self.epoch > 0, -self.epoch
+
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
 

@@ -115,9 +115,7 @@ def report(checkpoint: Checkpoint, out: Path) -> str:
 
 def best_epoch(checkpoint: Checkpoint) -> EpochLog:
     """The epoch whose weights the checkpoint of a training run holds; number 0 is the network before its first step."""
-    records = [EpochLog(**record) for record in checkpoint.training["records"]]
-    validated = [record for record in records if record.mean_average_precision is not None]
-    return max(validated, key=lambda record: (record.mean_average_precision, -record.epoch))
+    return max((EpochLog(**record) for record in checkpoint.training["records"]), key=lambda record: record.rank)
 
 
 def words_of(checkpoint: Checkpoint) -> str:

@@ -41,6 +41,7 @@ from train.validation import validate
 from train.weights.init import init_weights
 from train.weights.safe_load import ODDITIES
 
+SATURATED = 0.99  # mAP of validation from which epochs differ by little more than chance
 SAY = partial(print, flush=True)  # at once, even into a file
 
 
@@ -306,9 +307,13 @@ class Training:
 
     def _validated(self, record: EpochLog) -> EpochLog:
         result = validate(self.model, self.photos, self.validation, self.config, self.extraction, self.asmk)
-        score = result.mean_average_precision
-        earlier = [r.mean_average_precision for r in self.records if r.mean_average_precision is not None]
-        if self.best is None or score > max(earlier, default=-1.0):
+        record = replace(record, mean_average_precision=result.mean_average_precision)
+        if record.epoch == 0 and result.mean_average_precision >= SATURATED:
+            self.say(
+                f"validation finds nearly all photos before the first step ({result.mean_average_precision:.4f}), and "
+                "can hardly tell epochs apart: more scenes, or harder ones, could"
+            )
+        if self.best is None or all(record.rank > earlier.rank for earlier in self.records):
             self.best = Checkpoint(
                 system=self.model.system,
                 network=self.model.config,
@@ -318,7 +323,7 @@ class Training:
                 codebook=result.codebook,
                 training={},
             )
-        return replace(record, mean_average_precision=score)
+        return record
 
     def _write(self, out: Path) -> None:
         if self.best is None:

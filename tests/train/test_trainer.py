@@ -187,15 +187,29 @@ def test_a_step_sums_the_gradients_of_its_tuples(begin: Callable, config: Traini
         torch.testing.assert_close(value, reference.model.state_dict()[name], rtol=1e-3, atol=1e-4, msg=name)
 
 
+@pytest.mark.parametrize(("score", "says"), [(0.995, True), (0.9, False)])
+def test_it_is_said_when_validation_cannot_choose(
+    score: float, says: bool, begin: Callable, config: TrainingConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        training_module, "validate", lambda *_: Validation(Codebook(np.zeros((1, 8), np.float32)), score)
+    )
+    training, said = begin(replace(config, epochs=0), smoothing="average", graph=False), list[str]()
+    training.say = said.append
+    training.run(tmp_path / "ckpt.pt")
+    assert any("can hardly tell epochs apart" in line for line in said) == says
+
+
 @pytest.mark.parametrize(
     ("scores", "every", "best"),
     [
         ([0.3, 0.5, 0.4, 0.45], 1, 1),
         ([0.6, 0.5, 0.4, 0.45], 1, 0),
         ([0.3, 0.5, 0.5, 0.5], 1, 1),
+        ([0.5, 0.4, 0.5, 0.5], 1, 2),
         ([0.3, None, 0.4, 0.9], 2, 3),
     ],
-    ids=["an early one", "before training", "the first of equals", "the last, out of turn"],
+    ids=["an early one", "before training", "the first of equals", "a trained one of equals", "the last, out of turn"],
 )
 def test_the_best_epoch_is_kept(
     scores: list[float | None],
