@@ -407,7 +407,7 @@ def test_photos_that_can_all_not_be_read_are_one_clear_error(begin: Callable, co
     def read(index: int) -> Image:
         raise ImageError(f"{index}: empty file")
 
-    with pytest.raises(HowlError, match="no readable training photo"):
+    with pytest.raises(HowlError, match="no readable photo to learn whitening from"):
         begin(config, photos=LabelledPhotos(["a", "b", "c"], [0, 0, 1], read))
 
 
