@@ -19,7 +19,7 @@ from typing import Any, TypedDict
 from runtime.asmk.codebook import Codebook
 from runtime.asmk.kernel import AsmkKernel, AsmkParameters
 from runtime.errors import DamagedError, IncompatibleError, MissingError, StorageError, UsageError
-from runtime.first_stage import ASMK, VECTORS, FirstStage
+from runtime.first_stage import ASMK, MAX_DIMENSIONS, VECTORS, FirstStage
 from runtime.io.files import atomic_write, open_file, read_file
 from runtime.io.image import MAX_SIDE, MIN_SIDE
 from runtime.vectors import InnerProduct
@@ -28,7 +28,7 @@ FORMAT = "howl engine"
 VERSION = 2
 ENGINE_SUFFIXES = (".onnx", ".plan")
 EXPORT_AGAIN = "export the checkpoint again"
-MAX_DIMENSIONS, MAX_FEATURES, MAX_TEXT = 65_536, 1_000_000, 200  # beyond what any engine has
+MAX_FEATURES, MAX_TEXT = 1_000_000, 200  # beyond what any engine has
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from runtime.features import Features
 
 ASMK, VECTORS = "asmk", "vectors"  # the methods
+MAX_DIMENSIONS = 65_536  # beyond those of any descriptor
 MAX_IMAGES = 65_536  # of a store: an inverted file numbers them with uint16
 
 

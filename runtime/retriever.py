@@ -301,7 +301,7 @@ class Retriever:
                 or ``exclude`` no list, or ``rerank`` is no re-ranker.
         """
         index, top = self._existing_index(), whole_number_above_0("top", top)
-        least = -math.inf if min_score is None else finite_number("min_score", min_score)
+        least = _least(min_score)
         candidates = whole_number_above_0("candidates", candidates)
         if rerank is not None and not isinstance(rerank, Reranker):
             raise UsageError(f"rerank={rerank!r}: give an object with the method rerank, or None")
@@ -339,7 +339,7 @@ class Retriever:
             HowlError: as from ``search``; also if ``photos`` is a single one.
         """
         index, top = self._existing_index(), whole_number_above_0("top", top)
-        least = -math.inf if min_score is None else finite_number("min_score", min_score)
+        least = _least(min_score)
         if skipped is not None and not isinstance(skipped, dict):
             raise UsageError(f"skipped: a dict is needed, not {type(skipped).__name__}")
         only, exclude = None if only is None else ids_of(only, "only"), ids_of(exclude, "exclude")
@@ -406,6 +406,11 @@ class Retriever:
             if not Index.exists(self._index_place):
                 raise
             return self._open_index()  # another process was faster
+
+
+def _least(min_score: float | None) -> float:
+    """The least score of a hit. Raises UsageError if it is no finite number."""
+    return -math.inf if min_score is None else finite_number("min_score", min_score)
 
 
 def _open_retriever(engine: Path, index: Path, settings: dict[str, Any]) -> Retriever:

@@ -32,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         exclude = index.selected(options.exclude) if index is not None and options.exclude else []
         if index is not None and (unknown := sorted(set(exclude) - set(index.existing(exclude)))):
             raise UnknownIdError(f"--exclude {unknown[0]}: not in {retriever.index_path}, nor a folder of it")
-        unreadable = []
+        stranger_score, unreadable = retriever.stranger_score, []
         for query in options.queries:
             if len(options.queries) > 1 and not options.json:
                 print(query)
@@ -42,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 print(json.dumps({"query": query, "error": str(error)}) if options.json else f"{error}")
                 unreadable.append(query)
             else:
-                print_hits(query, hits, retriever.stranger_score, options.min_score, as_json=options.json)
+                print_hits(query, hits, stranger_score, options.min_score, as_json=options.json)
         if options.index is None:
             print(f"searched {retriever.index_path}, which holds {len(retriever)} photos", file=sys.stderr)
     if unreadable:

@@ -10,7 +10,7 @@ from runtime import native
 from runtime.asmk.assignment import ROW_BATCH, ExactSearch, RoundedSearch
 from runtime.cores import available_cores
 from runtime.errors import DamagedError, IncompatibleError, MissingError, UsageError
-from runtime.io.files import atomic_write, read_file
+from runtime.io.files import atomic_write, read_file, reason
 from runtime.io.npy import parse_npy
 from runtime.lazy import lazy_property
 
@@ -97,7 +97,7 @@ class Codebook:
         except FileNotFoundError:
             raise MissingError(f"{path}: the codebook is missing; restore it, or export or import it again") from None
         except (ValueError, OSError) as error:
-            why = " ".join(str(getattr(error, "strerror", None) or error).split())[:200]
+            why = " ".join(reason(error).split())[:200]
             raise DamagedError(f"{path}: not a codebook ({why}); restore it, or export or import it again") from None
         if not centroids.size or not np.isfinite(centroids).all():
             raise DamagedError(f"{path}: a codebook has words, and all of them are numbers; export or import it again")

@@ -84,6 +84,8 @@ class OnnxRuntimeEngine:
         """The features of an RGB uint8 image [H, W, 3]."""
         try:
             with self._turns.turn():
+                if self._session is None:
+                    self._session = self._load()
                 values = self._session.run(self._outputs, {IMAGE: image})
         except Exception as error:  # its exceptions share no base class
             raise HowlError(
@@ -92,9 +94,9 @@ class OnnxRuntimeEngine:
         return features_of(dict(zip(self._outputs, values, strict=True)))
 
     def renew_after_fork(self) -> None:
-        """Loads the graph again: its threads are not forked, and runs that were under way never end."""
+        """Has the graph loaded again when it is next run: its threads are not forked, and runs under way never end."""
         _ABANDONED.append(self._session)
-        self._session = self._load()
+        self._session = None
         self._turns = Turns(PHOTO_BATCH, self._clear_up)
 
     def _give_back(self) -> None:

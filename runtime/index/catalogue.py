@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runtime.errors import DamagedError, IncompatibleError, MissingError, StorageError, WriterBusyError
-from runtime.first_stage import Layout
+from runtime.first_stage import MAX_DIMENSIONS, Layout
 from runtime.index.arrays import HINT, Checksum
 from runtime.index.ids import check_unicode
 from runtime.index.origin import Origin
@@ -37,7 +37,6 @@ DISK_REFUSES = {  # SQLite's codes for what is no fault of the file
 }
 PATIENCE = 10.0  # seconds that a reader waits for a commit to finish, and a commit for readers of the catalogue
 POLLING = 0.05  # seconds between two attempts of a writer to become the one
-MAX_DIMENSIONS = 65_536  # beyond those of any descriptor
 _OF_PARENTS: list[sqlite3.Connection] = []  # connections from before a fork, which must not be closed here
 COMPARISONS = 10  # of two views of a catalogue: another is needed only if a writer commits between them
 BATCH = 500  # values in one query: old versions of SQLite allow 999 parameters

@@ -29,12 +29,12 @@ from runtime.index.ids import check_ids, duplicate, ids_of
 from runtime.index.merging import compaction_cut, segments_to_merge
 from runtime.index.opening import load_part
 from runtime.index.origin import Origin
-from runtime.index.reading import STRANGERS, IndexReader, reason
+from runtime.index.reading import STRANGERS, IndexReader
 from runtime.index.schema import SEGMENT_PREFIX, temporary_prefix
 from runtime.index.segment import Segment, check_large_files, store_of, write_segment
 from runtime.index.strangers import Strangers
 from runtime.index.verification import CATALOGUE, verify
-from runtime.io.files import exchange, folder_obstacle, sync_folder
+from runtime.io.files import exchange, folder_obstacle, reason, sync_folder
 
 EXISTING = ("error", "skip", "replace")  # what an addition does with ids that are in the index already
 

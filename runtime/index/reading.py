@@ -21,6 +21,7 @@ from runtime.index.origin import Origin
 from runtime.index.segment import Segment
 from runtime.index.strangers import Strangers
 from runtime.index.verification import CATALOGUE
+from runtime.io.files import reason
 
 STRANGERS = "strangers"  # their name in the catalogue's metadata
 
@@ -287,8 +288,3 @@ def size_of(path: Path) -> int:
         return path.stat().st_size if path.is_file() else 0
     except FileNotFoundError:
         return 0
-
-
-def reason(error: Exception) -> str:
-    """Why the operating system or SQLite refused, without the names of files."""
-    return getattr(error, "strerror", None) or str(error)

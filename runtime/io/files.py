@@ -42,7 +42,7 @@ def _ensure_writable(path: Path) -> None:
         if obstacle is None and path.exists() and not path.is_file():
             obstacle = "it is a pipe or a device"
     except (OSError, ValueError) as error:
-        obstacle = str(getattr(error, "strerror", None) or error)
+        obstacle = reason(error)
     if obstacle is not None:
         raise StorageError(f"{path}: cannot be written: {obstacle}; name another --out")
 
@@ -56,7 +56,7 @@ def folder_obstacle(folder: Path) -> str | None:
         with NamedTemporaryFile(dir=existing, prefix=".howl."):
             return None
     except OSError as error:
-        return f"no file can be made in {existing} ({error.strerror or error})"
+        return f"no file can be made in {existing} ({reason(error)})"
 
 
 @contextmanager
@@ -101,6 +101,11 @@ def exchange(a: Path, b: Path) -> None:
         raise OSError(code, os.strerror(code))
     for folder in {a.parent, b.parent}:
         sync_folder(folder)
+
+
+def reason(error: Exception) -> str:
+    """Why the operating system or SQLite refused, without the names of files."""
+    return getattr(error, "strerror", None) or str(error)
 
 
 def sync_folder(folder: Path) -> None:

@@ -30,6 +30,16 @@ def labelled(tmp_path: Path, photos: list[str]) -> Path:
     return root
 
 
+@pytest.fixture
+def others(tmp_path: Path, photos: list[str]) -> Path:
+    """A folder of three photos of none of the scenes."""
+    folder = tmp_path / "others"
+    folder.mkdir()
+    for photo in photos[3:]:
+        shutil.copy(photo, folder)
+    return folder
+
+
 def run(capsys: pytest.CaptureFixture[str], *arguments: object) -> dict:
     evaluate.main([*map(str, arguments), "--json"])
     return json.loads(capsys.readouterr().out)
@@ -56,12 +66,8 @@ def test_without_an_engine_it_is_the_one_in_this_folder(
 
 
 def test_distractors_are_searched_and_never_query(
-    engine: Path, labelled: Path, photos: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    engine: Path, labelled: Path, others: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    others = tmp_path / "others"
-    others.mkdir()
-    for photo in photos[3:]:
-        shutil.copy(photo, others)
     (others / "broken.jpg").write_bytes(b"")
     again = shutil.copytree(labelled, tmp_path / "again")
     answer = run(capsys, engine, labelled, again, "--distractors", others)
@@ -70,12 +76,8 @@ def test_distractors_are_searched_and_never_query(
 
 
 def test_an_index_gives_the_figures_of_encoding_all_anew(
-    engine: Path, labelled: Path, photos: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    engine: Path, labelled: Path, others: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    others = tmp_path / "others"
-    others.mkdir()
-    for photo in photos[3:]:
-        shutil.copy(photo, others)
     anew = run(capsys, engine, labelled, "--distractors", others)["sets"]
     with Retriever(engine, tmp_path / "idx", root=tmp_path) as retriever:  # found by their files, not by their ids
         retriever.add(find_photos([others, labelled]))

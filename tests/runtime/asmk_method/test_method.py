@@ -23,24 +23,11 @@ from runtime.errors import HowlError
 from runtime.first_stage import ASMK, Layout
 from runtime.index import Index
 
+from .asmk_params import asmk_params
+
 D, WORDS = 40, 24  # asmk compares 40 dimensions over 64 bits
 CENTROIDS = np.random.default_rng(0).normal(size=(WORDS, D)).astype(np.float32)
-PARAMS = {
-    "index": {"gpu_id": None},
-    "train_codebook": {"codebook": {"size": WORDS}},
-    "build_ivf": {
-        "kernel": {"binary": True},
-        "ivf": {"use_idf": False},
-        "quantize": {"multiple_assignment": 1},
-        "aggregate": {},
-    },
-    "query_ivf": {
-        "quantize": {"multiple_assignment": 5},
-        "aggregate": {},
-        "search": {"topk": None},
-        "similarity": {"similarity_threshold": 0.0, "alpha": 3.0},
-    },
-}
+PARAMS = asmk_params(WORDS, assignments=5)
 
 Images = dict[int, NDArray[np.float32]]  # descriptors by image
 

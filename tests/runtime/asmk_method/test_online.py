@@ -18,25 +18,12 @@ from runtime.asmk_method.ivf import MAX_GAPS
 from runtime.errors import HowlError
 from runtime.index import Index
 
+from .asmk_params import asmk_params
+
 D, WORDS, ROWS = 64, 100, 30
 SECOND = 1_700_000_000  # of Unix time
 SIMILARITY = {"alpha": 3.0, "similarity_threshold": 0.0}
-PARAMS = {
-    "index": {"gpu_id": None},
-    "train_codebook": {"codebook": {"size": WORDS}},
-    "build_ivf": {
-        "kernel": {"binary": True},
-        "ivf": {"use_idf": False},
-        "quantize": {"multiple_assignment": 1},
-        "aggregate": {},
-    },
-    "query_ivf": {
-        "quantize": {"multiple_assignment": 2},
-        "aggregate": {},
-        "search": {"topk": None},
-        "similarity": SIMILARITY,
-    },
-}
+PARAMS = asmk_params(WORDS, assignments=2)
 
 
 @pytest.fixture

@@ -21,6 +21,8 @@ from runtime.errors import HowlError
 from runtime.first_stage import ASMK, Layout
 from runtime.index import Index
 
+from .asmk_params import asmk_params
+
 D, WORDS = 40, 30
 TABLE = selectivity(D, AsmkParameters())
 CENTROIDS = np.random.default_rng(0).normal(size=(WORDS, D)).astype(np.float32)
@@ -333,21 +335,8 @@ def test_no_other_size_is_one(size: Any) -> None:
 
 
 def trained(codebook: Path) -> ASMKMethod:
-    params = {
-        "train_codebook": {"codebook": {"size": WORDS}},
-        "build_ivf": {
-            "kernel": {"binary": True},
-            "ivf": {"use_idf": False},
-            "quantize": {"multiple_assignment": 1},
-            "aggregate": {},
-        },
-        "query_ivf": {
-            "quantize": {"multiple_assignment": 5},
-            "aggregate": {},
-            "search": {"topk": None},
-            "similarity": {"similarity_threshold": 0.0, "alpha": 3.0},
-        },
-    }
+    params = asmk_params(WORDS, assignments=5)
+    del params["index"]  # which older users leave out
     return ASMKMethod.initialize_untrained(params).train_codebook(None, cache_path=str(codebook))
 
 
