@@ -26,6 +26,7 @@ BACKBONE_LEARNING_RATES = {
     "resnet50": 1e-6,
     "efficientnet_lite0": 2e-5,
     "efficientnet_lite0_stride32": 2e-5,
+    "efficientnet_lite1": 2e-5,
     "efficientnet_lite2": 2e-5,
 }
 

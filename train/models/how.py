@@ -30,8 +30,8 @@ class HowConfig(ModelConfig):
     """HOW's network and its refinements.
 
     Attributes:
-        backbone: resnet18, resnet18_stride16, resnet50, efficientnet_lite0, efficientnet_lite0_stride32 or
-            efficientnet_lite2.
+        backbone: resnet18, resnet18_stride16, resnet50, efficientnet_lite0, efficientnet_lite0_stride32,
+            efficientnet_lite1 or efficientnet_lite2.
         dimensions: D, of a descriptor.
         border: take positions less than a stride from the border, too, as HOW does; a good part of what they see is
             padding.

@@ -12,7 +12,12 @@ TORCHVISION_FILES = {
     "resnet18_stride16": "resnet18-f37072fd.pth",
     "resnet50": "resnet50-0676ba61.pth",
 }
-PACKAGED_LITES = {"efficientnet_lite0": 0, "efficientnet_lite0_stride32": 0, "efficientnet_lite2": 2}
+PACKAGED_LITES = {
+    "efficientnet_lite0": 0,
+    "efficientnet_lite0_stride32": 0,
+    "efficientnet_lite1": 1,
+    "efficientnet_lite2": 2,
+}
 TORCHVISION_URL = "https://download.pytorch.org/models/"
 
 
