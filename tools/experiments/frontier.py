@@ -1,0 +1,327 @@
+"""Which engine is the best for its time: ``python tools/experiments/frontier.py NETWORK... --data DATA... --out DIR``.
+
+Exports every combination of network, image size, levels, features and precision, and the presets among them, evaluates
+the engines, times them on the same photos in turn, and marks those that no other beats in both: the Pareto front.
+"""
+
+if __name__ == "__main__":
+    import howl
+
+    howl.run_script("tools.experiments.frontier")  # before the imports: howl.py says why
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from tqdm import tqdm
+
+from export.exporter import export_checkpoint
+from export.learning import learn, open_checkpoint
+from export.options import PRECISIONS, PRESETS, ExportOptions, Preset
+from runtime.bundle import EngineFiles, Manifest
+from runtime.engine import open_engine
+from runtime.errors import UsageError
+from runtime.features import Features
+from runtime.io.cli import positive_int
+from runtime.io.files import atomic_write, ensure_writable
+from runtime.io.finding import find_photos
+from runtime.io.image import Image, load_rgb, shrink
+from tools.environment import describe_machine, load_pyplot, require_packages
+from tools.evaluation import evaluate_engine
+
+PACKAGES = ("numpy", "torch", "onnxruntime")
+LEVELS = (1.0, 0.707, 0.5, 0.353, 0.25)  # of the pyramids that are tried, from the top
+TIMED_SIZE = 1024  # pixels, longest side of the photos that are timed
+TURNS = 2  # that every photo is timed
+RESULT, PLOT = "frontier.json", "frontier.png"
+
+
+@dataclass(frozen=True)
+class Point:
+    """An engine of the search.
+
+    Attributes:
+        network: a checkpoint, or the name of a backbone to learn whitening and words for.
+        preset: image size, scales, features and precision.
+    """
+
+    network: str
+    preset: Preset
+
+    def __str__(self) -> str:
+        each = self.preset
+        return f"{Path(self.network).stem}-{each.image_size}-{len(each.scales)}-{each.features}-{each.precision}"
+
+    @property
+    def preset_name(self) -> str:
+        """Of the preset that has these settings; empty if there is none."""
+        return next((name for name, preset in PRESETS.items() if preset == self.preset), "")
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What all engines of a search share: one that is continued must have the same.
+
+    Attributes:
+        data: folders with one folder a scene, to evaluate on.
+        distractors: a folder of photos of none of the scenes, to search among.
+        learn: a folder of photos that whitening and words are learned from; None to take the checkpoints' own.
+    """
+
+    data: tuple[str, ...]
+    distractors: str | None
+    learn: str | None
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    options = parse(arguments)
+    require_packages("pandas", "tabulate", "matplotlib")
+    setting = Setting(tuple(options.data), options.distractors, options.learn)
+    points = points_of(options.networks, options.sizes, options.levels, options.features, options.precisions)
+    if options.presets:
+        points |= {Point(network, preset): None for network in options.networks for preset in PRESETS.values()}
+    result = search(list(points), setting, options.out, photos=options.photos)
+    draw(result, options.out / PLOT)
+    print(table(result))
+    print(f"\n{options.out / RESULT}, {options.out / PLOT}")
+
+
+def points_of(
+    networks: Iterable[str],
+    sizes: Iterable[int],
+    levels: Iterable[int],
+    features: Iterable[int],
+    precisions: Iterable[str],
+) -> dict[Point, None]:
+    """All combinations, in order."""
+    return {
+        Point(network, Preset(size, LEVELS[:number], k, precision)): None
+        for network, size, number, k, precision in product(networks, sizes, levels, features, precisions)
+    }
+
+
+def search(points: Sequence[Point], setting: Setting, out: Path, *, photos: int = 8) -> dict[str, Any]:
+    """Accuracy and time of every engine; an interrupted search goes on where it was.
+
+    Args:
+        points: the engines.
+        setting: what they share.
+        out: folder of the engines and of the result, which is written after each of them.
+        photos: that are timed.
+
+    Returns:
+        the machine, the setting, and for each engine its settings, mAP by data set, seconds of every timed photo, and
+        whether it is on the front.
+
+    Raises:
+        HowlError: a network or the data cannot be read, an engine is not proven, or the folder holds another search.
+    """
+    timed = timed_photos(setting.data, photos)
+    ensure_writable(out / RESULT)
+    accuracies = earlier_accuracies(out / RESULT, setting)
+    for point in points:
+        if str(point) not in accuracies:
+            engine = export_point(point, setting, out)
+            evaluation = evaluate_engine(engine, setting.data, distractors=setting.distractors, device="cpu").as_dict()
+            accuracies[str(point)] = {Path(each["data"]).name: each["mAP"] for each in evaluation["sets"]}
+            write(out / RESULT, {"setting": asdict(setting), "accuracies": accuracies})
+    seconds = measure({str(point): out / f"{point}.onnx" for point in points}, timed)
+    means = {str(point): float(np.mean(list(accuracies[str(point)].values()))) for point in points}
+    best = front({name: (float(np.median(seconds[name])), mean) for name, mean in means.items()})
+    result = {
+        "machine": describe_machine(PACKAGES),
+        "setting": asdict(setting),
+        "accuracies": accuracies,
+        "engines": {
+            str(point): {
+                "network": Path(point.network).stem,
+                "preset": point.preset_name,
+                **asdict(point.preset),
+                "mAP": accuracies[str(point)],
+                "seconds": seconds[str(point)],
+                "front": str(point) in best,
+            }
+            for point in points
+        },
+    }
+    write(out / RESULT, result)
+    return result
+
+
+def earlier_accuracies(path: Path, setting: Setting) -> dict[str, dict[str, float]]:
+    """What an earlier search found, mAP by engine and data set. Raises UsageError if it was another search."""
+    if not path.exists():
+        return {}
+    earlier = json.loads(path.read_text())
+    if earlier["setting"] != json.loads(json.dumps(asdict(setting))):
+        raise UsageError(f"{path}: a search with other data, distractors or photos to learn from; name another --out")
+    return earlier["accuracies"]
+
+
+def write(path: Path, content: Mapping[str, Any]) -> None:
+    """Writes JSON."""
+    with atomic_write(path) as file:
+        file.write(json.dumps(content, indent=1).encode())
+
+
+def export_point(point: Point, setting: Setting, out: Path) -> Path:
+    """The engine of a point; whitening and words are learned once for each network and image size."""
+    options = ExportOptions(
+        Path(point.network),
+        out / f"{point}.onnx",
+        image_size=point.preset.image_size,
+        scales=point.preset.scales,
+        features=point.preset.features,
+        precision=point.preset.precision,
+        photos=None if setting.learn is None else Path(setting.learn),
+    )
+    if setting.learn is not None:
+        learned = out / f"{Path(point.network).stem}-{point.preset.image_size}.pt"
+        if not learned.exists():
+            checkpoint = open_checkpoint(Path(point.network), Path(setting.learn))
+            at_size = replace(checkpoint.extraction, image_size=point.preset.image_size)
+            learn(replace(checkpoint, extraction=at_size), Path(setting.learn), say).save(learned)
+        options = replace(options, checkpoint=learned)
+    return export_checkpoint(options, say).engine
+
+
+def say(line: str) -> None:
+    """What an export tells, beside the table."""
+    print(line, file=sys.stderr, flush=True)
+
+
+def timed_photos(data: Sequence[str], number: int) -> list[Image]:
+    """Photos evenly taken from all data, RGB, with their longest side at ``TIMED_SIZE`` pixels."""
+    paths = find_photos(data)
+    photos = [load_rgb(path) for path in paths[:: max(1, len(paths) // number)][:number]]
+    return [resized(photo, TIMED_SIZE) for photo in photos]
+
+
+def resized(photo: Image, side: int) -> Image:
+    """The photo with its longest side at that many pixels."""
+    factor = side / max(photo.shape[:2])
+    size = round(photo.shape[1] * factor), round(photo.shape[0] * factor)
+    interpolation = cv2.INTER_CUBIC if factor > 1 else cv2.INTER_AREA
+    return np.ascontiguousarray(cv2.resize(photo, size, interpolation=interpolation).astype(np.uint8, copy=False))
+
+
+def measure(engines: Mapping[str, Path], photos: Sequence[Image]) -> dict[str, list[float]]:
+    """Seconds from an image in memory to its features, one thread, for every photo and turn.
+
+    The processor's time, so that other work on the machine counts less; all engines take each photo in turn.
+    """
+    extractors = {name: open_extractor(path) for name, path in engines.items()}
+    seconds: dict[str, list[float]] = {name: [] for name in extractors}
+    for run in extractors.values():
+        run(photos[0])  # to warm up
+    for photo in tqdm([*photos] * TURNS, desc="timing", unit="photo", disable=None):
+        for name, run in extractors.items():
+            begin = time.process_time()
+            run(photo)
+            seconds[name].append(time.process_time() - begin)
+    return seconds
+
+
+def open_extractor(path: Path) -> Callable[[Image], Features]:
+    """An engine with one thread, which is given photos shrunk to its image size."""
+    engine, size = open_engine(path, "cpu", threads=1), Manifest.load(EngineFiles.of(path).manifest).image_size
+    return lambda photo: engine.extract(shrink(photo, size))
+
+
+def front(engines: Mapping[str, tuple[float, float]]) -> set[str]:
+    """The engines, by seconds and accuracy, that no other one beats in one of them and equals in the other."""
+    return {
+        name
+        for name, (seconds, accuracy) in engines.items()
+        if not any(
+            other_seconds <= seconds
+            and other_accuracy >= accuracy
+            and (other_seconds, other_accuracy) != (seconds, accuracy)
+            for other_seconds, other_accuracy in engines.values()
+        )
+    }
+
+
+def table(result: Mapping[str, Any]) -> str:
+    """Markdown, the fastest first: settings, median and quartiles of the milliseconds of a photo, and mAP."""
+    import pandas  # late: `--help` does without
+
+    rows = [
+        {
+            "network": each["network"],
+            "image": each["image_size"],
+            "levels": len(each["scales"]),
+            "K": each["features"],
+            "precision": each["precision"],
+            "preset": each["preset"],
+            "ms": "{1:.0f} ({0:.0f}–{2:.0f})".format(*quartiles(each)),
+            **{f"mAP {of}": f"{100 * value:.2f}" for of, value in each["mAP"].items()},
+            "front": "●" if each["front"] else "",
+        }
+        for each in sorted(result["engines"].values(), key=lambda each: float(np.median(each["seconds"])))
+    ]
+    about = ", ".join(f"{name} {value}" for name, value in result["machine"].items())
+    return f"{about}\n\n{pandas.DataFrame(rows).to_markdown(index=False, disable_numparse=True)}"
+
+
+def quartiles(engine: Mapping[str, Any]) -> tuple[float, float, float]:
+    """Of the milliseconds of a photo: the lower one, the median and the upper one."""
+    low, middle, high = 1e3 * np.quantile(engine["seconds"], [0.25, 0.5, 0.75])
+    return float(low), float(middle), float(high)
+
+
+def draw(result: Mapping[str, Any], path: Path) -> None:
+    """mAP against time for every data set: all engines, the front by mean mAP as a line, and the presets by name."""
+    pyplot = load_pyplot()
+    engines = sorted(result["engines"].values(), key=lambda each: float(np.median(each["seconds"])))
+    sets = list(engines[0]["mAP"])
+    figure, every_axes = pyplot.subplots(
+        1, len(sets), figsize=(5.5 * len(sets), 4), layout="constrained", squeeze=False
+    )
+    for of, axes in zip(sets, every_axes[0], strict=True):
+        for network in dict.fromkeys(each["network"] for each in engines):
+            mine = [each for each in engines if each["network"] == network]
+            axes.plot(*coordinates(mine, of), "o", label=network, alpha=0.7)
+        axes.plot(*coordinates([each for each in engines if each["front"]], of), "-", color="grey", zorder=0)
+        for each in engines:
+            if each["preset"]:
+                at = quartiles(each)[1], 100 * each["mAP"][of]
+                axes.annotate(each["preset"], at, textcoords="offset points", xytext=(5, 5), fontsize=8)
+        axes.set_xscale("log")
+        axes.set(xlabel="ms a photo, one thread", ylabel="mAP", title=of)
+        axes.grid(which="both", alpha=0.3)
+        axes.legend(fontsize=8, loc="lower right")
+    figure.savefig(path, dpi=120)
+    pyplot.close(figure)
+
+
+def coordinates(engines: Sequence[Mapping[str, Any]], of: str) -> tuple[list[float], list[float]]:
+    """Milliseconds and mAP of engines on one data set."""
+    return [quartiles(each)[1] for each in engines], [100 * each["mAP"][of] for each in engines]
+
+
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="tools/experiments/frontier.py",
+        description="Accuracy and time of many engines, and which of them no other beats in both.",
+    )
+    parser.add_argument("networks", metavar="NETWORK", nargs="+", help="a checkpoint, or a backbone with --learn")
+    parser.add_argument("--data", metavar="DATA", nargs="+", required=True, help="one folder a scene, to evaluate on")
+    parser.add_argument("--distractors", metavar="DIR", help="photos of none of the scenes, to search among")
+    parser.add_argument("--learn", metavar="DIR", help="photos that whitening and words are learned from")
+    parser.add_argument("--sizes", type=positive_int, nargs="+", default=[720], help="pixels (%(default)s)")
+    parser.add_argument("--levels", type=int, choices=range(1, len(LEVELS) + 1), nargs="+", default=[5])
+    parser.add_argument("--features", type=positive_int, nargs="+", default=[1000], metavar="K", help="(%(default)s)")
+    parser.add_argument("--precisions", choices=PRECISIONS, nargs="+", default=["fp32"], help="(%(default)s)")
+    parser.add_argument("--presets", action="store_true", help="every preset, too")
+    parser.add_argument("--photos", type=positive_int, default=8, metavar="N", help="that are timed (%(default)s)")
+    parser.add_argument("--out", type=Path, metavar="DIR", default="frontier", help="(%(default)s)")
+    return parser.parse_args(arguments)
