@@ -3,8 +3,8 @@
 Nodes are the N strongest positions of a map. Each has edges to its k most similar nodes (cosine), at any distance.
 Stacked graph convolutions pass messages along the edges, and every block re-weights the node features channel by
 channel, and the nodes' attention: how useful a position is depends on what else in the photo looks like it
-(docs/experiments.md). Before anything is learned, positions count less if their neighbours look like them. Grass, sky
-and bare walls repeat, and do not tell one place from another (burstiness: Jégou, Douze, Schmid, CVPR 2009). N and k are
+(docs/experiments.md). It can also learn that positions count less if their neighbours look like them: grass, sky and
+bare walls repeat, and do not tell one place from another (burstiness: Jégou, Douze, Schmid, CVPR 2009). N and k are
 static, so that the graph can be traced: smaller maps are padded, and padding takes no part as a node, as a neighbour or
 in the output.
 """
@@ -15,19 +15,18 @@ from torch.nn import functional as F
 
 MAX_NODES = 3840  # the limit of TensorRT's TopK
 NO_EDGE = -2.0  # below every cosine
-INITIAL_BURSTINESS = 3.0  # 1 to 6 work about as well, and learning hardly changes it
 MAX_GAIN = 0.1  # of a channel, up or down: without a bound, gains overfit the training photos
 MAX_CHANGE = 3.0  # of the logarithm of attention: no position may vanish, none may outweigh all others
 
 
 class GraphRefinement(nn.Module):
-    """Refines the N strongest positions of a map in place; a new one leaves the features as they are."""
+    """Refines the N strongest positions of a map in place; a new one leaves all as it is."""
 
     def __init__(self, channels: int, nodes: int, neighbours: int, blocks: int, width: int) -> None:
         super().__init__()
         self.nodes = nodes
         self.neighbours = neighbours
-        self.burstiness = nn.Parameter(torch.tensor(INITIAL_BURSTINESS))
+        self.burstiness = nn.Parameter(torch.tensor(0.0))
         self.embed = nn.Linear(channels, width)
         self.blocks = nn.ModuleList(GraphBlock(channels, width) for _ in range(blocks))
 

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.export import Dim
 from torch.nn import functional as F
 
-from train.models.graph import INITIAL_BURSTINESS, GraphRefinement
+from train.models.graph import GraphRefinement
 
 CHANNELS = 6
 
@@ -72,21 +72,23 @@ def test_refinement_equals_message_passing_node_by_node(count: int, neighbours: 
 
 
 @pytest.mark.parametrize(("height", "width"), [(4, 5), (2, 3), (7, 8)])
-def test_a_new_graph_leaves_features_as_they_are(height: int, width: int) -> None:
+def test_a_new_graph_leaves_features_and_attention_as_they_are(height: int, width: int) -> None:
     features, strengths = random_map(height, width)
     graph = GraphRefinement(CHANNELS, nodes=20, neighbours=4, blocks=2, width=5)
-    refined, _ = graph(features, strengths)
+    refined, weighted = graph(features, strengths)
     assert torch.equal(refined, features)
+    assert torch.equal(weighted, strengths)
 
 
-def test_a_new_graph_counts_what_is_one_of_many_for_less() -> None:
+def test_burstiness_counts_what_is_one_of_many_for_less() -> None:
     """A wall of one texture, and one position that looks like nothing else."""
     features = torch.zeros(1, CHANNELS, 4, 4)
     features[:, 0] = 1.0
     features[:, :, 2, 1] = F.one_hot(torch.tensor(1), CHANNELS).float()
     graph = GraphRefinement(CHANNELS, nodes=20, neighbours=4, blocks=2, width=5)
+    torch.nn.init.constant_(graph.burstiness, 3.0)
     weighted = graph(features, torch.ones(1, 4, 4))[1].detach()
-    assert float(weighted[0, 2, 1]) == pytest.approx(math.exp(INITIAL_BURSTINESS))
+    assert float(weighted[0, 2, 1]) == pytest.approx(math.exp(3.0))
     weighted[0, 2, 1] = 1.0
     torch.testing.assert_close(weighted, torch.ones(1, 4, 4))
 
