@@ -65,7 +65,9 @@ def learn(checkpoint: Checkpoint, folder: Path, say: Callable[[str], None] = pri
     say(f"learning from {used} of {len(photos)} photos in {folder} ...")
     model = checkpoint.build_model()
     alone = ProcessGroup(0, 1, torch.device("cpu"))
-    variances = learn_whitening(model, photos, alone, count=LEARNED_PHOTOS, features=FEATURES, seed=SEED)
+    variances = learn_whitening(
+        model, photos, alone, kind=model.whitenings[0], count=LEARNED_PHOTOS, features=FEATURES, seed=SEED
+    )
     readable = used - len(photos.unreadable)
     if photos.unreadable:
         say(describe_unreadable(photos.unreadable))

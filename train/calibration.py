@@ -3,15 +3,17 @@
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 from tqdm import tqdm
 
-from runtime.errors import ImageError
+from runtime.errors import ImageError, UsageError
+from runtime.io.image import Image
+from train.augmentation import same_points, second_view
 from train.backbones import Backbone
 from train.data.labelled import LabelledPhotos
-from train.descriptors import agree_on_unreadable, as_batch
+from train.descriptors import agree_on_unreadable, as_batch, batch_for
 from train.distributed import ProcessGroup
-from train.models.base import RetrievalModel
+from train.models.base import RetrievalModel, WhiteningSamples
 from train.models.whitening import Moments
 
 CALIBRATION_PHOTOS = 64
@@ -35,14 +37,23 @@ def calibrate_batch_norm(backbone: Backbone, photos: LabelledPhotos, seed: int) 
 
 @torch.no_grad()
 def learn_whitening(
-    model: RetrievalModel, photos: LabelledPhotos, processes: ProcessGroup, *, count: int, features: int, seed: int
+    model: RetrievalModel,
+    photos: LabelledPhotos,
+    processes: ProcessGroup,
+    *,
+    kind: str,
+    count: int,
+    features: int,
+    seed: int,
 ) -> int:
-    """PCA whitening of what the model takes it from (``whitening_samples``), over photos at scale 1.
+    """Whitening from what the model takes it from (``whitening_samples``), over photos at scale 1; no labels.
 
     Args:
         model: whose whitening is learned.
         photos: of which some are drawn.
         processes: share the work.
+        kind: ``pca``, as HOW, or ``views``: learned from pairs of features of the same point, in a photo and in a
+            second view made from it.
         count: photos, at most.
         features: of each, at most.
         seed: of the draw.
@@ -54,21 +65,52 @@ def learn_whitening(
         HowlError: no photo can be read.
     """
     model.eval()
-    moments = Moments(model.backbone.channels)
+    moments, differences = Moments(model.backbone.channels), Moments(model.backbone.channels)
     chosen = processes.share(sample(photos, count, seed).tolist())
     images = photos.read_all(chosen)
-    for _, image in tqdm(
+    for index, image in tqdm(
         images, total=len(chosen), desc="whitening", unit="photo", leave=False, disable=processes.hides_progress
     ):
         if image is not None:
-            samples = model.whitening_samples(as_batch([image], processes.device), features)
-            moments.add(samples.cpu().numpy())
+            samples = model.whitening_samples(batch_for(model, [image]), features)
+            moments.add(samples.features.cpu().numpy())
+            if kind == "views":
+                differences.add(differences_between_views(model, image, samples, features, (seed, index)))
     agree_on_unreadable(photos, processes)
     moments = Moments.total(processes.gather(moments))
+    differences = Moments.total(processes.gather(differences))
     if moments.count == 0:
         raise ImageError("no readable photo to learn whitening from")
-    model.whitening.learn(moments, model.shrinkage)
+    model.whitening.learn(moments, model.shrinkage, differences if differences.count else None)
     return moments.rank
+
+
+def differences_between_views(
+    model: RetrievalModel, image: Image, samples: WhiteningSamples, features: int, seed: tuple[int, int]
+) -> NDArray[np.float32]:
+    """What changes in features when a photo is taken from another side and in another light: x − y, [n, C].
+
+    Args:
+        model: whose features they are.
+        image: the photo, RGB uint8 [H, W, 3].
+        samples: of the photo.
+        features: of its second view, at most.
+        seed: of the view.
+    """
+    view, homography = second_view(image, np.random.default_rng(seed))
+    batch = batch_for(model, [view])
+    of_view = model.whitening_samples(batch, features)
+    here, there = (in_photo(each.positions, batch, image) for each in (samples, of_view))
+    i, j = same_points(here, there, homography, distance=model.backbone.stride / 2)
+    return (samples.features[i] - of_view.features[j]).cpu().numpy()
+
+
+def in_photo(positions: Tensor | None, batch: Tensor, image: Image) -> NDArray[np.floating]:
+    """Positions [n, 2] in the pixels of a photo before it became a batch of aligned sides."""
+    if positions is None:
+        raise UsageError("whitening from views needs features that lie somewhere")
+    scale = np.divide(image.shape[1::-1], (batch.shape[3], batch.shape[2]))
+    return (positions.cpu().numpy() + 0.5) * scale - 0.5
 
 
 def sample(photos: LabelledPhotos, count: int, seed: int) -> NDArray[np.int64]:

@@ -13,7 +13,16 @@ import tyro
 from runtime.cores import MAX_THREADS
 from runtime.errors import UsageError
 from runtime.first_stage import ASMK
-from train.models.base import ExtractionConfig, ModelConfig, a_seed, above_zero, at_least, at_most, of_declared_types
+from train.models.base import (
+    ExtractionConfig,
+    ModelConfig,
+    a_seed,
+    above_zero,
+    at_least,
+    at_most,
+    in_pixels,
+    of_declared_types,
+)
 from train.models.registry import system_named
 
 DATA_ROOT = Path("data")
@@ -55,6 +64,9 @@ class TrainingConfig:
         learning_rate: of the backbone.
         epochs: passes; each mines new tuples. 0 only learns whitening and, for ASMK, the codebook.
         tuples: query tuples of an epoch.
+        tuple_size: longest side, in pixels, of the photos that are mined and trained on; those of a tuple are seen at
+            one scale, and learn for all.
+        augmented: share of the photos of a tuple that are seen from another side and in another light.
         loss: contrastive, on global descriptors; match, on local features.
         margin: of the contrastive loss.
         seed: of everything that is drawn at random.
@@ -67,6 +79,8 @@ class TrainingConfig:
         new_module_factor: new modules learn so many times faster than the backbone.
         learning_rate_decay: factor of all learning rates, each epoch.
         weight_decay: of Adam.
+        whitening: learned from second views made of the photos, so that what changes with viewpoint and light counts
+            little (views), or as HOW does (pca).
         words: visual words of the codebook, at most.
         whitening_photos: training photos that whitening is learned from.
         whitening_features: strongest features of each, for local features.
@@ -81,6 +95,8 @@ class TrainingConfig:
     learning_rate: float
     epochs: int
     tuples: int
+    tuple_size: int
+    augmented: float
     loss: Literal["contrastive", "match"]
     margin: float
     seed: int = 0
@@ -92,6 +108,7 @@ class TrainingConfig:
     new_module_factor: float = 10.0
     learning_rate_decay: float = 0.99
     weight_decay: float = 1e-4
+    whitening: Literal["views", "pca"] = "pca"
     words: int = 65_536
     whitening_photos: int = 5_000
     whitening_features: int = 1000
@@ -100,8 +117,10 @@ class TrainingConfig:
 
     def __post_init__(self) -> None:
         of_declared_types(self)
-        at_least(0, epochs=self.epochs, weight_decay=self.weight_decay)
+        at_least(0, epochs=self.epochs, weight_decay=self.weight_decay, augmented=self.augmented)
+        at_most(1, augmented=self.augmented)
         a_seed(seed=self.seed)
+        in_pixels(tuple_size=self.tuple_size)
         counts = ("tuples", "pool", "negatives", "nearest_positives", "tuples_per_step", "words", "validate_every")
         photos = ("whitening_photos", "whitening_features", "codebook_photos")
         at_least(1, **{name: getattr(self, name) for name in (*counts, *photos)})
@@ -123,7 +142,7 @@ class TrainOptions:
         system: how (local descriptors for ASMK) or gem (one global descriptor).
         network: the network
         training: the training
-        extraction: photos; scales and features in validation only
+        extraction: photos, as validation and the engine describe them
         init: the first weights: imagenet, random, or a file: a backbone's state dict, or a checkpoint to start from.
         out: the checkpoint to write.
         data_root: where published data sets lie.
@@ -147,6 +166,9 @@ class TrainOptions:
         model = system_named(self.system)
         if self.training.loss not in model.losses:
             raise UsageError(f"--loss {self.training.loss}: {self.system} is trained by {' or '.join(model.losses)}")
+        if self.training.whitening not in model.whitenings:
+            known = " or ".join(model.whitenings)
+            raise UsageError(f"--whitening {self.training.whitening}: {self.system} learns its whitening by {known}")
         features = self.extraction.features
         if features is not None and model.extraction_defaults(self.extraction).features is None:
             raise UsageError(f"--features {features}: {self.system} has no local features; leave it out")
@@ -203,35 +225,66 @@ class Scale:
     """What differs with the amount of data: HOW's setting for SfM-120k, smaller ones for a CPU.
 
     For a folder of photos the match loss trains the backbone better than HOW's, and it is all that trains the
-    refinements (docs/experiments.md, 13 and 15).
+    refinements (docs/experiments.md, 13 and 15). Rate, augmentation and size of the tuples were chosen there, too, with
+    EfficientNet-Lite0 ("Training that a user with labels can wait for").
 
     Attributes:
-        extraction: image size, in training as in validation; scales and features, in validation.
-        epochs: as in ``TrainingConfig``.
+        extraction: of photos in validation, and of the engine, unless its export says otherwise.
+        epochs: as in ``TrainingConfig``, like all that follow.
         tuples: likewise.
-        loss: likewise, if the system can be trained with it.
+        tuple_size: likewise.
+        augmented: likewise.
+        loss: likewise.
+        learning_rate_factor: of the backbone's own rate (``BACKBONE_LEARNING_RATES``).
+        new_module_factor: as in ``TrainingConfig``, like all that follow.
+        whitening: likewise.
+        whitening_photos: likewise.
+        whitening_features: likewise.
+        codebook_photos: likewise.
     """
 
     extraction: ExtractionConfig
     epochs: int
     tuples: int
+    tuple_size: int
+    augmented: float
     loss: Literal["contrastive", "match"]
+    learning_rate_factor: float = 1.0
+    new_module_factor: float = 10.0
+    whitening: Literal["views", "pca"] = "pca"
+    whitening_photos: int = 5_000
+    whitening_features: int = 1000
+    codebook_photos: int = 20_000
 
 
 SCALES = {
-    "sfm120k": Scale(ExtractionConfig(), epochs=20, tuples=2000, loss="contrastive"),
+    "sfm120k": Scale(ExtractionConfig(), epochs=20, tuples=2000, tuple_size=1024, augmented=0.0, loss="contrastive"),
     "scenes": Scale(
         ExtractionConfig(image_size=320, scales=(1.414, 1, 0.707, 0.5), features=500),
         epochs=4,
         tuples=120,
+        tuple_size=320,
+        augmented=0.0,
         loss="contrastive",
     ),
 }
 FOLDER_SCALE = Scale(
-    ExtractionConfig(image_size=480, scales=(1.414, 1, 0.707, 0.5, 0.353), features=700),
-    epochs=10,
-    tuples=400,
+    ExtractionConfig(image_size=720, scales=(1.0, 0.707, 0.5, 0.353, 0.25), features=1000),
+    epochs=4,
+    tuples=150,
+    tuple_size=320,
+    augmented=0.5,
     loss="match",
+    learning_rate_factor=2.5,
+    new_module_factor=4.0,
+    whitening="views",
+    whitening_photos=400,
+    whitening_features=300,
+    codebook_photos=400,
+)
+# What was found on local features need not hold for global ones.
+GLOBAL_FOLDER_SCALE = Scale(
+    ExtractionConfig(image_size=480), epochs=4, tuples=200, tuple_size=480, augmented=0.0, loss="contrastive"
 )
 
 
@@ -250,17 +303,24 @@ def options_for(
         UsageError: there is no such system or backbone, or the image size is out of range.
     """
     model = system_named(system)
-    scale = SCALES.get(data, FOLDER_SCALE)
+    scale = SCALES.get(data, FOLDER_SCALE if FOLDER_SCALE.loss in model.losses else GLOBAL_FOLDER_SCALE)
     extraction = model.extraction_defaults(scale.extraction)
     if image_size is not None:
         extraction = replace(extraction, image_size=image_size)
     network = model.Config.for_training(backbone, extraction.image_size)
     training = TrainingConfig(
         data=data,
-        learning_rate=BACKBONE_LEARNING_RATES[network.backbone],
+        learning_rate=scale.learning_rate_factor * BACKBONE_LEARNING_RATES[network.backbone],
         epochs=scale.epochs,
         tuples=scale.tuples,
-        loss=scale.loss if scale.loss in model.losses else model.losses[0],
+        tuple_size=min(scale.tuple_size, extraction.image_size),
+        augmented=scale.augmented,
+        loss=scale.loss,
         margin=model.margin,
+        whitening=scale.whitening,
+        new_module_factor=scale.new_module_factor,
+        whitening_photos=scale.whitening_photos,
+        whitening_features=scale.whitening_features,
+        codebook_photos=scale.codebook_photos,
     )
     return TrainOptions(system, network, training, extraction)

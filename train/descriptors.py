@@ -14,6 +14,7 @@ from runtime.io.image import Image
 from train.data.labelled import LabelledPhotos
 from train.distributed import ProcessGroup
 from train.models.base import FeatureMap, RetrievalModel
+from train.models.extractor import exact, resize
 
 BATCH = 16  # photos read together; those of one size go through the network together
 
@@ -23,28 +24,38 @@ Describe: TypeAlias = Callable[[Sequence[Image]], Tensor]
 
 def describe_images(model: RetrievalModel, images: Sequence[Image]) -> Tensor:
     """RGB uint8 images of any sizes, each [H, W, 3] → L2-normalised descriptors [n, D], in order."""
-    numbers, batches = zip(*by_shape(images, device_of(model)), strict=True)
+    numbers, batches = zip(*by_shape(images, model), strict=True)
     described = torch.cat([model.describe(batch) for batch in batches])
     return described[torch.tensor([i for of in numbers for i in of], device=described.device).argsort()]
 
 
 def feature_maps(model: RetrievalModel, images: Sequence[Image]) -> list[FeatureMap]:
-    """RGB uint8 images of any sizes, each [H, W, 3] → the map of each, without a batch axis, in order."""
-    found = {
-        i: FeatureMap(descriptors, strengths)
-        for numbers, batch in by_shape(images, device_of(model))
-        for i, descriptors, strengths in zip(numbers, *model.feature_maps(batch), strict=True)
-    }
+    """RGB uint8 images of any sizes, each [H, W, 3] → the map of each, without a batch axis, in order.
+
+    Positions that may not become local features are cut off: a loss would else teach what no search sees.
+    """
+    found: dict[int, FeatureMap] = {}
+    for numbers, batch in by_shape(images, model):
+        descriptors, strengths = model.feature_maps(batch)
+        eligible = model.eligible(strengths, batch)
+        rows, columns = eligible.any(dim=1), eligible.any(dim=0)
+        inside = FeatureMap(descriptors[:, :, rows][:, :, :, columns], strengths[:, rows][:, :, columns])
+        found.update((i, FeatureMap(*maps)) for i, maps in zip(numbers, zip(*inside, strict=True), strict=True))
     return [found[i] for i in range(len(images))]
 
 
-def by_shape(images: Sequence[Image], device: torch.device) -> Iterator[tuple[list[int], Tensor]]:
-    """Batches of images that share a shape: pairs of their numbers and the batch, as ``as_batch`` makes it."""
+def by_shape(images: Sequence[Image], model: RetrievalModel) -> Iterator[tuple[list[int], Tensor]]:
+    """Batches of images that share a shape: pairs of their numbers and the batch, as ``batch_for`` makes it."""
     numbers: dict[tuple[int, ...], list[int]] = {}
     for i, image in enumerate(images):
         numbers.setdefault(image.shape, []).append(i)
     for of_shape in numbers.values():
-        yield of_shape, as_batch([images[i] for i in of_shape], device)
+        yield of_shape, batch_for(model, [images[i] for i in of_shape])
+
+
+def batch_for(model: RetrievalModel, images: Sequence[Image]) -> Tensor:
+    """``as_batch`` on the network's device, at sides that fit its backbone, as the extractor has them."""
+    return resize(as_batch(images, device_of(model)), exact(1.0), model.backbone.alignment)
 
 
 def as_batch(images: Sequence[Image], device: torch.device) -> Tensor:

@@ -39,10 +39,11 @@ class EpochLog:
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
 
-    def __str__(self) -> str:
+    def line(self, epochs: int) -> str:
+        """For people, in a run of so many epochs."""
         loss = "before training" if self.loss is None else f"loss {self.loss:.4f}"
         score = "" if self.mean_average_precision is None else f"  mAP {self.mean_average_precision:.4f}"
-        return f"epoch {self.epoch:3d}  {loss}{score}  {self.seconds:.0f} s"
+        return f"epoch {self.epoch} of {epochs}  {loss}{score}  {self.seconds:.0f} s"
 
 
 def write_log(records: list[EpochLog], checkpoint: Path) -> None:

@@ -18,7 +18,7 @@ from runtime.io.image import describe_unreadable
 from train.checkpoint import Checkpoint
 from train.config import ResumeOptions, TrainOptions, options_for, refuse_without_effect
 from train.log import CURVE_SUFFIX, LOG_SUFFIX, EpochLog
-from train.trainer import resume_training, start_training
+from train.trainer import Interrupted, resume_training, start_training
 
 PROGRAM = "train/run.py"
 
@@ -31,15 +31,27 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def train(options: TrainOptions | ResumeOptions) -> Checkpoint | None:
-    """Trains as the options say, and prints a report. Returns and raises as ``start_training``."""
+    """Trains as the options say, and prints a report. Returns and raises as ``start_training``.
+
+    Raises:
+        KeyboardInterrupt: by Ctrl-C; it says in one line what is kept, and the command that goes on.
+    """
     if isinstance(options, ResumeOptions):
-        out = options.out or options.resume
-        checkpoint = resume_training(
-            options.resume, out=out, epochs=options.epochs, data_root=options.data_root, threads=options.threads
-        )
+        out, kept = options.out or options.resume, f"{options.resume} is as it was"
     else:
-        out = options.out
-        checkpoint = start_training(options)
+        out, kept = options.out, "nothing is kept yet"
+    try:
+        if isinstance(options, ResumeOptions):
+            checkpoint = resume_training(
+                options.resume, out=out, epochs=options.epochs, data_root=options.data_root, threads=options.threads
+            )
+        else:
+            checkpoint = start_training(options)
+    except Interrupted as interrupt:
+        again = command_for(ResumeOptions(out, data_root=options.data_root, threads=options.threads))
+        raise KeyboardInterrupt(f"interrupted: {out} holds {interrupt}; to go on: {again}") from None
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(f"interrupted: {kept}; to start again: {command_for(options)}") from None
     if checkpoint is not None:
         print(report(checkpoint, out))
     return checkpoint

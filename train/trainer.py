@@ -5,25 +5,21 @@
 
 import copy
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
-from tqdm import tqdm
+from torch import Tensor
 
 from runtime.asmk.kernel import AsmkParameters
-from runtime.errors import DamagedError, ImageError, IncompatibleError, StorageError, UsageError
+from runtime.errors import DamagedError, IncompatibleError, StorageError, UsageError
 from runtime.first_stage import ASMK
 from runtime.io.files import ensure_writable
-from runtime.io.image import MIN_SIDE, Image
+from runtime.io.image import Image, shrink
 from runtime.io.unpickle import one_line
 from train.calibration import calibrate_batch_norm, learn_whitening
 from train.checkpoint import Checkpoint
@@ -32,16 +28,17 @@ from train.data import open_data
 from train.data.labelled import LabelledPhotos
 from train.descriptors import describe_images
 from train.distributed import ProcessGroup, join_process_group, use_threads
+from train.forecast import Forecast, forecast, in_words
+from train.learner import Learner, load_moments
 from train.log import CURVE_SUFFIX, LOG_SUFFIX, EpochLog, write_log
-from train.losses import TupleLoss
-from train.mining import TrainingTuple, mine_tuples
+from train.mining import mine_tuples
 from train.models.base import ExtractionConfig, RetrievalModel, of_declared_types
 from train.models.registry import build_model
-from train.validation import validate
+from train.validation import codebook_of, validate
 from train.weights.init import init_weights
 from train.weights.safe_load import ODDITIES
 
-SATURATED = 0.99  # mAP of validation from which epochs differ by little more than chance
+FEW_SCENES = 5  # of validation: below it, epochs differ by little more than chance
 SAY = partial(print, flush=True)  # at once, even into a file
 
 
@@ -74,6 +71,7 @@ def start_training(options: TrainOptions, say: Callable[[str], None] = SAY) -> C
         if processes.is_first and "whitening" in loaded:
             say(f"from {options.init}: {', '.join(sorted(loaded))}")
         training = Training(model, photos, validation, config, options.extraction, processes, say)
+        training.introduce()
         training.prepare(random_backbone=options.init == "random", whitened="whitening" in loaded)
         return training.run(options.out)
 
@@ -120,7 +118,21 @@ def resume_training(
         training = Training(earlier.build_model(), photos, validation, config, earlier.extraction, processes, say)
         with reading_run(checkpoint):
             training.load_state(earlier)
+        training.introduce()
         return training.run(out)
+
+
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C in a run that has written a checkpoint to go on from.
+
+    Attributes:
+        epoch: how far the checkpoint has come.
+        epochs: of the run, in all.
+    """
+
+    def __init__(self, epoch: int, epochs: int) -> None:
+        super().__init__(f"epoch {epoch} of {epochs}")
+        self.epoch, self.epochs = epoch, epochs
 
 
 @contextmanager
@@ -156,8 +168,10 @@ class Training:
         processes: this process and its group.
         say: is told, line by line, what is trained on and how each epoch went.
         asmk: parameters of the search; None if the system does not search by ASMK.
+        learner: takes the gradient steps.
         records: the log so far.
         best: the checkpoint of the best epoch so far.
+        kept: the epoch from which the file that this run has written would go on; None before there is one.
     """
 
     model: RetrievalModel
@@ -178,10 +192,12 @@ class Training:
         self.model.backbone.requires_grad_(not self.config.freeze_backbone)
         self.model.backbone.mixed_precision = self.processes.device.type == "cuda"
         self.asmk = AsmkParameters() if self.model.method == ASMK else None
-        self.tuple_loss = TupleLoss(self.model, self.config.loss, self.config.margin)
-        self.optimiser = build_optimiser(self.model, self.config)
+        self.learner = Learner(self.model, self.photos, self.config, self.processes)
         self.records: list[EpochLog] = []
         self.best: Checkpoint | None = None
+        self.kept: int | None = None
+        self._complete = False
+        self._forecast: Forecast | None = None
 
     @property
     def learns(self) -> bool:
@@ -197,6 +213,7 @@ class Training:
                 self.model,
                 self.photos,
                 self.processes,
+                kind=self.config.whitening,
                 count=self.config.whitening_photos,
                 features=self.config.whitening_features,
                 seed=self.config.seed,
@@ -208,90 +225,85 @@ class Training:
         self.best = checkpoint
         self.asmk = checkpoint.asmk
         self.model.load_state_dict(progress["weights"])
-        load_moments(self.optimiser, progress["optimiser"]["state"])
+        load_moments(self.learner.optimiser, progress["optimiser"]["state"])
         self.records = [EpochLog(**record) for record in progress["records"]]
         for epoch, record in enumerate(self.records):
             of_declared_types(record)
             if record.epoch != epoch:
                 raise ValueError(f"record {epoch} is of epoch {record.epoch}")
+        self._complete = progress.get("complete", False)
         self.photos.leave_out(progress["unreadable"])
         self.validation.leave_out(progress["unreadable_validation"])
+
+    def introduce(self) -> None:
+        """Says what is trained on, what is odd about it, and about how long the run will take."""
+        if not self.processes.is_first:
+            return
+        self.say(f"training on {self.photos.describe()}; validation on {self.validation.describe()}")
+        scenes = len(np.unique(self.validation.scenes[self.validation.usable]))
+        if self.validation is self.photos:
+            self.say(
+                "too few scenes to keep any for validation (10 would do): later epochs will look better than they are"
+            )
+        elif scenes < FEW_SCENES:
+            self.say(f"{scenes} scenes of validation can hardly tell epochs apart: more places would")
+        if not self.learns:
+            codebook = " and visual words" if self.model.method == ASMK else ""
+            self.say(f"the backbone is frozen and there is no refinement: only whitening{codebook} are learned")
+        self._forecast = forecast(
+            self.model, self.learner, self.photos, self.validation, self.config, self.extraction, self.processes
+        )
+        if self.records:
+            self.say(f"going on after epoch {self.records[-1].epoch} of {self._epochs}{self._time_left()}")
+        else:
+            duration = in_words(self._forecast.total(self._epochs))
+            self.say(f"{self._epochs} epochs of {self.config.tuples} tuples, {duration}")
 
     def run(self, out: Path) -> Checkpoint | None:
         """Trains the remaining epochs and writes the checkpoint, log and curve after each.
 
         Returns:
             the checkpoint of the best epoch, as it lies in ``out``; None in all processes but the first.
+
+        Raises:
+            Interrupted: by Ctrl-C, once there is a checkpoint to go on from.
         """
-        if self.processes.is_first:
-            self._introduce()
+        try:
+            self._run(out)
+        except KeyboardInterrupt:
+            if self.kept is None:
+                raise
+            raise Interrupted(self.kept, self._epochs) from None
+        return self.best if self.processes.is_first else None
+
+    def _run(self, out: Path) -> None:
         if not self.records:
             self._finish_epoch(EpochLog(0, None, None, 0.0, 0, 0.0), time.perf_counter(), out)
         elif self.processes.is_first:
             self._write(out)  # if no epoch is left, nothing else writes it
-        tuple_loss = self._distributed()
-        for epoch in range(self.records[-1].epoch, self.config.epochs if self.learns else 0):
+        for epoch in range(self.records[-1].epoch, self._epochs):
             begin = time.perf_counter()
-            rate = self._set_learning_rate(epoch)
+            rate = self.learner.set_learning_rate(epoch)
             self.model.eval()
-            describe = partial(describe_images, self.model)
-            tuples = mine_tuples(describe, self.photos, self.config, epoch, self.processes)
+            tuples = mine_tuples(self._describe, self.photos, self.config, epoch, self.processes)
             self.model.train()
-            loss = self._train_on(tuple_loss, tuples, f"epoch {epoch + 1}: training")
+            loss = self.learner.learn(tuples, epoch)
             self._finish_epoch(EpochLog(epoch + 1, loss, None, rate, len(tuples), 0.0), begin, out)
-        return self.best if self.processes.is_first else None
+        if self.processes.is_first:
+            self._learn_words(out)
 
-    def _introduce(self) -> None:
-        """Says what is trained on, and what is odd about it."""
-        if self.validation is self.photos:
-            self.say(
-                "too few scenes to keep any for validation: the training photos serve for both (10 scenes would do)"
-            )
-        self.say(f"training on {self.photos.describe()}; validation on {self.validation.describe()}")
-        if not self.learns:
-            codebook = " and visual words" if self.model.method == ASMK else ""
-            self.say(f"the backbone is frozen and there is no refinement: only whitening{codebook} are learned")
+    @property
+    def _epochs(self) -> int:
+        """How many there are to train, in all."""
+        return self.config.epochs if self.learns else 0
 
-    def _train_on(self, tuple_loss: nn.Module, tuples: list[TrainingTuple], label: str) -> float:
-        """One pass over the tuples; the mean loss of a tuple."""
-        per_step = self.config.tuples_per_step
-        steps = [tuples[i : i + per_step] for i in range(0, len(tuples), per_step)]
-        mine = [self.processes.share(step) for step in steps]
-        images = self._tuple_images([t for step in mine for t in step])
-        total = 0.0
-        for step in tqdm(mine, desc=label, unit="step", leave=False, disable=self.processes.hides_progress):
-            self.optimiser.zero_grad()
-            for position, _ in enumerate(step):
-                total += self._learn_tuple(tuple_loss, next(images), last_of_step=position == len(step) - 1)
-            if not step:
-                self._learn_nothing(tuple_loss)
-            self.optimiser.step()
-        return sum(self.processes.gather(total)) / len(tuples)
+    def _time_left(self) -> str:
+        """For the end of a line; empty where nobody has asked for a forecast."""
+        left = self._epochs - self.records[-1].epoch
+        return "" if self._forecast is None or left < 0 else f"; {in_words(self._forecast.left(left))} left"
 
-    def _learn_tuple(self, tuple_loss: nn.Module, images: list[Image], *, last_of_step: bool) -> float:
-        """Adds one tuple's gradient; the processes exchange gradients with the last of a step."""
-        wait = isinstance(tuple_loss, DistributedDataParallel) and not last_of_step
-        with tuple_loss.no_sync() if wait else nullcontext():  # type: ignore[operator]
-            loss = tuple_loss(images)
-            # HOW sums gradients over the tuples of a step; DDP divides by the number of processes.
-            (loss * self.processes.world).backward()
-        return float(loss.detach())
-
-    def _learn_nothing(self, tuple_loss: nn.Module) -> None:
-        """A zero gradient, from a process without a tuple in a short last step: the other processes wait for it."""
-        black = np.zeros((MIN_SIDE, MIN_SIDE, 3), np.uint8)
-        (0 * tuple_loss([black] * 3)).backward()
-
-    def _tuple_images(self, tuples: list[TrainingTuple]) -> Iterator[list[Image]]:
-        """The photos of each tuple: query, positive, negatives; read ahead."""
-        reader = self.photos.read_all(i for t in tuples for i in (t.query, t.positive, *t.negatives))
-        for t in tuples:
-            images = []
-            for index, image in islice(reader, 2 + len(t.negatives)):
-                if image is None:
-                    raise ImageError(f"{self.photos.names[index]}: could be read before, and now cannot")
-                images.append(image)
-            yield images
+    def _describe(self, images: Sequence[Image]) -> Tensor:
+        return describe_images(self.model, [shrink(image, self.config.tuple_size) for image in images])
 
     def _finish_epoch(self, record: EpochLog, begin: float, out: Path) -> None:
         """Validates if this epoch is to be validated, keeps the best, and writes the files."""
@@ -301,18 +313,16 @@ class Training:
                 record = self._validated(record)
             record = replace(record, seconds=round(time.perf_counter() - begin, 2))
         self.records.append(self.processes.from_first(record))
+        self._complete = False
         if self.processes.is_first:
-            self.say(str(record))
+            if self._forecast is not None:
+                self._forecast = self._forecast.corrected(record)
+            self.say(f"{record.line(self._epochs)}{self._time_left()}")
             self._write(out)
 
     def _validated(self, record: EpochLog) -> EpochLog:
         result = validate(self.model, self.photos, self.validation, self.config, self.extraction, self.asmk)
         record = replace(record, mean_average_precision=result.mean_average_precision)
-        if record.epoch == 0 and result.mean_average_precision >= SATURATED:
-            self.say(
-                f"validation finds nearly all photos before the first step ({result.mean_average_precision:.4f}), and "
-                "can hardly tell epochs apart: more scenes, or harder ones, could"
-            )
         if self.best is None or all(record.rank > earlier.rank for earlier in self.records):
             self.best = Checkpoint(
                 system=self.model.system,
@@ -331,47 +341,30 @@ class Training:
         self.best.training = {
             "config": self.config.as_dict(),
             "weights": on_cpu(self.model.state_dict()),
-            "optimiser": copy.deepcopy(self.optimiser.state_dict()),
+            "optimiser": copy.deepcopy(self.learner.optimiser.state_dict()),
             "records": [record.as_dict() for record in self.records],
+            "complete": self._complete,
             "unreadable": self.photos.unreadable,
             "unreadable_validation": self.validation.unreadable,
         }
         self.best.save(out)
+        self.kept = self.records[-1].epoch
         write_log(self.records, out)
 
-    def _set_learning_rate(self, epoch: int) -> float:
-        """Exponential decay by epoch; returns the backbone's rate."""
-        rate = self.config.learning_rate * self.config.learning_rate_decay**epoch
-        for group in self.optimiser.param_groups:
-            group["lr"] = rate * group["factor"]
-        return rate
-
-    def _distributed(self) -> nn.Module:
-        if self.processes.world == 1:
-            return self.tuple_loss
-        on_gpu = self.processes.device.type == "cuda"
-        return DistributedDataParallel(self.tuple_loss, device_ids=[self.processes.device] if on_gpu else None)
-
-
-def build_optimiser(model: RetrievalModel, config: TrainingConfig) -> torch.optim.Adam:
-    """Adam with the model's own groups of parameters, each at a multiple of the learning rate."""
-    groups = [
-        {**group, "lr": config.learning_rate * group["factor"]}
-        for group in model.parameter_groups(config.new_module_factor)
-    ]
-    return torch.optim.Adam(groups, weight_decay=config.weight_decay)
-
-
-def load_moments(optimiser: torch.optim.Adam, state: dict[int, Any]) -> None:
-    """Restores what Adam has seen; its settings stay. Raises an error of ``ODDITIES`` if the state does not fit it."""
-    optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})
-    for parameter, seen in optimiser.state.items():
-        step, moments = seen["step"], (seen["exp_avg"], seen["exp_avg_sq"])
-        if step.shape != () or step.dtype != torch.float32 or not step >= 1:
-            raise ValueError(f"the optimiser's step is {step}")
-        if any(moment.shape != parameter.shape for moment in moments):
-            shapes = [tuple(moment.shape) for moment in moments]
-            raise ValueError(f"the optimiser's moments are {shapes}, of a parameter {tuple(parameter.shape)}")
+    def _learn_words(self, out: Path) -> None:
+        """Gives the best epoch as many visual words as its descriptors allow; validation makes do with few."""
+        if self.best is None or self.best.codebook is None or self._complete:
+            return
+        self.best.codebook = codebook_of(
+            self.best.build_model().to(self.processes.device),
+            self.photos,
+            self.extraction,
+            count=self.config.codebook_photos,
+            words=self.config.words,
+            seed=self.config.seed,
+        )
+        self._complete = True
+        self._write(out)
 
 
 def on_cpu(state: dict[str, Tensor]) -> dict[str, Tensor]:

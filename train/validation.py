@@ -1,6 +1,12 @@
-"""Validation, as retrieval is used: extraction, the first stage, and the mean average precision of its rankings."""
+"""Validation, as retrieval is used: extraction, the first stage, and the mean average precision of its rankings.
 
-from collections.abc import Iterable, Iterator, Mapping
+What is to be found must be hard, or no epoch can be told from another: photos of one place are mostly alike, and found
+before the first step. So each photo queries twice, as it is and as it might look from another side in another light
+(``train.augmentation``), and training photos are searched, too. Of four networks, the mean of both chose the one that
+was best on other scenes; photos as they are chose one that had got worse than it was untrained (docs/experiments.md).
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -12,12 +18,17 @@ from runtime.asmk.kernel import AsmkParameters
 from runtime.errors import DataError, ImageError
 from runtime.features import Features
 from runtime.first_stage import ASMK, FirstStage
+from runtime.io.image import Image
+from train.augmentation import augmented
 from train.calibration import sample
 from train.config import TrainingConfig
 from train.data.labelled import LabelledPhotos
 from train.metrics import average_precision, positive_ranks
 from train.models.base import ExtractionConfig, Extractor, RetrievalModel
 from train.models.extractor import extract
+
+DISTRACTORS = 200  # training photos that are searched beside those of validation
+MAX_WORDS = 1024  # of validation: seconds of k-means
 
 
 @dataclass(frozen=True)
@@ -41,13 +52,13 @@ def validate(
     extraction: ExtractionConfig,
     asmk: AsmkParameters | None,
 ) -> Validation:
-    """Lets every validation query search all other validation photos; for ASMK it first learns the codebook.
+    """Lets every validation query search all other validation photos, among training photos as distractors.
 
     Args:
         model: set to eval mode.
-        training: the photos that visual words are learned from, at scale 1.
+        training: the photos that distract, and that visual words are learned from, at scale 1.
         validation: the photos that query, and are searched.
-        config: how many words from how many photos.
+        config: its seed draws the distractors.
         extraction: of the validation photos.
         asmk: parameters of the search; None for another method.
 
@@ -55,14 +66,23 @@ def validate(
         HowlError: there is no readable photo or no query.
     """
     model.eval()
+    at_one_scale, extractor = model.extractor(replace(extraction, scales=(1.0,))), model.extractor(extraction)
+    drawn = sample(training, DISTRACTORS, config.seed)
+    distractors = [features for _, features in extract_all(at_one_scale, training, drawn, "validation: distractors")]
     codebook = None
     if model.method == ASMK:
-        codebook = codebook_of(
-            model, training, extraction, count=config.codebook_photos, words=config.words, seed=config.seed
-        )
-    extractor = model.extractor(extraction)
-    features = dict(extract_all(extractor, validation, np.flatnonzero(validation.usable), "validation"))
-    return Validation(codebook, mean_average_precision(validation, features, model.first_stage(codebook, asmk)))
+        codebook = learn_codebook(local_descriptors(distractors), MAX_WORDS, seed=config.seed)
+    database: dict[int, Features] = {}
+    queries: list[tuple[int, Features]] = []
+    wanted = set(validation.queries().tolist())
+    for number, image in readable(validation, np.flatnonzero(validation.usable), "validation"):
+        database[number] = extract(extractor, image)
+        if number in wanted:
+            seen = augmented(image, np.random.default_rng([config.seed, number]))
+            queries += [(number, database[number]), (number, extract(extractor, seen))]
+    others = () if training is validation else distractors
+    first_stage = model.first_stage(codebook, asmk)
+    return Validation(codebook, mean_average_precision(validation, queries, database, others, first_stage))
 
 
 def codebook_of(
@@ -75,32 +95,64 @@ def codebook_of(
     """
     extractor = model.extractor(replace(extraction, scales=(1.0,)))
     chosen = sample(photos, count, seed)
-    parts = [features.need_local().descriptors for _, features in extract_all(extractor, photos, chosen, "codebook")]
-    if not parts:
+    features = [features for _, features in extract_all(extractor, photos, chosen, "visual words")]
+    return learn_codebook(local_descriptors(features), words, seed=seed)
+
+
+def local_descriptors(features: Sequence[Features]) -> NDArray[np.float32]:
+    """Of several photos, [n, D]. Raises ImageError if there is no photo."""
+    if not features:
         raise ImageError("no readable photo to learn a codebook from")
-    return learn_codebook(np.concatenate(parts), words, seed=seed)
+    return np.concatenate([of_photo.need_local().descriptors for of_photo in features])
 
 
 def extract_all(
-    extractor: Extractor, photos: LabelledPhotos, indices: NDArray[np.int64], label: str
+    extractor: Extractor, photos: LabelledPhotos, numbers: NDArray[np.int64], label: str
 ) -> Iterator[tuple[int, Features]]:
     """Pairs of photo number and its features; unreadable photos are left out."""
-    images: Iterable = photos.read_all(indices.tolist())
-    for index, image in tqdm(images, total=len(indices), desc=label, unit="photo", leave=False, disable=None):
+    for number, image in readable(photos, numbers, label):
+        yield number, extract(extractor, image)
+
+
+def readable(photos: LabelledPhotos, numbers: NDArray[np.int64], label: str) -> Iterator[tuple[int, Image]]:
+    """Pairs of number and photo, under a progress bar; unreadable photos are left out."""
+    images: Iterable = photos.read_all(numbers.tolist())
+    for number, image in tqdm(images, total=len(numbers), desc=label, unit="photo", leave=False, disable=None):
         if image is not None:
-            yield index, extract(extractor, image)
+            yield number, image
 
 
-def mean_average_precision(photos: LabelledPhotos, features: Mapping[int, Features], first_stage: FirstStage) -> float:
-    """Every query against all other photos, by their features; itself left out."""
-    indices = np.array(sorted(features), np.int64)
-    database = first_stage.build([first_stage.encode_database(features[i]) for i in indices.tolist()])
+def mean_average_precision(
+    photos: LabelledPhotos,
+    queries: Sequence[tuple[int, Features]],
+    database: Mapping[int, Features],
+    distractors: Sequence[Features],
+    first_stage: FirstStage,
+) -> float:
+    """Of all queries, each against all photos but the one that it shows.
+
+    Args:
+        photos: that queries and database are of.
+        queries: pairs of a photo's number and features.
+        database: the features of the photos that are searched, by number.
+        distractors: features of photos that are searched, too, and that are wrong answers to all.
+        first_stage: that searches.
+
+    Raises:
+        DataError: there is no query that has an answer.
+    """
+    numbers = np.array([*sorted(database), *range(len(photos), len(photos) + len(distractors))], np.int64)
+    searched = [*(database[i] for i in sorted(database)), *distractors]
+    store = first_stage.build([first_stage.encode_database(features) for features in searched])
     precisions = []
-    for query in photos.queries().tolist():
-        scores = database.scores(first_stage.encode_query(features[query]))
-        ranking = indices[np.argsort(-scores, kind="stable")]
-        positives = photos.positives(query)
-        precisions.append(average_precision(positive_ranks(ranking, positives, photos.junk(query)), len(positives)))
+    for number, features in queries:
+        positives = photos.positives(number)
+        if len(positives):
+            scores = store.scores(first_stage.encode_query(features))
+            ranking = numbers[np.argsort(-scores, kind="stable")]
+            precisions.append(
+                average_precision(positive_ranks(ranking, positives, photos.junk(number)), len(positives))
+            )
     if not precisions:
         raise DataError("no validation query: no scene has two readable photos")
     return float(np.mean(precisions))

@@ -61,8 +61,8 @@ def run_command(main: Callable[[Sequence[str] | None], None]) -> int:
         return _failed(str(error), 2)
     except HowlError as error:
         return _failed(str(error))
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+    except KeyboardInterrupt as interrupt:  # a command may have said in it what is kept
+        print(str(interrupt) or "interrupted", file=sys.stderr)
         return 130
     except _Ended:
         print("ended", file=sys.stderr)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from train.descriptors import feature_maps
+from train.descriptors import batch_for, feature_maps
 from train.losses import (
     SELECTION_WIDTH,
     TEMPERATURE,
@@ -127,6 +127,19 @@ def test_match_loss_teaches_strengths_and_descriptors() -> None:
         assert leaf.grad.abs().max() > 0
 
 
+def test_a_loss_sees_the_positions_that_a_search_may_take(tiny_config: HowConfig) -> None:
+    """Of a map of 10 × 12 positions, those a stride from the border: 8 × 10 but for rounding at the far sides."""
+    model = HowNetwork(tiny_config).eval()
+    image = np.random.default_rng(0).integers(0, 256, (40, 48, 3), dtype=np.uint8)
+    batch = batch_for(model, [image])
+    whole = model.feature_maps(batch)
+    eligible = model.eligible(whole.strengths, batch)
+    (seen,) = feature_maps(model, [image])
+    assert seen.strengths.numel() == int(eligible.sum()) < eligible.numel()
+    torch.testing.assert_close(seen.strengths.flatten(), whole.strengths[0][eligible])
+    torch.testing.assert_close(seen.descriptors.flatten(1), whole.descriptors[0][:, eligible])
+
+
 @pytest.mark.parametrize("kind", HowNetwork.losses)
 def test_a_tuple_of_images_has_a_loss_whatever_their_sizes(kind: str, tiny_config: HowConfig) -> None:
     torch.manual_seed(0)
@@ -134,10 +147,11 @@ def test_a_tuple_of_images_has_a_loss_whatever_their_sizes(kind: str, tiny_confi
     random = np.random.default_rng(0)
     images = [random.integers(0, 256, (*side, 3), dtype=np.uint8) for side in ((36, 48), (48, 36), (36, 48), (40, 40))]
     loss = TupleLoss(model, kind, MARGIN)(images)
-    local = feature_maps(model, images)
     if kind == "match":
+        local = feature_maps(model, images)
         expected = match_loss(local[0], local[1], local[2:])
     else:
-        query, positive, *negatives = (global_descriptor(FeatureMap(d[None], s[None]))[0] for d, s in local)
+        maps = (model.feature_maps(batch_for(model, [image])) for image in images)
+        query, positive, *negatives = (global_descriptor(of_image)[0] for of_image in maps)
         expected = contrastive_loss(query, positive, torch.stack(negatives), MARGIN)
     torch.testing.assert_close(loss, expected)

@@ -43,7 +43,7 @@ def descriptors_of(photos: LabelledPhotos) -> list[np.ndarray]:
 
 
 def config(**changed: int) -> TrainingConfig:
-    return replace(TrainingConfig("scenes", 1e-3, 1, 100, "contrastive", 0.8, negatives=5), **changed)
+    return replace(TrainingConfig("scenes", 1e-3, 1, 100, 64, 0.0, "contrastive", 0.8, negatives=5), **changed)
 
 
 @pytest.fixture

@@ -83,6 +83,44 @@ def test_training_writes_checkpoint_log_and_curve(
     assert printed.err == ""
 
 
+def interrupted(*arguments: object, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> str:
+    """The one line of a command that Ctrl-C stops."""
+    monkeypatch.setattr(sys, "argv", ["train/run.py", *map(str, arguments)])
+    assert run_command(main) == 130
+    line = capsys.readouterr().err
+    assert line.startswith("interrupted: ")
+    assert line.count("\n") == 1
+    return line
+
+
+def stops(*others: object, **named: object) -> None:
+    raise KeyboardInterrupt
+
+
+@pytest.mark.slow
+def test_ctrl_c_says_what_is_kept_and_how_to_go_on(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, patched = tmp_path / "ckpt.pt", dict(monkeypatch=monkeypatch, capsys=capsys)
+    start = ["--data", photos, "--out", out, "--epochs", 2, *SMALL]
+    with monkeypatch.context() as stopping:
+        stopping.setattr("train.trainer.learn_whitening", stops)
+        line = interrupted(*start, **patched)
+    assert not out.exists()
+    assert "nothing is kept yet" in line
+    assert parse(shlex.split(line.partition("python ")[2])[1:]) == parse([str(word) for word in start])
+    with monkeypatch.context() as stopping:
+        stopping.setattr("train.trainer.mine_tuples", stops)
+        line = interrupted(*start, **patched)
+    assert f"{out} holds epoch 0 of 2" in line
+    again = shlex.split(line.partition("python ")[2])[1:]
+    with monkeypatch.context() as stopping:
+        stopping.setattr("train.trainer.open_data", stops)
+        assert f"{out} is as it was" in interrupted(*again, **patched)
+    run(*again)
+    assert [line["epoch"] for line in log_of(out)] == [0, 1, 2]
+
+
 @pytest.mark.slow
 def test_resume_goes_on_in_the_same_file(photos: Path, tmp_path: Path) -> None:
     out = tmp_path / "ckpt.pt"

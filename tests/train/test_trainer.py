@@ -28,12 +28,13 @@ from train.data import LabelledPhotos, Truth
 from train.data.labelled import ALL
 from train.descriptors import describe_images
 from train.distributed import ProcessGroup
+from train.learner import build_optimiser
 from train.models.base import ExtractionConfig
 from train.models.gem import GemConfig, GemNetwork
 from train.models.how import HowConfig, HowNetwork
 from train.run import main
-from train.trainer import Training, build_optimiser, reading_run, resume_training
-from train.validation import Validation, mean_average_precision
+from train.trainer import Training, reading_run, resume_training
+from train.validation import Validation, codebook_of, mean_average_precision
 
 pytestmark = pytest.mark.slow
 
@@ -57,7 +58,9 @@ def equal(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
 
 @pytest.fixture
 def config() -> TrainingConfig:
-    return TrainingConfig("scenes", 1e-3, 2, 7, "contrastive", 0.8, tuples_per_step=3, words=8, codebook_photos=10)
+    return TrainingConfig(
+        "scenes", 1e-3, 2, 7, 64, 0.0, "contrastive", 0.8, tuples_per_step=3, words=8, codebook_photos=10
+    )
 
 
 @pytest.fixture
@@ -150,7 +153,8 @@ def test_the_recipes_rates_reach_backbone_and_new_modules(
     assert [group["weight_decay"] for group in groups] == [1e-4, 1e-4]
     training.run(tmp_path / "ckpt.pt")
     assert [r.learning_rate for r in training.records] == pytest.approx([0, 1e-3, 1e-3 * 0.99, 1e-3 * 0.99**2])
-    assert [group["lr"] for group in training.optimiser.param_groups] == pytest.approx([1e-3 * 0.99**2, 1e-2 * 0.99**2])
+    groups = training.learner.optimiser.param_groups
+    assert [group["lr"] for group in groups] == pytest.approx([1e-3 * 0.99**2, 1e-2 * 0.99**2])
 
 
 def test_a_step_sums_the_gradients_of_its_tuples(begin: Callable, config: TrainingConfig, tmp_path: Path) -> None:
@@ -187,17 +191,29 @@ def test_a_step_sums_the_gradients_of_its_tuples(begin: Callable, config: Traini
         torch.testing.assert_close(value, reference.model.state_dict()[name], rtol=1e-3, atol=1e-4, msg=name)
 
 
-@pytest.mark.parametrize(("score", "says"), [(0.995, True), (0.9, False)])
-def test_it_is_said_when_validation_cannot_choose(
-    score: float, says: bool, begin: Callable, config: TrainingConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("scenes", "says"), [(2, "hardly tell"), (8, None), (None, "too few scenes")])
+def test_it_is_said_at_once_when_validation_can_hardly_choose(
+    scenes: int | None, says: str | None, begin: Callable, config: TrainingConfig, synthetic_photos: Callable
 ) -> None:
-    monkeypatch.setattr(
-        training_module, "validate", lambda *_: Validation(Codebook(np.zeros((1, 8), np.float32)), score)
-    )
-    training, said = begin(replace(config, epochs=0), smoothing="average", graph=False), list[str]()
+    training, said = begin(config, prepare=False), list[str]()
     training.say = said.append
+    training.validation = synthetic_photos(scenes, 2, first=50) if scenes else training.photos
+    training.introduce()
+    assert any("epochs" in line and (says or "apart") in line for line in said) == (says is not None)
+
+
+def test_a_run_says_how_long_it_takes_and_how_far_it_is(
+    begin: Callable, config: TrainingConfig, tmp_path: Path
+) -> None:
+    training, said = begin(replace(config, epochs=2), prepare=False), list[str]()
+    training.say = said.append
+    training.introduce()
+    assert "2 epochs of 7 tuples, " in said[-1]
+    training.prepare(random_backbone=True)
     training.run(tmp_path / "ckpt.pt")
-    assert any("can hardly tell epochs apart" in line for line in said) == says
+    for epoch, line in enumerate(said[-3:]):
+        assert line.startswith(f"epoch {epoch} of 2  ")
+        assert "left" in line
 
 
 @pytest.mark.parametrize(
@@ -233,7 +249,8 @@ def test_the_best_epoch_is_kept(
     kept = Checkpoint.load(tmp_path / "ckpt.pt")
     assert [record.mean_average_precision for record in training.records] == scores
     assert equal(kept.weights, weights[best])
-    assert kept.codebook.centroids.tolist() == [[best] * 8]
+    words = codebook_of(kept.build_model(), training.photos, EXTRACTION, count=10, words=8, seed=0)
+    np.testing.assert_array_equal(kept.codebook.centroids, words.centroids)
     assert equal(kept.training["weights"], weights[3])  # where the next epoch would begin
     assert len({float(state["backbone.conv1.weight"].sum()) for state in weights.values()}) == len(weights)
 
@@ -247,6 +264,7 @@ def resumed(begin: Callable, config: TrainingConfig, path: Path) -> Training:
 
 @pytest.mark.parametrize("stop", [0, 1])
 def test_resuming_comes_to_the_same_numbers(begin: Callable, config: TrainingConfig, tmp_path: Path, stop: int) -> None:
+    config = replace(config, augmented=0.5)
     whole = begin(replace(config, epochs=2))
     whole.run(tmp_path / "whole.pt")
     begin(replace(config, epochs=stop)).run(tmp_path / "part.pt")
@@ -256,7 +274,7 @@ def test_resuming_comes_to_the_same_numbers(begin: Callable, config: TrainingCon
         replace(record, seconds=0) for record in whole.records
     ]
     assert equal(continued.model.state_dict(), whole.model.state_dict())
-    states = [run.optimiser.state_dict()["state"] for run in (continued, whole)]
+    states = [run.learner.optimiser.state_dict()["state"] for run in (continued, whole)]
     assert states[0].keys() == states[1].keys()
     assert all(equal(states[0][key], states[1][key]) for key in states[0])
     part, at_once = (Checkpoint.load(tmp_path / name) for name in ("part.pt", "whole.pt"))
@@ -424,29 +442,38 @@ def local_features(descriptors: np.ndarray) -> Features:
     return Features(LocalFeatures(descriptors.astype(np.float32), np.ones(n, np.float32), np.zeros((n, 3), np.float32)))
 
 
+def described(vectors: np.ndarray) -> dict[int, Features]:
+    """Photos of a single feature each, [n, D]."""
+    return {i: local_features(vector[None]) for i, vector in enumerate(vectors)}
+
+
+def by_signs() -> AsmkKernel:
+    """ASMK with one word at the origin: of single features it compares the signs."""
+    return AsmkKernel(Codebook(np.zeros((1, 8), np.float32)), AsmkParameters(multiple_assignment=1))
+
+
 def test_validation_finds_a_photo_by_the_others_of_its_scene() -> None:
-    """Every scene has its own words: all positives come first, and none is the query itself."""
-    scenes = np.array([0, 0, 0, 1, 1, 2, 2])
-    photos = LabelledPhotos([str(i) for i in range(7)], scenes, lambda i: np.zeros((2, 2, 3), np.uint8))
-    centroids = 10 * np.eye(3, 8, dtype=np.float32)
-    random = np.random.default_rng(0)
-    shift = random.normal(size=(3, 8))
-    described = {i: (centroids[s] + shift[s] + 0.01 * random.normal(size=8))[None] for i, s in enumerate(scenes)}
-    features = {i: local_features(vector) for i, vector in described.items()}
-    kernel = AsmkKernel(Codebook(centroids), AsmkParameters(multiple_assignment=1))
-    assert mean_average_precision(photos, features, kernel) == 1
-    swapped = features | {0: features[5], 5: features[0]}
-    assert mean_average_precision(photos, swapped, kernel) < 0.7
+    """All positives come first, and none is the query itself; a distractor that is like a photo takes a place."""
+    scenes = [0, 0, 0, 1, 1]
+    photos = LabelledPhotos([str(i) for i in range(5)], scenes, lambda i: np.zeros((2, 2, 3), np.uint8))
+    signs = np.sign(np.random.default_rng(0).normal(size=(2, 8)))[scenes]
+    features = described(signs)
+    queries = list(features.items())
+    assert mean_average_precision(photos, queries, features, (), by_signs()) == 1
+    assert mean_average_precision(photos, [(0, features[3])], features, (), by_signs()) < 0.7
+    unlike = described(np.stack([signs[0], -signs[0], -signs[0]]))
+    assert mean_average_precision(photos, [(0, features[0])], unlike, (), by_signs()) == 1
+    like_the_query = [features[0]]
+    assert mean_average_precision(photos, [(0, features[0])], unlike, like_the_query, by_signs()) < 0.7
 
 
 def test_what_a_data_set_calls_junk_counts_for_nothing_in_validation() -> None:
     def found(junk: list[int]) -> float:
         truths = {ALL: {0: Truth(np.array([1]), np.array(junk, np.int64))}}
         photos = LabelledPhotos(list("abcdef"), range(6), lambda i: np.zeros((2, 2, 3), np.uint8), truths)
-        return mean_average_precision(photos, features, kernel)
+        return mean_average_precision(photos, [(0, features[0])], features, (), by_signs())
 
-    kernel = AsmkKernel(Codebook(np.eye(1, 8, dtype=np.float32)), AsmkParameters(multiple_assignment=1))
-    features = dict(enumerate(map(local_features, np.random.default_rng(0).normal(size=(6, 1, 8)))))
+    features = described(np.random.default_rng(0).normal(size=(6, 8)))
     assert found(junk=[]) < 1
     assert found(junk=[2, 3, 4, 5]) == 1
 

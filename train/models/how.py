@@ -16,8 +16,16 @@ from runtime.asmk.kernel import AsmkKernel, AsmkParameters
 from runtime.errors import UsageError
 from runtime.first_stage import ASMK
 from train.backbones import build_backbone
-from train.models.base import ExtractionConfig, FeatureMap, ModelConfig, RetrievalModel, at_least, at_most
-from train.models.extractor import LocalExtractor, exact, scaled_side
+from train.models.base import (
+    ExtractionConfig,
+    FeatureMap,
+    ModelConfig,
+    RetrievalModel,
+    WhiteningSamples,
+    at_least,
+    at_most,
+)
+from train.models.extractor import LocalExtractor, cell_pixels, exact, scaled_side
 from train.models.graph import MAX_NODES, GraphRefinement, nodes_covering
 from train.models.smoothing import SharedSmoothing, build_smoothing
 from train.models.whitening import Whitening
@@ -114,6 +122,7 @@ class HowNetwork(RetrievalModel):
     Config = HowConfig
     method = ASMK
     losses = ("contrastive", "match")
+    whitenings = ("views", "pca")
     margin = 0.8
     parts: ClassVar = {
         "backbone": ("backbone",),
@@ -161,14 +170,14 @@ class HowNetwork(RetrievalModel):
     def feature_maps(self, images: Tensor) -> FeatureMap:
         return self(images)
 
-    def whitening_samples(self, images: Tensor, most: int) -> Tensor:
-        """The refined features of each image's strongest positions (HOW, §4.1)."""
-        features, strengths = self.refined_features(images)
-        samples = []
-        for of_image, attention_map in zip(features, strengths * self.eligible(strengths, images), strict=True):
-            chosen = attention_map.flatten().topk(min(most, attention_map.numel())).indices
-            samples.append(of_image.flatten(1)[:, chosen])
-        return torch.cat(samples, dim=1).T
+    def whitening_samples(self, image: Tensor, most: int) -> WhiteningSamples:
+        """The refined features of the strongest positions (HOW, §4.1)."""
+        features, strengths = self.refined_features(image)
+        eligible = self.eligible(strengths, image)
+        chosen = (strengths[0] * eligible).flatten().topk(min(most, int(eligible.sum()))).indices
+        y, x = cell_pixels(strengths, image, image, self.backbone)
+        positions = torch.stack(torch.broadcast_tensors(x[None, :], y[:, None]), dim=2).flatten(0, 1)
+        return WhiteningSamples(features[0].flatten(1)[:, chosen].T, positions[chosen])
 
     def eligible(self, strengths: Tensor, images: Tensor) -> Tensor:
         if self.config.border:

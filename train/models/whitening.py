@@ -1,4 +1,7 @@
-"""PCA whitening: a linear map from backbone channels to D dimensions, learned before training and then frozen."""
+"""Whitening: a linear map from backbone channels to D dimensions, learned before training and then frozen.
+
+By PCA, as HOW has it, or from pairs of features that show the same point.
+"""
 
 from collections.abc import Iterable
 
@@ -8,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 MIN_VARIANCE = 1e-6  # of the largest: directions without variance are not amplified
+MIN_WITHIN = 1e-3  # of the mean variance of a channel: what few pairs show no change in may change yet
 
 
 class Whitening(nn.Module):
@@ -23,9 +27,13 @@ class Whitening(nn.Module):
         return self.projection(features)
 
     @torch.no_grad()
-    def learn(self, moments: "Moments", shrinkage: float = 1.0) -> None:
-        """Sets the projection to the PCA whitening of the features that ``moments`` have seen."""
-        mean, directions = pca_whitening(moments, self.projection.out_channels, shrinkage)
+    def learn(self, moments: "Moments", shrinkage: float = 1.0, differences: "Moments | None" = None) -> None:
+        """Sets the projection to the PCA whitening of features, or to the one learned from the differences of pairs."""
+        dimensions = self.projection.out_channels
+        if differences is None:
+            mean, directions = pca_whitening(moments, dimensions, shrinkage)
+        else:
+            mean, directions = pair_whitening(moments, differences, dimensions)
         self.projection.weight.copy_(torch.from_numpy(directions)[:, :, None, None])
         self.projection.bias.copy_(torch.from_numpy(-directions @ mean))  # type: ignore[union-attr]
 
@@ -90,3 +98,29 @@ def pca_whitening(
     leading = np.argsort(variances)[::-1][:dimensions]
     kept = np.maximum(variances[leading], MIN_VARIANCE * max(float(variances.max()), 1e-12))
     return moments.mean, (directions[:, leading] * kept ** (-shrinkage / 2)).T
+
+
+def pair_whitening(
+    moments: Moments, differences: Moments, dimensions: int
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Whitening learned from pairs of features of the same point (Mikolajczyk & Matas, ICCV 2007).
+
+        C_S = Σ (x − y)(x − y)ᵀ / 2n over n pairs        P = eig_D(C_S^−½ · C · C_S^−½)ᵀ · C_S^−½
+
+    PCA whitening gives all directions the same variance. This one gives it to what changes at a point from view to
+    view, and keeps the directions in which features differ most beside that.
+
+    Args:
+        moments: of all features; C is their covariance.
+        differences: x − y of each pair.
+        dimensions: D ≤ C, the leading directions to keep.
+
+    Returns:
+        the mean [C] and the projection [D, C], for whitened = projection · (x − mean).
+    """
+    within = differences.products / (2 * differences.count)
+    variances, directions = np.linalg.eigh(within)
+    floor = MIN_WITHIN * max(float(np.trace(moments.covariance)) / len(within), 1e-12)
+    root = (directions * np.maximum(variances, floor) ** -0.5) @ directions.T
+    ratios, leading = np.linalg.eigh(root @ moments.covariance @ root)
+    return moments.mean, leading[:, np.argsort(ratios)[::-1][:dimensions]].T @ root

@@ -99,7 +99,7 @@ def test_whitening_decorrelates_the_pooled_vectors(network: GemNetwork) -> None:
     moments = Moments(16)
     images = [as_images(noise(32 + i, 64 - i)) for i in range(20)]
     for image in images:
-        samples = network.whitening_samples(image, 1000)
+        samples = network.whitening_samples(image, 1000).features
         torch.testing.assert_close(samples.norm(dim=1), torch.ones(1))
         moments.add(samples.numpy())
     network.whitening.learn(moments, shrinkage=1.0)

@@ -5,7 +5,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from train.models.whitening import Moments, Whitening, pca_whitening
+from train.models.whitening import Moments, Whitening, pair_whitening, pca_whitening
 
 
 def correlated_features(count: int = 500, channels: int = 8, rank: int = 8) -> NDArray[np.float32]:
@@ -80,3 +80,38 @@ def test_whitening_is_frozen() -> None:
     whitening(features).sum().backward()
     assert features.grad is not None
     assert all(parameter.grad is None for parameter in whitening.parameters())
+
+
+def test_what_changes_between_pairs_has_unit_variance_and_features_are_uncorrelated() -> None:
+    """The two things that define it: W C_S Wᵀ = 1, and W C Wᵀ is diagonal."""
+    random = np.random.default_rng(2)
+    points, noise = correlated_features(2000), np.linspace(0.5, 2, 8, dtype=np.float32)
+    x, y = (points + noise * random.normal(size=points.shape).astype(np.float32) for _ in range(2))
+    both = np.concatenate([x, y])
+    _, directions = pair_whitening(moments_of(both), moments_of(x - y), 8)
+    np.testing.assert_allclose(np.mean(((x - y) @ directions.T) ** 2, axis=0), 2, rtol=1e-3)
+    covariance = np.cov((both @ directions.T).T)
+    np.testing.assert_allclose(covariance, np.diag(np.diag(covariance)), atol=1e-2)
+    assert (np.diff(np.diag(covariance)) < 0).all()
+
+
+def test_a_direction_that_changes_between_pairs_is_given_up_first() -> None:
+    """PCA keeps the direction of most variance, even where the variance is all noise."""
+    random = np.random.default_rng(3)
+    points = correlated_features(2000)
+    x, y = points.copy(), points.copy()
+    for side in (x, y):
+        side[:, 2] = random.normal(0, 50, len(side))
+    moments = moments_of(x, y)
+    _, by_pairs = pair_whitening(moments, moments_of(x - y), 4)
+    _, by_variance = pca_whitening(moments, 4, shrinkage=1.0)
+    assert abs(by_pairs[:, 2]).max() < 1e-3 * abs(by_pairs).max()
+    assert abs(by_variance[0]).argmax() == 2
+
+
+@pytest.mark.parametrize("pairs", [1, 5])
+def test_few_pairs_blow_nothing_up(pairs: int) -> None:
+    features = correlated_features()
+    _, directions = pair_whitening(moments_of(features), moments_of(features[:pairs] - features[1 : pairs + 1]), 8)
+    assert np.isfinite(directions).all()
+    assert np.linalg.norm((features - features.mean(axis=0)) @ directions.T, axis=1).max() < 1e4

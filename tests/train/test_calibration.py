@@ -1,0 +1,78 @@
+"""What is learned before the first step: which features are pairs, and what whitening does with them."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from runtime.errors import UsageError
+from train import calibration
+from train.calibration import differences_between_views, in_photo, learn_whitening
+from train.config import options_for
+from train.data.folder import folder_photos
+from train.data.synthetic import render_view
+from train.descriptors import batch_for
+from train.distributed import ProcessGroup
+from train.models.how import HowConfig, HowNetwork
+
+ALONE = ProcessGroup(0, 1, torch.device("cpu"))
+
+
+@pytest.fixture(scope="module")
+def network() -> HowNetwork:
+    torch.manual_seed(0)
+    return HowNetwork(HowConfig(backbone="efficientnet_lite0", dimensions=16)).eval()
+
+
+@torch.no_grad()
+def test_a_view_that_changes_nothing_pairs_every_feature_with_itself(
+    network: HowNetwork, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image = render_view(1, 0, 0, width=130, height=95)  # neither side is a multiple of the stride
+    samples = network.whitening_samples(batch_for(network, [image]), 20)
+    assert len(samples.features) == 20
+    monkeypatch.setattr(calibration, "second_view", lambda image, random: (image, np.eye(3)))
+    differences = differences_between_views(network, image, samples, 20, (0, 0))
+    assert differences.shape == (20, network.backbone.channels)
+    assert not differences.any()
+
+
+def test_positions_are_those_of_the_photo_before_it_was_resized() -> None:
+    """The corners of the pixels stay the corners: −½ and side − ½."""
+    positions, batch = torch.tensor([[-0.5, -0.5], [127.5, 95.5]]), torch.zeros(1, 3, 96, 128)
+    np.testing.assert_allclose(
+        in_photo(positions, batch, np.zeros((100, 120, 3), np.uint8)), [[-0.5] * 2, [119.5, 99.5]]
+    )
+
+
+@pytest.mark.slow
+def test_whitening_from_views_takes_features_of_a_point_closer_together(network: HowNetwork, tmp_path: Path) -> None:
+    """Of photos that it was not learned from, and in the unit of how far random features lie apart."""
+    for scene in range(12):
+        cv2.imwrite(str(tmp_path / f"{scene}.png"), render_view(2, scene, 0, width=192, height=144))
+    photos = folder_photos(tmp_path, {"": sorted(tmp_path.iterdir())}, 192)
+    apart = {}
+    for kind in ("pca", "views"):
+        learn_whitening(network, photos, ALONE, kind=kind, count=12, features=60, seed=0)
+        projection = network.whitening.projection.weight.detach()[:, :, 0, 0].numpy()
+        within, between = [], []
+        for scene in range(4):
+            image = render_view(3, scene, 0, width=192, height=144)
+            with torch.no_grad():
+                samples = network.whitening_samples(batch_for(network, [image]), 60)
+                pairs = differences_between_views(network, image, samples, 60, (1, scene))
+            features = samples.features.numpy()
+            within.append(((pairs @ projection.T) ** 2).sum(axis=1))
+            between.append((((features - features[::-1]) @ projection.T) ** 2).sum(axis=1))
+        apart[kind] = np.concatenate(within).mean() / np.concatenate(between).mean()
+    assert apart["views"] < 0.9 * apart["pca"]
+
+
+def test_a_global_descriptor_has_no_pairs_of_points() -> None:
+    options = options_for("gem", "photos")
+    assert options.training.whitening == "pca"
+    with pytest.raises(UsageError, match="--whitening views: gem learns its whitening by pca"):
+        replace(options, training=replace(options.training, whitening="views"))
