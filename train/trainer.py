@@ -142,7 +142,8 @@ def reading_run(checkpoint: Path) -> Iterator[None]:
         yield
     except ODDITIES as error:
         raise DamagedError(
-            f"{checkpoint}: its training run is damaged, start it again: {type(error).__name__}: {one_line(error)}"
+            f"{checkpoint}: its training run is damaged, or an earlier version's; start it again: "
+            f"{type(error).__name__}: {one_line(error)}"
         ) from None
 
 

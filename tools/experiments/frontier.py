@@ -36,6 +36,7 @@ from runtime.io.finding import find_photos
 from runtime.io.image import Image, load_rgb, shrink
 from tools.environment import describe_machine, load_pyplot, require_packages
 from tools.evaluation import evaluate_engine
+from train.distributed import use_threads
 
 PACKAGES = ("numpy", "torch", "onnxruntime")
 LEVELS = (1.0, 0.707, 0.5, 0.353, 0.25)  # of the pyramids that are tried, from the top
@@ -124,6 +125,7 @@ def search(points: Sequence[Point], setting: Setting, out: Path, *, photos: int 
     Raises:
         HowlError: a network or the data cannot be read, an engine is not proven, or the folder holds another search.
     """
+    use_threads(None)
     timed = timed_photos(setting.data, photos)
     ensure_writable(out / RESULT)
     accuracies = earlier_accuracies(out / RESULT, setting)
