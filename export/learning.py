@@ -18,17 +18,15 @@ from runtime.io.image import describe_unreadable
 from train.backbones import BUILDERS
 from train.calibration import learn_whitening
 from train.checkpoint import Checkpoint
+from train.config import FOLDER_SCALE
 from train.data.folder import folder_photos
 from train.distributed import ProcessGroup
-from train.models.base import ExtractionConfig
 from train.models.how import HowConfig, HowNetwork
 from train.weights.init import init_weights
 
 MIN_PHOTOS = 20  # of fewer, whitening knows no more than what they happen to show
 LEARNED_PHOTOS = 400  # that are learned from, at most: minutes of a CPU
 FEATURES = 300  # of a photo, the strongest, that whitening is learned from
-# For photos that nobody tuned to: on sets kept aside, 1.414 on top of 720 px took 40 % more time and gained nothing.
-EXTRACTION = ExtractionConfig(image_size=720, scales=(1.0, 0.707, 0.5, 0.353, 0.25), features=1000)
 
 
 def untrained(backbone: str, init: str = "imagenet") -> Checkpoint:
@@ -44,7 +42,7 @@ def untrained(backbone: str, init: str = "imagenet") -> Checkpoint:
     """
     model = HowNetwork(HowConfig(backbone=backbone))
     init_weights(model, init)
-    return Checkpoint("how", model.config, model.state_dict(), EXTRACTION, AsmkParameters(), None, {})
+    return Checkpoint("how", model.config, model.state_dict(), FOLDER_SCALE.extraction, AsmkParameters(), None, {})
 
 
 def learn(checkpoint: Checkpoint, folder: Path, say: Callable[[str], None] = print) -> Checkpoint:
@@ -65,17 +63,23 @@ def learn(checkpoint: Checkpoint, folder: Path, say: Callable[[str], None] = pri
     say(f"learning from {used} of {len(photos)} photos in {folder} ...")
     model = checkpoint.build_model()
     alone = ProcessGroup(0, 1, torch.device("cpu"))
-    variances = learn_whitening(
+    data = learn_whitening(
         model, photos, alone, kind=model.whitenings[0], count=LEARNED_PHOTOS, features=FEATURES, seed=SEED
     )
     readable = used - len(photos.unreadable)
     if photos.unreadable:
         say(describe_unreadable(photos.unreadable))
     require(readable, folder, f"of {used} photos {readable} can be read")
-    if variances < model.whitening.projection.out_channels:
+    if data.directions < model.whitening.projection.out_channels:
         raise DataError(
-            f"{folder}: the photos differ in {variances} directions only, a descriptor has "
+            f"{folder}: the photos differ in {data.directions} directions only, a descriptor has "
             f"{model.whitening.projection.out_channels}: are they all alike? add others"
+        )
+    size = checkpoint.extraction.image_size
+    if data.longest_side < size:
+        say(
+            f"no photo has {size} pixels, the largest has {data.longest_side}: none is enlarged, and --image-size "
+            f"{data.longest_side} would give the same"
         )
     learned = replace(checkpoint, weights=model.state_dict(), codebook=None)
     if checkpoint.asmk is not None:

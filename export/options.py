@@ -10,7 +10,7 @@ from runtime.bundle import EngineFiles, is_engine
 from runtime.errors import UsageError
 from runtime.io.cli import command_line
 from train.config import Threads, check_threads, shown_as
-from train.models.base import HOW_SCALES, ExtractionConfig
+from train.models.base import HOW_SCALES, PYRAMID, ExtractionConfig
 
 PRECISIONS = ("fp32", "fp16", "int8")
 SCRIPT = "export/to_trt.py"
@@ -34,13 +34,14 @@ class Preset:
     precision: str
 
 
-# How much time a photo may take, from HOW's own setting down to a small part of it.
+# From HOW's own setting, and the most accurate one, down to a small part of their time (docs/presets.md). ``balanced``
+# is also what --learn and training on a folder take.
 PRESETS = {
     "how": Preset(1024, HOW_SCALES, 1000, "fp32"),
-    "int8": Preset(1024, HOW_SCALES, 1000, "int8"),
-    "balanced": Preset(1024, (1.0, 0.707, 0.5), 1000, "int8"),
-    "fast": Preset(512, (1.0, 0.707, 0.5), 700, "int8"),
-    "fastest": Preset(320, (1.0, 0.707), 500, "int8"),
+    "best": Preset(720, PYRAMID, 2000, "fp32"),
+    "balanced": Preset(720, PYRAMID, 1000, "fp32"),
+    "fast": Preset(480, PYRAMID[:3], 1000, "int8"),
+    "fastest": Preset(320, PYRAMID[:3], 500, "int8"),
 }
 
 

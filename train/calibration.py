@@ -1,5 +1,7 @@
 """What is learned once, before the first step, and then frozen: BatchNorm statistics and whitening."""
 
+from typing import NamedTuple
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -17,6 +19,18 @@ from train.models.base import RetrievalModel, WhiteningSamples
 from train.models.whitening import Moments
 
 CALIBRATION_PHOTOS = 64
+
+
+class WhiteningData(NamedTuple):
+    """What whitening was learned from.
+
+    Attributes:
+        directions: in which the features differ; where they are fewer than D, the others are noise.
+        longest_side: pixels, of the largest photo as it was described.
+    """
+
+    directions: int
+    longest_side: int
 
 
 @torch.no_grad()
@@ -45,7 +59,7 @@ def learn_whitening(
     count: int,
     features: int,
     seed: int,
-) -> int:
+) -> WhiteningData:
     """Whitening from what the model takes it from (``whitening_samples``), over photos at scale 1; no labels.
 
     Args:
@@ -58,20 +72,18 @@ def learn_whitening(
         features: of each, at most.
         seed: of the draw.
 
-    Returns:
-        the number of directions in which the samples differ; where it is below D, the others are noise.
-
     Raises:
         HowlError: no photo can be read.
     """
     model.eval()
     moments, differences = Moments(model.backbone.channels), Moments(model.backbone.channels)
     chosen = processes.share(sample(photos, count, seed).tolist())
-    images = photos.read_all(chosen)
+    images, longest_side = photos.read_all(chosen), 0
     for index, image in tqdm(
         images, total=len(chosen), desc="whitening", unit="photo", leave=False, disable=processes.hides_progress
     ):
         if image is not None:
+            longest_side = max(longest_side, *image.shape[:2])
             samples = model.whitening_samples(batch_for(model, [image]), features)
             moments.add(samples.features.cpu().numpy())
             if kind == "views":
@@ -82,7 +94,7 @@ def learn_whitening(
     if moments.count == 0:
         raise ImageError("no readable photo to learn whitening from")
     model.whitening.learn(moments, model.shrinkage, differences if differences.count else None)
-    return moments.rank
+    return WhiteningData(moments.rank, max(processes.gather(longest_side)))
 
 
 def differences_between_views(

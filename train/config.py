@@ -14,6 +14,7 @@ from runtime.cores import MAX_THREADS
 from runtime.errors import UsageError
 from runtime.first_stage import ASMK
 from train.models.base import (
+    PYRAMID,
     ExtractionConfig,
     ModelConfig,
     a_seed,
@@ -269,7 +270,7 @@ SCALES = {
     ),
 }
 FOLDER_SCALE = Scale(
-    ExtractionConfig(image_size=720, scales=(1.0, 0.707, 0.5, 0.353, 0.25), features=1000),
+    ExtractionConfig(image_size=720, scales=PYRAMID, features=1000),
     epochs=4,
     tuples=150,
     tuple_size=320,

@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -41,13 +42,20 @@ def test_whitening_and_words_are_those_of_the_photos(plain: Path, photos: Path) 
     before, said = Checkpoint.load(plain), list[str]()
     after = learn(before, photos, said.append)
     assert said[0] == f"learning from {PHOTOS} of {PHOTOS} photos in {photos} ..."
-    assert f"learned from {PHOTOS} photos; more photos give more words" in said[1]
+    assert f"learned from {PHOTOS} photos; more photos give more words" in said[-1]
     changed = {key for key in before.weights if not torch.equal(before.weights[key], after.weights[key])}
     assert changed == {"whitening.projection.weight", "whitening.projection.bias"}
     again = learn(before, photos, said.append)
     assert after.codebook is not None
     assert again.codebook is not None
     assert (after.codebook.centroids == again.codebook.centroids).all()
+
+
+def test_a_size_that_no_photo_has_is_said(plain: Path, photos: Path) -> None:
+    checkpoint, said = Checkpoint.load(plain), list[str]()
+    larger = replace(checkpoint, extraction=replace(checkpoint.extraction, image_size=480))
+    learn(larger, photos, said.append)
+    assert said[1].startswith("no photo has 480 pixels, the largest has 96: none is enlarged, and --image-size 96 ")
 
 
 @pytest.mark.parametrize("unreadable", [0, 5])

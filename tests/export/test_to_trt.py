@@ -202,7 +202,7 @@ def test_a_graph_that_differs_is_not_kept(checkpoint: Write, tmp_path: Path, mon
         (2, ["good.pt", "--out", "engine.pt"], "--out engine.pt: name an engine.plan"),
         (1, ["good.pt", "--out", "text.pt/engine.onnx"], "text.pt/engine.onnx: cannot be written: "),
         (1, ["good.pt", "--out", "dir.onnx"], "dir.onnx: cannot be written: it is a folder; name another --out"),
-        (2, ["good.pt", "--preset", "slow"], "--preset slow: there is how, int8"),
+        (2, ["good.pt", "--preset", "slow"], "--preset slow: there is how, best"),
         (2, ["good.pt", "--precision", "fp12"], "--precision fp12: there is fp32, fp16, int8"),
         (2, ["good.pt", "--graph-nodes", "4000"], "--graph-nodes 4000: at most 3840"),
         (2, ["good.pt", "--graph-nodes", "4"], "--graph-neighbours 4 needs more than 4 nodes"),

@@ -37,9 +37,9 @@ from runtime.io.image import Image, load_rgb, shrink
 from tools.environment import describe_machine, load_pyplot, require_packages
 from tools.evaluation import evaluate_engine
 from train.distributed import use_threads
+from train.models.base import PYRAMID
 
 PACKAGES = ("numpy", "torch", "onnxruntime")
-LEVELS = (1.0, 0.707, 0.5, 0.353, 0.25)  # of the pyramids that are tried, from the top
 TIMED_SIZE = 1024  # pixels, longest side of the photos that are timed
 TURNS = 2  # that every photo is timed
 RESULT, PLOT = "frontier.json", "frontier.png"
@@ -104,7 +104,7 @@ def points_of(
 ) -> dict[Point, None]:
     """All combinations, in order."""
     return {
-        Point(network, Preset(size, LEVELS[:number], k, precision)): None
+        Point(network, Preset(size, PYRAMID[:number], k, precision)): None
         for network, size, number, k, precision in product(networks, sizes, levels, features, precisions)
     }
 
@@ -320,7 +320,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--distractors", metavar="DIR", help="photos of none of the scenes, to search among")
     parser.add_argument("--learn", metavar="DIR", help="photos that whitening and words are learned from")
     parser.add_argument("--sizes", type=positive_int, nargs="+", default=[720], help="pixels (%(default)s)")
-    parser.add_argument("--levels", type=int, choices=range(1, len(LEVELS) + 1), nargs="+", default=[5])
+    parser.add_argument("--levels", type=int, choices=range(1, len(PYRAMID) + 1), nargs="+", default=[5])
     parser.add_argument("--features", type=positive_int, nargs="+", default=[1000], metavar="K", help="(%(default)s)")
     parser.add_argument("--precisions", choices=PRECISIONS, nargs="+", default=["fp32"], help="(%(default)s)")
     parser.add_argument("--presets", action="store_true", help="every preset, too")

@@ -22,6 +22,7 @@ from train.backbones import BUILDERS, Backbone, build_backbone
 from train.models.whitening import Whitening
 
 HOW_SCALES = (2.0, 1.414, 1.0, 0.707, 0.5, 0.353, 0.25)
+PYRAMID = (1.0, 0.707, 0.5, 0.353, 0.25)  # two levels an octave; larger ones cost time and gained nothing at 720 pixels
 MIN_IMAGE_SIZE, MAX_IMAGE_SIZE = 64, 8192  # pixels: what the pyramids can work on
 MIN_SCALE, MAX_SCALE, MAX_SCALES = 0.1, 4.0, 20
 MAX_FEATURES = 100_000  # of a photo
