@@ -1,4 +1,4 @@
-"""What is learned once, before the first step, and then frozen: BatchNorm statistics and whitening."""
+"""What is learned without gradients, before the first step: BatchNorm statistics and whitening."""
 
 from typing import NamedTuple
 

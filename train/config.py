@@ -81,7 +81,7 @@ class TrainingConfig:
         learning_rate_decay: factor of all learning rates, each epoch.
         weight_decay: of Adam.
         whitening: learned from second views made of the photos, so that what changes with viewpoint and light counts
-            little (views), or as HOW does (pca).
+            little, and learned anew after each epoch (views), or once, as HOW does (pca).
         words: visual words of the codebook, at most.
         whitening_photos: training photos that whitening is learned from.
         whitening_features: strongest features of each, for local features.

@@ -31,7 +31,7 @@ class Forecast:
 
     Attributes:
         whitening: once, before the first epoch.
-        epoch: mining and gradient steps.
+        epoch: mining, gradient steps, and whitening where it changes.
         validation: the untrained network's, and that of every ``validate_every``-th epoch.
         words: once, after the last epoch: the visual words of the best one.
         validate_every: as in ``TrainingConfig``.
@@ -108,12 +108,14 @@ def forecast(
 
     count, local = int(photos.usable.sum()), extraction.features or 0
     tuples = min(len(photos.queries()), config.tuples)
-    views = 2 if config.whitening == "views" else 1
+    from_views = config.whitening == "views"
     distractors, learned = min(count, DISTRACTORS), min(count, config.codebook_photos)
     pace = seconds_of_k_means(model.config.dimensions) if model.method == ASMK else 0.0
+    whitening = (2 if from_views else 1) * min(count, config.whitening_photos) * at_scale_1
+    epoch = min(count, config.pool + 2 * tuples) * described + tuples * one_tuple + from_views * whitening
     return Forecast(
-        whitening=views * min(count, config.whitening_photos) * at_scale_1 / processes.world,
-        epoch=(min(count, config.pool + 2 * tuples) * described + tuples * one_tuple) / processes.world,
+        whitening=whitening / processes.world,
+        epoch=epoch / processes.world,
         validation=distractors * at_scale_1
         + 2 * int(validation.usable.sum()) * at_all_scales
         + pace * comparisons(distractors * local, MAX_WORDS),

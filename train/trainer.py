@@ -210,15 +210,7 @@ class Training:
         if random_backbone:
             calibrate_batch_norm(self.model.backbone, self.photos, self.config.seed)
         if not whitened:
-            learn_whitening(
-                self.model,
-                self.photos,
-                self.processes,
-                kind=self.config.whitening,
-                count=self.config.whitening_photos,
-                features=self.config.whitening_features,
-                seed=self.config.seed,
-            )
+            self._learn_whitening()
 
     def load_state(self, checkpoint: Checkpoint) -> None:
         """Restores the state in which the checkpoint's run stopped."""
@@ -289,6 +281,8 @@ class Training:
             tuples = mine_tuples(self._describe, self.photos, self.config, epoch, self.processes)
             self.model.train()
             loss = self.learner.learn(tuples, epoch)
+            if self.config.whitening == "views":  # what changes between views has changed
+                self._learn_whitening()
             self._finish_epoch(EpochLog(epoch + 1, loss, None, rate, len(tuples), 0.0), begin, out)
         if self.processes.is_first:
             self._learn_words(out)
@@ -351,6 +345,17 @@ class Training:
         self.best.save(out)
         self.kept = self.records[-1].epoch
         write_log(self.records, out)
+
+    def _learn_whitening(self) -> None:
+        learn_whitening(
+            self.model,
+            self.photos,
+            self.processes,
+            kind=self.config.whitening,
+            count=self.config.whitening_photos,
+            features=self.config.whitening_features,
+            seed=self.config.seed,
+        )
 
     def _learn_words(self, out: Path) -> None:
         """Gives the best epoch as many visual words as its descriptors allow; validation makes do with few."""

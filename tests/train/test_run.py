@@ -136,7 +136,21 @@ def test_resume_goes_on_in_the_same_file(photos: Path, tmp_path: Path) -> None:
 def test_a_network_begins_with_a_trained_one(photos: Path, tmp_path: Path) -> None:
     how, both, again = (tmp_path / name for name in ("how.pt", "both.pt", "again.pt"))
     run("--data", photos, "--out", how, "--epochs", 1, "--learning-rate", 1e-3, *SMALL)
-    run("--data", photos, "--out", both, "--epochs", 1, "--init", how, "--freeze-backbone", "--graph", *SMALL)
+    run(
+        "--data",
+        photos,
+        "--out",
+        both,
+        "--epochs",
+        1,
+        "--init",
+        how,
+        "--freeze-backbone",
+        "--graph",
+        "--whitening",
+        "pca",
+        *SMALL,
+    )
     run("--data", photos, "--out", again, "--epochs", 0, "--init", both, "--graph", "--smoothing", "learned", *SMALL)
     first, second, third = (Checkpoint.load(path).weights for path in (how, both, again))
     assert all(torch.equal(second[name], first[name]) for name in first if name.startswith(("backbone.", "whitening.")))

@@ -96,6 +96,18 @@ def test_training_learns_all_but_what_is_frozen(begin: Callable, config: Trainin
     assert {name.split(".")[0] for name in before if name not in learned} == {"backbone", "whitening"}
 
 
+def test_whitening_from_views_is_learned_anew_after_an_epoch(
+    begin: Callable, config: TrainingConfig, tmp_path: Path
+) -> None:
+    training = begin(replace(config, epochs=1, whitening="views"))
+    before = copied(training.model.whitening.state_dict())
+    training.run(tmp_path / "ckpt.pt")
+    after = copied(training.model.whitening.state_dict())
+    assert not torch.equal(before["projection.weight"], after["projection.weight"])
+    training.prepare(random_backbone=False)
+    assert equal(after, training.model.whitening.state_dict())  # it is that of the network as it now is
+
+
 def test_a_frozen_backbone_stays_and_the_refinements_learn(
     begin: Callable, config: TrainingConfig, tmp_path: Path
 ) -> None:
@@ -262,8 +274,11 @@ def resumed(begin: Callable, config: TrainingConfig, path: Path) -> Training:
     return training
 
 
-@pytest.mark.parametrize("stop", [0, 1])
-def test_resuming_comes_to_the_same_numbers(begin: Callable, config: TrainingConfig, tmp_path: Path, stop: int) -> None:
+@pytest.mark.parametrize(("stop", "whitening"), [(0, "pca"), (1, "views")])
+def test_resuming_comes_to_the_same_numbers(
+    begin: Callable, config: TrainingConfig, tmp_path: Path, stop: int, whitening: str
+) -> None:
+    config = replace(config, whitening=whitening)
     config = replace(config, augmented=0.5)
     whole = begin(replace(config, epochs=2))
     whole.run(tmp_path / "whole.pt")
@@ -518,6 +533,7 @@ def test_two_processes_learn_what_one_learns(tmp_path: Path, write_photos: Calla
     arguments = ["--data", str(tmp_path / "photos"), "--image-size", "64", "--scales", "1", "--features", "20"]
     arguments += ["--smoothing", "learned", "--graph", "--dimensions", "16", "--epochs", "2", "--tuples", "4"]
     arguments += ["--tuples-per-step", "3", "--learning-rate", "1e-5"]
+    arguments += ["--whitening", "pca"]  # the directions of one learned anew turn with the last bit of a weight
     main([*arguments, "--out", str(tmp_path / "one.pt")])
     run_in_processes(2, [*arguments, "--out", str(tmp_path / "two.pt")])
     one, two = (Checkpoint.load(tmp_path / name).training for name in ("one.pt", "two.pt"))

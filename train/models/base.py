@@ -145,7 +145,7 @@ class RetrievalModel(nn.Module, ABC):
             another one's weights of this module.
         config: of this network.
         backbone: its convolutional part.
-        whitening: learned before the first step (``train.calibration``) and then frozen.
+        whitening: learned before the first step, without gradients (``train.calibration``).
     """
 
     system: ClassVar[str]

@@ -1,4 +1,4 @@
-"""Whitening: a linear map from backbone channels to D dimensions, learned before training and then frozen.
+"""Whitening: a linear map from backbone channels to D dimensions, learned without gradients.
 
 By PCA, as HOW has it, or from pairs of features that show the same point.
 """
