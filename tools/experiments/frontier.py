@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import cv2
 import numpy as np
@@ -42,6 +42,7 @@ from train.models.base import PYRAMID
 PACKAGES = ("numpy", "torch", "onnxruntime")
 TIMED_SIZE = 1024  # pixels, longest side of the photos that are timed
 TURNS = 2  # that every photo is timed
+T = TypeVar("T")
 RESULT, PLOT = "frontier.json", "frontier.png"
 
 
@@ -110,7 +111,9 @@ def points_of(
 
 
 def search(points: Sequence[Point], setting: Setting, out: Path, *, photos: int = 8) -> dict[str, Any]:
-    """Accuracy and time of every engine; an interrupted search goes on where it was.
+    """Accuracy and time of every engine, those of earlier searches in the folder among them.
+
+    An interrupted search goes on where it was.
 
     Args:
         points: the engines.
@@ -119,8 +122,7 @@ def search(points: Sequence[Point], setting: Setting, out: Path, *, photos: int 
         photos: that are timed.
 
     Returns:
-        the machine, the setting, and for each engine its settings, mAP by data set, seconds of every timed photo, and
-        whether it is on the front.
+        the machine, the setting, and the engines, as ``described``.
 
     Raises:
         HowlError: a network or the data cannot be read, an engine is not proven, or the folder holds another search.
@@ -130,42 +132,46 @@ def search(points: Sequence[Point], setting: Setting, out: Path, *, photos: int 
     ensure_writable(out / RESULT)
     accuracies = earlier_accuracies(out / RESULT, setting)
     for point in points:
-        if str(point) not in accuracies:
+        if point not in accuracies:
             engine = export_point(point, setting, out)
             evaluation = evaluate_engine(engine, setting.data, distractors=setting.distractors, device="cpu").as_dict()
-            accuracies[str(point)] = {Path(each["data"]).name: each["mAP"] for each in evaluation["sets"]}
-            write(out / RESULT, {"setting": asdict(setting), "accuracies": accuracies})
-    seconds = measure({str(point): out / f"{point}.onnx" for point in points}, timed)
-    means = {str(point): float(np.mean(list(accuracies[str(point)].values()))) for point in points}
-    best = front({name: (float(np.median(seconds[name])), mean) for name, mean in means.items()})
+            accuracies[point] = {Path(each["data"]).name: each["mAP"] for each in evaluation["sets"]}
+            write(out / RESULT, {"setting": asdict(setting), "engines": described(accuracies)})
+    seconds = measure({point: out / f"{point}.onnx" for point in accuracies}, timed)
     result = {
         "machine": describe_machine(PACKAGES),
         "setting": asdict(setting),
-        "accuracies": accuracies,
-        "engines": {
-            str(point): {
-                "network": Path(point.network).stem,
-                "preset": point.preset_name,
-                **asdict(point.preset),
-                "mAP": accuracies[str(point)],
-                "seconds": seconds[str(point)],
-                "front": str(point) in best,
-            }
-            for point in points
-        },
+        "engines": described(accuracies, seconds),
     }
     write(out / RESULT, result)
     return result
 
 
-def earlier_accuracies(path: Path, setting: Setting) -> dict[str, dict[str, float]]:
-    """What an earlier search found, mAP by engine and data set. Raises UsageError if it was another search."""
+def described(
+    accuracies: Mapping[Point, Mapping[str, float]], seconds: Mapping[Point, list[float]] | None = None
+) -> list[dict[str, Any]]:
+    """Engines for JSON: their settings and mAP, and once they are timed, their seconds and which are on the front."""
+    engines = [{**asdict(point), "name": point.preset_name, "mAP": mean_of} for point, mean_of in accuracies.items()]
+    if seconds is not None:
+        times = {point: float(np.median(seconds[point])) for point in accuracies}
+        best = front({point: (times[point], float(np.mean(list(accuracies[point].values())))) for point in accuracies})
+        for engine, point in zip(engines, accuracies, strict=True):
+            engine |= {"seconds": seconds[point], "front": point in best}
+    return engines
+
+
+def earlier_accuracies(path: Path, setting: Setting) -> dict[Point, dict[str, float]]:
+    """What earlier searches in the folder found, mAP by data set. Raises UsageError if they were of other photos."""
     if not path.exists():
         return {}
     earlier = json.loads(path.read_text())
     if earlier["setting"] != json.loads(json.dumps(asdict(setting))):
         raise UsageError(f"{path}: a search with other data, distractors or photos to learn from; name another --out")
-    return earlier["accuracies"]
+    accuracies = {}
+    for each in earlier["engines"]:
+        preset = Preset(**{**each["preset"], "scales": tuple(each["preset"]["scales"])})
+        accuracies[Point(each["network"], preset)] = each["mAP"]
+    return accuracies
 
 
 def write(path: Path, content: Mapping[str, Any]) -> None:
@@ -215,20 +221,20 @@ def resized(photo: Image, side: int) -> Image:
     return np.ascontiguousarray(cv2.resize(photo, size, interpolation=interpolation).astype(np.uint8, copy=False))
 
 
-def measure(engines: Mapping[str, Path], photos: Sequence[Image]) -> dict[str, list[float]]:
+def measure(engines: Mapping[Point, Path], photos: Sequence[Image]) -> dict[Point, list[float]]:
     """Seconds from an image in memory to its features, one thread, for every photo and turn.
 
     The processor's time, so that other work on the machine counts less; all engines take each photo in turn.
     """
-    extractors = {name: open_extractor(path) for name, path in engines.items()}
-    seconds: dict[str, list[float]] = {name: [] for name in extractors}
+    extractors = {point: open_extractor(path) for point, path in engines.items()}
+    seconds: dict[Point, list[float]] = {point: [] for point in extractors}
     for run in extractors.values():
         run(photos[0])  # to warm up
     for photo in tqdm([*photos] * TURNS, desc="timing", unit="photo", disable=None):
-        for name, run in extractors.items():
+        for point, run in extractors.items():
             begin = time.process_time()
             run(photo)
-            seconds[name].append(time.process_time() - begin)
+            seconds[point].append(time.process_time() - begin)
     return seconds
 
 
@@ -238,11 +244,11 @@ def open_extractor(path: Path) -> Callable[[Image], Features]:
     return lambda photo: engine.extract(shrink(photo, size))
 
 
-def front(engines: Mapping[str, tuple[float, float]]) -> set[str]:
+def front(engines: Mapping[T, tuple[float, float]]) -> set[T]:
     """The engines, by seconds and accuracy, that no other one beats in one of them and equals in the other."""
     return {
-        name
-        for name, (seconds, accuracy) in engines.items()
+        engine
+        for engine, (seconds, accuracy) in engines.items()
         if not any(
             other_seconds <= seconds
             and other_accuracy >= accuracy
@@ -258,17 +264,17 @@ def table(result: Mapping[str, Any]) -> str:
 
     rows = [
         {
-            "network": each["network"],
-            "image": each["image_size"],
-            "levels": len(each["scales"]),
-            "K": each["features"],
-            "precision": each["precision"],
-            "preset": each["preset"],
+            "network": Path(each["network"]).stem,
+            "image": each["preset"]["image_size"],
+            "levels": len(each["preset"]["scales"]),
+            "K": each["preset"]["features"],
+            "precision": each["preset"]["precision"],
+            "preset": each["name"],
             "ms": "{1:.0f} ({0:.0f}–{2:.0f})".format(*quartiles(each)),
             **{f"mAP {of}": f"{100 * value:.2f}" for of, value in each["mAP"].items()},
             "front": "●" if each["front"] else "",
         }
-        for each in sorted(result["engines"].values(), key=lambda each: float(np.median(each["seconds"])))
+        for each in sorted(result["engines"], key=lambda each: float(np.median(each["seconds"])))
     ]
     about = ", ".join(f"{name} {value}" for name, value in result["machine"].items())
     return f"{about}\n\n{pandas.DataFrame(rows).to_markdown(index=False, disable_numparse=True)}"
@@ -283,7 +289,7 @@ def quartiles(engine: Mapping[str, Any]) -> tuple[float, float, float]:
 def draw(result: Mapping[str, Any], path: Path) -> None:
     """mAP against time for every data set: all engines, the front by mean mAP as a line, and the presets by name."""
     pyplot = load_pyplot()
-    engines = sorted(result["engines"].values(), key=lambda each: float(np.median(each["seconds"])))
+    engines = sorted(result["engines"], key=lambda each: float(np.median(each["seconds"])))
     sets = list(engines[0]["mAP"])
     figure, every_axes = pyplot.subplots(
         1, len(sets), figsize=(5.5 * len(sets), 4), layout="constrained", squeeze=False
@@ -291,12 +297,12 @@ def draw(result: Mapping[str, Any], path: Path) -> None:
     for of, axes in zip(sets, every_axes[0], strict=True):
         for network in dict.fromkeys(each["network"] for each in engines):
             mine = [each for each in engines if each["network"] == network]
-            axes.plot(*coordinates(mine, of), "o", label=network, alpha=0.7)
+            axes.plot(*coordinates(mine, of), "o", label=Path(network).stem, alpha=0.7)
         axes.plot(*coordinates([each for each in engines if each["front"]], of), "-", color="grey", zorder=0)
         for each in engines:
-            if each["preset"]:
+            if each["name"]:
                 at = quartiles(each)[1], 100 * each["mAP"][of]
-                axes.annotate(each["preset"], at, textcoords="offset points", xytext=(5, 5), fontsize=8)
+                axes.annotate(each["name"], at, textcoords="offset points", xytext=(5, 5), fontsize=8)
         axes.set_xscale("log")
         axes.set(xlabel="ms a photo, one thread", ylabel="mAP", title=of)
         axes.grid(which="both", alpha=0.3)

@@ -1,6 +1,5 @@
 """The search for the best engine at each time: what it tries, its front, its table and plot."""
 
-import json
 from pathlib import Path
 
 import cv2
@@ -41,21 +40,12 @@ def test_a_large_photo_is_shrunk() -> None:
 
 @pytest.fixture
 def result() -> dict:
-    engines = {
-        name: {
-            "network": "efficientnet_lite0",
-            "preset": name,
-            "image_size": preset.image_size,
-            "scales": preset.scales,
-            "features": preset.features,
-            "precision": preset.precision,
-            "mAP": {"val-a": 0.9 - 0.01 * i, "val-b": 0.5},
-            "seconds": [0.4 / (i + 1), 0.5 / (i + 1), 0.6 / (i + 1)],
-            "front": i % 2 == 0,
-        }
-        for i, (name, preset) in enumerate(PRESETS.items())
+    accuracies = {
+        Point("efficientnet_lite0", preset): {"val-a": 0.9 - 0.01 * i, "val-b": 0.5}
+        for i, preset in enumerate(PRESETS.values())
     }
-    return {"machine": {"processor": "test"}, "engines": engines}
+    seconds = {point: [0.4 / (i + 1), 0.5 / (i + 1), 0.6 / (i + 1)] for i, point in enumerate(accuracies)}
+    return {"machine": {"processor": "test"}, "engines": frontier.described(accuracies, seconds)}
 
 
 def test_the_table_has_a_row_for_every_engine_the_fastest_first(result: dict) -> None:
@@ -85,9 +75,8 @@ def test_a_checkpoint_that_is_missing_ends_it(photos: Setting, tmp_path: Path) -
 
 
 def test_a_search_goes_on_with_the_same_photos_only(photos: Setting, tmp_path: Path) -> None:
-    path = tmp_path / "frontier.json"
-    frontier.write(path, {"setting": frontier.asdict(photos), "accuracies": {"x": {"a": 0.5}}})
-    assert frontier.earlier_accuracies(path, photos) == {"x": {"a": 0.5}}
+    path, point = tmp_path / "frontier.json", Point("a.pt", Preset(320, (1.0, 0.707), 500, "fp32"))
+    frontier.write(path, {"setting": frontier.asdict(photos), "engines": frontier.described({point: {"a": 0.5}})})
+    assert frontier.earlier_accuracies(path, photos) == {point: {"a": 0.5}}
     with pytest.raises(HowlError, match=r"frontier\.json: a search with other data"):
         frontier.earlier_accuracies(path, Setting(photos.data, "elsewhere", None))
-    assert json.loads(path.read_text())["accuracies"]
