@@ -25,8 +25,7 @@ from train.models.how import HowConfig, HowNetwork
 from train.weights.init import init_weights
 
 MIN_PHOTOS = 20  # of fewer, whitening knows no more than what they happen to show
-LEARNED_PHOTOS = 400  # that are learned from, at most: minutes of a CPU
-FEATURES = 300  # of a photo, the strongest, that whitening is learned from
+LEARNED_PHOTOS = FOLDER_SCALE.whitening_photos  # that are learned from, at most: minutes of a CPU
 
 
 def untrained(backbone: str, init: str = "imagenet") -> Checkpoint:
@@ -64,7 +63,13 @@ def learn(checkpoint: Checkpoint, folder: Path, say: Callable[[str], None] = pri
     model = checkpoint.build_model()
     alone = ProcessGroup(0, 1, torch.device("cpu"))
     data = learn_whitening(
-        model, photos, alone, kind=model.whitenings[0], count=LEARNED_PHOTOS, features=FEATURES, seed=SEED
+        model,
+        photos,
+        alone,
+        kind=model.whitenings[0],
+        count=LEARNED_PHOTOS,
+        features=FOLDER_SCALE.whitening_features,
+        seed=SEED,
     )
     readable = used - len(photos.unreadable)
     if photos.unreadable:
@@ -75,6 +80,8 @@ def learn(checkpoint: Checkpoint, folder: Path, say: Callable[[str], None] = pri
             f"{folder}: the photos differ in {data.directions} directions only, a descriptor has "
             f"{model.whitening.projection.out_channels}: are they all alike? add others"
         )
+    if not data.by_pairs and "views" in model.whitenings:
+        say("few points of the photos are found again in their second views: whitening by PCA; more photos do better")
     size = checkpoint.extraction.image_size
     if data.longest_side < size:
         say(

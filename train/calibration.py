@@ -1,4 +1,4 @@
-"""What is learned without gradients, before the first step: BatchNorm statistics and whitening."""
+"""What is learned without gradients: BatchNorm statistics and whitening."""
 
 from typing import NamedTuple
 
@@ -19,6 +19,7 @@ from train.models.base import RetrievalModel, WhiteningSamples
 from train.models.whitening import Moments
 
 CALIBRATION_PHOTOS = 64
+MIN_PAIRS = 1  # a channel; with fewer, whitening would prefer the directions that no pair has shown to change
 
 
 class WhiteningData(NamedTuple):
@@ -27,10 +28,12 @@ class WhiteningData(NamedTuple):
     Attributes:
         directions: in which the features differ; where they are fewer than D, the others are noise.
         longest_side: pixels, of the largest photo as it was described.
+        by_pairs: whether pairs of points decided; if not, it is PCA's.
     """
 
     directions: int
     longest_side: int
+    by_pairs: bool
 
 
 @torch.no_grad()
@@ -67,10 +70,13 @@ def learn_whitening(
         photos: of which some are drawn.
         processes: share the work.
         kind: ``pca``, as HOW, or ``views``: learned from pairs of features of the same point, in a photo and in a
-            second view made from it.
+            second view made from it; where these are fewer than ``MIN_PAIRS`` a channel, PCA takes their place.
         count: photos, at most.
         features: of each, at most.
-        seed: of the draw.
+        seed: of the draw and of the views.
+
+    Returns:
+        what it was learned from.
 
     Raises:
         HowlError: no photo can be read.
@@ -93,8 +99,11 @@ def learn_whitening(
     differences = Moments.total(processes.gather(differences))
     if moments.count == 0:
         raise ImageError("no readable photo to learn whitening from")
-    model.whitening.learn(moments, model.shrinkage, differences if differences.count else None)
-    return WhiteningData(moments.rank, max(processes.gather(longest_side)))
+    by_pairs = differences.count >= MIN_PAIRS * model.backbone.channels
+    model.whitening.learn(moments, model.shrinkage, differences if by_pairs else None)
+    # The first process decides: the last bit of a sum can turn a direction.
+    model.whitening.load_state_dict(processes.from_first(model.whitening.state_dict()))
+    return WhiteningData(moments.rank, max(processes.gather(longest_side)), by_pairs)
 
 
 def differences_between_views(
@@ -120,7 +129,7 @@ def differences_between_views(
 def in_photo(positions: Tensor | None, batch: Tensor, image: Image) -> NDArray[np.floating]:
     """Positions [n, 2] in the pixels of a photo before it became a batch of aligned sides."""
     if positions is None:
-        raise UsageError("whitening from views needs features that lie somewhere")
+        raise UsageError("--whitening views needs local features: take --whitening pca")
     scale = np.divide(image.shape[1::-1], (batch.shape[3], batch.shape[2]))
     return (positions.cpu().numpy() + 0.5) * scale - 0.5
 

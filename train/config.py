@@ -170,6 +170,10 @@ class TrainOptions:
         if self.training.whitening not in model.whitenings:
             known = " or ".join(model.whitenings)
             raise UsageError(f"--whitening {self.training.whitening}: {self.system} learns its whitening by {known}")
+        if self.training.tuple_size > self.extraction.image_size:
+            raise UsageError(
+                f"--tuple-size {self.training.tuple_size}: photos are read at --image-size {self.extraction.image_size}"
+            )
         features = self.extraction.features
         if features is not None and model.extraction_defaults(self.extraction).features is None:
             raise UsageError(f"--features {features}: {self.system} has no local features; leave it out")

@@ -22,7 +22,10 @@ M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4  # of <malloc.h>
 
 
 def use_threads(threads: int | None) -> None:
-    """Has PyTorch use so many threads of the CPU; None for as many as it takes, but no more than this process may."""
+    """Has PyTorch use so many threads of the CPU; None for as many as it takes, but no more than this process may.
+
+    It also has this process keep the memory that it frees, without which threads wait for pages.
+    """
     torch.set_num_threads(threads or min(torch.get_num_threads(), available_cores()))
     keep_freed_memory()
 

@@ -78,7 +78,7 @@ def forecast(
     config: TrainingConfig,
     extraction: ExtractionConfig,
     processes: ProcessGroup,
-) -> Forecast:
+) -> Forecast | None:
     """Tries each kind of work on a few photos and counts how often the run does it.
 
     The network is left as it was. Reading is counted as if nothing else went on meanwhile.
@@ -91,11 +91,14 @@ def forecast(
         config: how much there is to do.
         extraction: of validation.
         processes: among which mining and training are shared.
+
+    Returns:
+        None if fewer than three of the photos that were drawn can be read.
     """
     begin = time.perf_counter()
     images = list(those_readable(photos, sample(photos, 2 + config.negatives, config.seed).tolist()))
     if len(images) < 3:  # no tuple
-        return Forecast(0.0, 0.0, 0.0, 0.0, config.validate_every)
+        return None
     read = (time.perf_counter() - begin) / len(images)
     small = [shrink(image, config.tuple_size) for image in images]
     model.eval()

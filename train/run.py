@@ -7,7 +7,8 @@ if __name__ == "__main__":
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import tyro
@@ -27,34 +28,39 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parse(arguments)
     if isinstance(options, TrainOptions):
         refuse_without_effect(options)
-    train(options)
+    with saying_what_is_kept(options):
+        train(options)
 
 
 def train(options: TrainOptions | ResumeOptions) -> Checkpoint | None:
-    """Trains as the options say, and prints a report. Returns and raises as ``start_training``.
+    """Trains as the options say, and prints a report. Returns and raises as ``start_training``."""
+    if isinstance(options, ResumeOptions):
+        out = options.out or options.resume
+        checkpoint = resume_training(
+            options.resume, out=out, epochs=options.epochs, data_root=options.data_root, threads=options.threads
+        )
+    else:
+        out = options.out
+        checkpoint = start_training(options)
+    if checkpoint is not None:
+        print(report(checkpoint, out))
+    return checkpoint
 
-    Raises:
-        KeyboardInterrupt: by Ctrl-C; it says in one line what is kept, and the command that goes on.
-    """
+
+@contextmanager
+def saying_what_is_kept(options: TrainOptions | ResumeOptions) -> Iterator[None]:
+    """Has Ctrl-C say in one line what is kept, and the command that goes on: the message of its KeyboardInterrupt."""
     if isinstance(options, ResumeOptions):
         out, kept = options.out or options.resume, f"{options.resume} is as it was"
     else:
         out, kept = options.out, "nothing is kept yet"
     try:
-        if isinstance(options, ResumeOptions):
-            checkpoint = resume_training(
-                options.resume, out=out, epochs=options.epochs, data_root=options.data_root, threads=options.threads
-            )
-        else:
-            checkpoint = start_training(options)
+        yield
     except Interrupted as interrupt:
         again = command_for(ResumeOptions(out, data_root=options.data_root, threads=options.threads))
         raise KeyboardInterrupt(f"interrupted: {out} holds {interrupt}; to go on: {again}") from None
     except KeyboardInterrupt:
         raise KeyboardInterrupt(f"interrupted: {kept}; to start again: {command_for(options)}") from None
-    if checkpoint is not None:
-        print(report(checkpoint, out))
-    return checkpoint
 
 
 def parse(arguments: Sequence[str] | None = None) -> TrainOptions | ResumeOptions:

@@ -206,7 +206,7 @@ class Training:
         return any(parameter.requires_grad for parameter in self.model.parameters())
 
     def prepare(self, *, random_backbone: bool, whitened: bool = False) -> None:
-        """Learns what stays frozen: BatchNorm statistics of a random backbone, and whitening unless it was loaded."""
+        """Learns BatchNorm statistics of a random backbone, and whitening unless it was loaded."""
         if random_backbone:
             calibrate_batch_norm(self.model.backbone, self.photos, self.config.seed)
         if not whitened:
@@ -224,7 +224,7 @@ class Training:
             of_declared_types(record)
             if record.epoch != epoch:
                 raise ValueError(f"record {epoch} is of epoch {record.epoch}")
-        self._complete = progress.get("complete", False)
+        self._complete = progress["complete"] is True
         self.photos.leave_out(progress["unreadable"])
         self.validation.leave_out(progress["unreadable_validation"])
 
@@ -249,8 +249,9 @@ class Training:
         if self.records:
             self.say(f"going on after epoch {self.records[-1].epoch} of {self._epochs}{self._time_left()}")
         else:
-            duration = in_words(self._forecast.total(self._epochs))
-            self.say(f"{self._epochs} epochs of {self.config.tuples} tuples, {duration}")
+            duration = "" if self._forecast is None else f", {in_words(self._forecast.total(self._epochs))}"
+            tuples = min(len(self.photos.queries()), self.config.tuples)
+            self.say(f"{self._epochs} epochs of {tuples} tuples{duration}")
 
     def run(self, out: Path) -> Checkpoint | None:
         """Trains the remaining epochs and writes the checkpoint, log and curve after each.
@@ -272,8 +273,10 @@ class Training:
     def _run(self, out: Path) -> None:
         if not self.records:
             self._finish_epoch(EpochLog(0, None, None, 0.0, 0, 0.0), time.perf_counter(), out)
-        elif self.processes.is_first:
-            self._write(out)  # if no epoch is left, nothing else writes it
+        else:
+            if self.processes.is_first:
+                self._write(out)  # if no epoch is left, nothing else writes it
+            self.kept = self.records[-1].epoch
         for epoch in range(self.records[-1].epoch, self._epochs):
             begin = time.perf_counter()
             rate = self.learner.set_learning_rate(epoch)
@@ -314,6 +317,7 @@ class Training:
                 self._forecast = self._forecast.corrected(record)
             self.say(f"{record.line(self._epochs)}{self._time_left()}")
             self._write(out)
+        self.kept = record.epoch
 
     def _validated(self, record: EpochLog) -> EpochLog:
         result = validate(self.model, self.photos, self.validation, self.config, self.extraction, self.asmk)
@@ -343,7 +347,6 @@ class Training:
             "unreadable_validation": self.validation.unreadable,
         }
         self.best.save(out)
-        self.kept = self.records[-1].epoch
         write_log(self.records, out)
 
     def _learn_whitening(self) -> None:

@@ -71,6 +71,18 @@ def test_whitening_from_views_takes_features_of_a_point_closer_together(network:
     assert apart["views"] < 0.9 * apart["pca"]
 
 
+def test_of_too_few_pairs_pca_takes_the_place(network: HowNetwork, tmp_path: Path) -> None:
+    for scene in range(2):
+        cv2.imwrite(str(tmp_path / f"{scene}.png"), render_view(2, scene, 0, width=96, height=96))
+    photos = folder_photos(tmp_path, {"": sorted(tmp_path.iterdir())}, 96)
+    learned = {}
+    for kind in ("pca", "views"):
+        data = learn_whitening(network, photos, ALONE, kind=kind, count=2, features=60, seed=0)
+        assert (data.by_pairs, data.longest_side) == (False, 96)
+        learned[kind] = network.whitening.projection.weight.detach().clone()
+    assert torch.equal(learned["pca"], learned["views"])
+
+
 def test_a_global_descriptor_has_no_pairs_of_points() -> None:
     options = options_for("gem", "photos")
     assert options.training.whitening == "pca"

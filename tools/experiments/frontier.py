@@ -1,7 +1,8 @@
 """Which engine is the best for its time: ``python tools/experiments/frontier.py NETWORK... --data DATA... --out DIR``.
 
-Exports every combination of network, image size, levels, features and precision, and the presets among them, evaluates
-the engines, times them on the same photos in turn, and marks those that no other beats in both: the Pareto front.
+Exports every combination of network, image size, levels, features and precision, and with --presets also the presets,
+evaluates the engines, times them on the same photos in turn, and marks those that no other beats in both: the Pareto
+front.
 """
 
 if __name__ == "__main__":
@@ -89,8 +90,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     setting = Setting(tuple(options.data), options.distractors, options.learn)
     points = points_of(options.networks, options.sizes, options.levels, options.features, options.precisions)
     if options.presets:
-        points |= {Point(network, preset): None for network in options.networks for preset in PRESETS.values()}
-    result = search(list(points), setting, options.out, photos=options.photos)
+        points += [Point(network, preset) for network in options.networks for preset in PRESETS.values()]
+    result = search(points, setting, options.out, photos=options.photos)
     draw(result, options.out / PLOT)
     print(table(result))
     print(f"\n{options.out / RESULT}, {options.out / PLOT}")
@@ -102,12 +103,12 @@ def points_of(
     levels: Iterable[int],
     features: Iterable[int],
     precisions: Iterable[str],
-) -> dict[Point, None]:
+) -> list[Point]:
     """All combinations, in order."""
-    return {
-        Point(network, Preset(size, PYRAMID[:number], k, precision)): None
+    return [
+        Point(network, Preset(size, PYRAMID[:number], k, precision))
         for network, size, number, k, precision in product(networks, sizes, levels, features, precisions)
-    }
+    ]
 
 
 def search(points: Sequence[Point], setting: Setting, out: Path, *, photos: int = 8) -> dict[str, Any]:
@@ -131,6 +132,7 @@ def search(points: Sequence[Point], setting: Setting, out: Path, *, photos: int 
     timed = timed_photos(setting.data, photos)
     ensure_writable(out / RESULT)
     accuracies = earlier_accuracies(out / RESULT, setting)
+    refuse_same_names({point.network for point in (*accuracies, *points)})
     for point in points:
         if point not in accuracies:
             engine = export_point(point, setting, out)
@@ -145,6 +147,15 @@ def search(points: Sequence[Point], setting: Setting, out: Path, *, photos: int 
     }
     write(out / RESULT, result)
     return result
+
+
+def refuse_same_names(networks: Iterable[str]) -> None:
+    """Raises UsageError if two networks share a name, after which their engines are called."""
+    named: dict[str, str] = {}
+    for network in networks:
+        other = named.setdefault(Path(network).stem, network)
+        if other != network:
+            raise UsageError(f"{network}: {other} has the same name, after which engines are called; rename one")
 
 
 def described(
@@ -182,6 +193,7 @@ def write(path: Path, content: Mapping[str, Any]) -> None:
 
 def export_point(point: Point, setting: Setting, out: Path) -> Path:
     """The engine of a point; whitening and words are learned once for each network and image size."""
+    learn_from = None if setting.learn is None else Path(setting.learn)
     options = ExportOptions(
         Path(point.network),
         out / f"{point}.onnx",
@@ -189,14 +201,15 @@ def export_point(point: Point, setting: Setting, out: Path) -> Path:
         scales=point.preset.scales,
         features=point.preset.features,
         precision=point.preset.precision,
-        photos=None if setting.learn is None else Path(setting.learn),
+        photos=learn_from,
+        calibrate=learn_from if point.preset.precision == "int8" else None,
     )
-    if setting.learn is not None:
+    if learn_from is not None:
         learned = out / f"{Path(point.network).stem}-{point.preset.image_size}.pt"
         if not learned.exists():
-            checkpoint = open_checkpoint(Path(point.network), Path(setting.learn))
+            checkpoint = open_checkpoint(Path(point.network), learn_from)
             at_size = replace(checkpoint.extraction, image_size=point.preset.image_size)
-            learn(replace(checkpoint, extraction=at_size), Path(setting.learn), say).save(learned)
+            learn(replace(checkpoint, extraction=at_size), learn_from, say).save(learned)
         options = replace(options, checkpoint=learned)
     return export_checkpoint(options, say).engine
 

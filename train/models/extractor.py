@@ -136,7 +136,7 @@ def aligned(side: int, alignment: int) -> int:
 
 
 def resize(pixels: Tensor, scale: Fraction, alignment: int = 1) -> Tensor:
-    """[1, 3, H, W] → ⌊scale·H⌋ × ⌊scale·W⌋, bilinear without antialiasing, the ratio taken from the sizes, as HOW.
+    """[B, 3, H, W] → ⌊scale·H⌋ × ⌊scale·W⌋, bilinear without antialiasing, the ratio taken from the sizes, as HOW.
 
     Where the backbone has an alignment, the sides are the nearest multiples of it.
     """

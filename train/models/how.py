@@ -165,10 +165,12 @@ class HowNetwork(RetrievalModel):
         return self.smoothing(features), strengths
 
     def describe(self, images: Tensor) -> Tensor:
-        return global_descriptor(self(images))
+        return global_descriptor(self.feature_maps(images))
 
     def feature_maps(self, images: Tensor) -> FeatureMap:
-        return self(images)
+        stride = self.backbone.stride
+        height, width = (-(-side // stride) for side in images.shape[-2:])
+        return self(images, height * width)  # photos that are trained on may be far smaller than the graph is for
 
     def whitening_samples(self, image: Tensor, most: int) -> WhiteningSamples:
         """The refined features of the strongest positions (HOW, §4.1)."""

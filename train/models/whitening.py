@@ -15,7 +15,7 @@ MIN_WITHIN = 1e-3  # of the mean variance of a channel: what few pairs show no c
 
 
 class Whitening(nn.Module):
-    """o(·) of HOW: a 1×1 convolution, channels C → D at every position. Frozen: HOW trains with it in place."""
+    """o(·) of HOW: a 1×1 convolution, channels C → D at every position. No gradient changes it (HOW)."""
 
     def __init__(self, channels: int, dimensions: int) -> None:
         super().__init__()

@@ -13,7 +13,7 @@ from tools.experiments.frontier import Point, Setting
 
 
 def test_points_are_all_combinations_and_know_their_presets() -> None:
-    points = list(frontier.points_of(["a.pt", "b"], [320, 480], [1, 2], [500], ["fp32"]))
+    points = frontier.points_of(["a.pt", "b"], [320, 480], [1, 2], [500], ["fp32"])
     assert len(points) == len({str(point) for point in points}) == 8
     assert points[1] == Point("a.pt", Preset(320, (1.0, 0.707), 500, "fp32"))
     assert not any(point.preset_name for point in points)
@@ -23,6 +23,11 @@ def test_points_are_all_combinations_and_know_their_presets() -> None:
 def test_the_front_has_what_no_other_beats() -> None:
     engines = {"fast": (1, 50), "slow": (9, 90), "worse": (5, 40), "as slow": (9, 80), "twin": (1, 50), "mid": (4, 70)}
     assert frontier.front(engines) == {"fast", "twin", "mid", "slow"}
+
+
+def test_two_networks_of_one_name_are_refused() -> None:
+    with pytest.raises(HowlError, match=r"^(a|b)/x\.pt: (a|b)/x\.pt has the same name"):
+        frontier.refuse_same_names(["a/x.pt", "b/x.pt"])
 
 
 def test_photos_are_taken_evenly_and_of_one_size(tmp_path: Path) -> None:
@@ -69,7 +74,7 @@ def photos(tmp_path: Path) -> Setting:
 
 @pytest.mark.slow
 def test_a_checkpoint_that_is_missing_ends_it(photos: Setting, tmp_path: Path) -> None:
-    points = list(frontier.points_of([str(tmp_path / "missing.pt")], [320], [1], [100], ["fp32"]))
+    points = frontier.points_of([str(tmp_path / "missing.pt")], [320], [1], [100], ["fp32"])
     with pytest.raises(HowlError, match=r"missing\.pt: no such file"):
         frontier.search(points, photos, tmp_path / "out")
 
