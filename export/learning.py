@@ -25,7 +25,7 @@ from train.models.how import HowConfig, HowNetwork
 from train.weights.init import init_weights
 
 MIN_PHOTOS = 20  # of fewer, whitening knows no more than what they happen to show
-LEARNED_PHOTOS = FOLDER_SCALE.whitening_photos  # that are learned from, at most: minutes of a CPU
+LEARNED_PHOTOS = FOLDER_SCALE.codebook_photos  # that are learned from, at most: minutes of a CPU
 
 
 def untrained(backbone: str, init: str = "imagenet") -> Checkpoint:

@@ -283,7 +283,7 @@ FOLDER_SCALE = Scale(
     learning_rate_factor=2.5,
     new_module_factor=4.0,
     whitening="views",
-    whitening_photos=400,
+    whitening_photos=200,  # of which whitening from views is learned as well as of 400, and it is learned every epoch
     whitening_features=300,
     codebook_photos=400,
 )
