@@ -62,11 +62,12 @@ def learn(checkpoint: Checkpoint, folder: Path, say: Callable[[str], None] = pri
     say(f"learning from {used} of {len(photos)} photos in {folder} ...")
     model = checkpoint.build_model()
     alone = ProcessGroup(0, 1, torch.device("cpu"))
+    kind = model.whitenings[0]
     data = learn_whitening(
         model,
         photos,
         alone,
-        kind=model.whitenings[0],
+        kind=kind,
         count=LEARNED_PHOTOS,
         features=FOLDER_SCALE.whitening_features,
         seed=SEED,
@@ -80,7 +81,7 @@ def learn(checkpoint: Checkpoint, folder: Path, say: Callable[[str], None] = pri
             f"{folder}: the photos differ in {data.directions} directions only, a descriptor has "
             f"{model.whitening.projection.out_channels}: are they all alike? add others"
         )
-    if not data.by_pairs and "views" in model.whitenings:
+    if kind == "views" and not data.by_pairs:
         say("few points of the photos are found again in their second views: whitening by PCA; more photos do better")
     size = checkpoint.extraction.image_size
     if data.longest_side < size:

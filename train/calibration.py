@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from runtime.errors import ImageError, UsageError
-from runtime.io.image import Image
+from runtime.io.image import Image, to_original_pixels
 from train.augmentation import same_points, second_view
 from train.backbones import Backbone
 from train.data.labelled import LabelledPhotos
@@ -130,8 +130,9 @@ def in_photo(positions: Tensor | None, batch: Tensor, image: Image) -> NDArray[n
     """Positions [n, 2] in the pixels of a photo before it became a batch of aligned sides."""
     if positions is None:
         raise UsageError("--whitening views needs local features: take --whitening pca")
-    scale = np.divide(image.shape[1::-1], (batch.shape[3], batch.shape[2]))
-    return (positions.cpu().numpy() + 0.5) * scale - 0.5
+    x, y = positions.cpu().numpy().T
+    (height, width), (rows, columns) = image.shape[:2], batch.shape[2:]
+    return np.stack([to_original_pixels(x, width, columns), to_original_pixels(y, height, rows)], axis=1)
 
 
 def sample(photos: LabelledPhotos, count: int, seed: int) -> NDArray[np.int64]:

@@ -68,7 +68,7 @@ def validate(
     model.eval()
     at_one_scale, extractor = model.extractor(replace(extraction, scales=(1.0,))), model.extractor(extraction)
     drawn = sample(training, DISTRACTORS, config.seed)
-    distractors = [features for _, features in extract_all(at_one_scale, training, drawn, "validation: distractors")]
+    distractors = list(extract_all(at_one_scale, training, drawn, "validation: distractors"))
     codebook = None
     if model.method == ASMK:
         codebook = learn_codebook(local_descriptors(distractors), MAX_WORDS, seed=config.seed)
@@ -95,7 +95,7 @@ def codebook_of(
     """
     extractor = model.extractor(replace(extraction, scales=(1.0,)))
     chosen = sample(photos, count, seed)
-    features = [features for _, features in extract_all(extractor, photos, chosen, "visual words")]
+    features = list(extract_all(extractor, photos, chosen, "visual words"))
     return learn_codebook(local_descriptors(features), words, seed=seed)
 
 
@@ -108,10 +108,10 @@ def local_descriptors(features: Sequence[Features]) -> NDArray[np.float32]:
 
 def extract_all(
     extractor: Extractor, photos: LabelledPhotos, numbers: NDArray[np.int64], label: str
-) -> Iterator[tuple[int, Features]]:
-    """Pairs of photo number and its features; unreadable photos are left out."""
-    for number, image in readable(photos, numbers, label):
-        yield number, extract(extractor, image)
+) -> Iterator[Features]:
+    """The features of each photo; unreadable photos are left out."""
+    for _, image in readable(photos, numbers, label):
+        yield extract(extractor, image)
 
 
 def readable(photos: LabelledPhotos, numbers: NDArray[np.int64], label: str) -> Iterator[tuple[int, Image]]:

@@ -13,6 +13,7 @@ from train import calibration
 from train.calibration import differences_between_views, in_photo, learn_whitening
 from train.config import options_for
 from train.data.folder import folder_photos
+from train.data.labelled import LabelledPhotos
 from train.data.synthetic import render_view
 from train.descriptors import batch_for
 from train.distributed import ProcessGroup
@@ -25,6 +26,13 @@ ALONE = ProcessGroup(0, 1, torch.device("cpu"))
 def network() -> HowNetwork:
     torch.manual_seed(0)
     return HowNetwork(HowConfig(backbone="efficientnet_lite0", dimensions=16)).eval()
+
+
+def town(folder: Path, scenes: int, width: int, height: int) -> LabelledPhotos:
+    """A photo of each of so many synthetic places."""
+    for scene in range(scenes):
+        cv2.imwrite(str(folder / f"{scene}.png"), render_view(2, scene, 0, width=width, height=height))
+    return folder_photos(folder, {"": sorted(folder.iterdir())}, max(width, height))
 
 
 @torch.no_grad()
@@ -51,9 +59,7 @@ def test_positions_are_those_of_the_photo_before_it_was_resized() -> None:
 @pytest.mark.slow
 def test_whitening_from_views_takes_features_of_a_point_closer_together(network: HowNetwork, tmp_path: Path) -> None:
     """Of photos that it was not learned from, and in the unit of how far random features lie apart."""
-    for scene in range(12):
-        cv2.imwrite(str(tmp_path / f"{scene}.png"), render_view(2, scene, 0, width=192, height=144))
-    photos = folder_photos(tmp_path, {"": sorted(tmp_path.iterdir())}, 192)
+    photos = town(tmp_path, 12, width=192, height=144)
     apart = {}
     for kind in ("pca", "views"):
         learn_whitening(network, photos, ALONE, kind=kind, count=12, features=60, seed=0)
@@ -72,9 +78,7 @@ def test_whitening_from_views_takes_features_of_a_point_closer_together(network:
 
 
 def test_of_too_few_pairs_pca_takes_the_place(network: HowNetwork, tmp_path: Path) -> None:
-    for scene in range(2):
-        cv2.imwrite(str(tmp_path / f"{scene}.png"), render_view(2, scene, 0, width=96, height=96))
-    photos = folder_photos(tmp_path, {"": sorted(tmp_path.iterdir())}, 96)
+    photos = town(tmp_path, 2, width=96, height=96)
     learned = {}
     for kind in ("pca", "views"):
         data = learn_whitening(network, photos, ALONE, kind=kind, count=2, features=60, seed=0)

@@ -6,6 +6,7 @@ ReLU: at stride 16 the signed output is split into its positive and its negative
 keeps the norm and loses nothing. The whole network, at stride 32, ends in a ReLU6 of its own.
 """
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -38,20 +39,6 @@ LITE0_TO_STRIDE_16 = (
     Stage(3, 5, 1, 6, 112),
 )
 LITE0_TO_STRIDE_32 = (*LITE0_TO_STRIDE_16, Stage(4, 5, 2, 6, 192), Stage(1, 3, 1, 6, 320))
-LITE1_TO_STRIDE_16 = (
-    Stage(1, 3, 1, 1, 16),
-    Stage(3, 3, 2, 6, 24),
-    Stage(3, 5, 2, 6, 40),
-    Stage(4, 3, 2, 6, 80),
-    Stage(4, 5, 1, 6, 112),
-)
-LITE2_TO_STRIDE_16 = (
-    Stage(1, 3, 1, 1, 16),
-    Stage(3, 3, 2, 6, 24),
-    Stage(3, 5, 2, 6, 48),
-    Stage(4, 3, 2, 6, 88),
-    Stage(4, 5, 1, 6, 120),
-)
 HEAD_CHANNELS = 1280
 
 
@@ -67,12 +54,25 @@ def efficientnet_lite0_stride32() -> "EfficientNetLite":
 
 def efficientnet_lite1() -> "EfficientNetLite":
     """Stem and blocks 0–14: stride 16, 224 channels."""
-    return EfficientNetLite(LITE1_TO_STRIDE_16, has_head=False)
+    return EfficientNetLite(scaled(LITE0_TO_STRIDE_16, width=1.0, depth=1.1), has_head=False)
 
 
 def efficientnet_lite2() -> "EfficientNetLite":
     """Stem and blocks 0–14: stride 16, 240 channels."""
-    return EfficientNetLite(LITE2_TO_STRIDE_16, has_head=False)
+    return EfficientNetLite(scaled(LITE0_TO_STRIDE_16, width=1.1, depth=1.2), has_head=False)
+
+
+def scaled(stages: Sequence[Stage], width: float, depth: float) -> list[Stage]:
+    """The compound scaling of EfficientNet (Tan & Le, ICML 2019): channels times ``width``, in multiples of 8 of which
+    none is a tenth below, and repeats times ``depth``, rounded up; Lite networks repeat their first stage as it is.
+    """
+    scaled_stages = []
+    for number, stage in enumerate(stages):
+        repeats = stage.repeats if number == 0 else math.ceil(depth * stage.repeats)
+        channels = int(width * stage.channels + 4) // 8 * 8
+        channels += 8 if channels < 0.9 * width * stage.channels else 0
+        scaled_stages.append(stage._replace(repeats=repeats, channels=channels))
+    return scaled_stages
 
 
 class EfficientNetLite(Backbone):

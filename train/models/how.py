@@ -168,18 +168,21 @@ class HowNetwork(RetrievalModel):
         return global_descriptor(self.feature_maps(images))
 
     def feature_maps(self, images: Tensor) -> FeatureMap:
-        stride = self.backbone.stride
-        height, width = (-(-side // stride) for side in images.shape[-2:])
-        return self(images, height * width)  # photos that are trained on may be far smaller than the graph is for
+        return self(images, self._positions_of(images))
 
     def whitening_samples(self, image: Tensor, most: int) -> WhiteningSamples:
         """The refined features of the strongest positions (HOW, §4.1)."""
-        features, strengths = self.refined_features(image)
+        features, strengths = self.refined_features(image, self._positions_of(image))
         eligible = self.eligible(strengths, image)
         chosen = (strengths[0] * eligible).flatten().topk(min(most, int(eligible.sum()))).indices
         y, x = cell_pixels(strengths, image, image, self.backbone)
         positions = torch.stack(torch.broadcast_tensors(x[None, :], y[:, None]), dim=2).flatten(0, 1)
         return WhiteningSamples(features[0].flatten(1)[:, chosen].T, positions[chosen])
+
+    def _positions_of(self, images: Tensor) -> int:
+        """How many the map has: photos that are trained on may be far smaller than the graph is for."""
+        height, width = (-(-side // self.backbone.stride) for side in images.shape[-2:])
+        return height * width
 
     def eligible(self, strengths: Tensor, images: Tensor) -> Tensor:
         if self.config.border:
