@@ -15,9 +15,10 @@ from export.options import ExportOptions
 from export.parity import TOLERANCES, check_parity, raise_if_unequal, sizes_to_check
 from export.plan import build_plan
 from export.quantise import quantise_backbone
-from export.tracing import export_onnx, fold
+from export.tracing import export_onnx, export_program, fold
 from runtime.bundle import EngineFiles, Manifest, file_checksum
 from runtime.engine import open_engine
+from runtime.engine.tensorrt.api import has_tensorrt
 from runtime.errors import HowlError, ImageError, UsageError
 from runtime.gpu import find_gpus
 from runtime.index import Index
@@ -44,11 +45,13 @@ class Exported:
     Attributes:
         engine: engine.onnx; its manifest lies beside it, and its codebook if it has one.
         plan: engine.plan, if one was built.
+        program: engine.pt2, if one was written.
         manifest: of the engine.
     """
 
     engine: Path
     plan: Path | None
+    program: Path | None
     manifest: Manifest
 
 
@@ -61,7 +64,7 @@ def export_checkpoint(options: ExportOptions, say: Say = print) -> Exported:
     """
     files = options.files
     check_unicode_name(files.onnx)
-    ensure_writable(files.onnx, files.manifest, files.codebook, files.plan, files.timing, files.learned)
+    ensure_writable(files.onnx, files.manifest, files.codebook, files.plan, files.program, files.timing, files.learned)
     use_threads(options.threads)
     checkpoint = configured(open_checkpoint(options.checkpoint, options.learn), options)
     precision = options.decided_precision
@@ -82,13 +85,22 @@ def export_checkpoint(options: ExportOptions, say: Say = print) -> Exported:
     say(f"{files.onnx}: {files.onnx.stat().st_size / 1e6:.1f} MB, with {beside}")
     if precision == "int8":
         say(f"{files.plan}: not built, int8 is for CPUs; for a GPU take --precision fp16")
-    elif find_gpus():
+    elif find_gpus() and has_tensorrt():
         manifest = add_plan(checkpoint, precision, files, photos, say)
+    elif find_gpus():
+        say(f"{files.plan}: not built, TensorRT is not installed; {files.program.name} takes its place")
     else:
         learned = checkpoint.codebook is not own_codebook
         command = options.elsewhere(files.codebook if learned else None).command()
         say(f"{files.plan}: not built, there is no NVIDIA GPU here; on a machine with one: {command}")
-    return Exported(files.onnx, files.plan if manifest.plan else None, manifest)
+    if options.out == files.program or (find_gpus() and precision != "int8" and manifest.plan is None):
+        manifest = add_program(checkpoint, precision, files, photos, say)
+    return Exported(
+        engine=files.onnx,
+        plan=files.plan if manifest.plan else None,
+        program=files.program if files.program.name in manifest.checksums else None,
+        manifest=manifest,
+    )
 
 
 def check_unicode_name(path: Path) -> None:
@@ -218,13 +230,41 @@ def add_plan(checkpoint: Checkpoint, precision: str, files: EngineFiles, photos:
     return manifest
 
 
-def prove(checkpoint: Checkpoint, precision: str, engine: Path, photos: Sequence[Image], say: Say) -> None:
-    """Says how far the engine is from the PyTorch network on every image; raises HowlError beyond the tolerance."""
+def add_program(
+    checkpoint: Checkpoint, precision: str, files: EngineFiles, photos: Sequence[Image], say: Say
+) -> Manifest:
+    """Writes engine.pt2, proves it on this machine's GPU or CPU, and writes it into the manifest, which is returned.
+
+    Raises:
+        HowlError: it differs from PyTorch's network; then there is none.
+    """
+    extractor = fold(checkpoint.build_model(), precision).extractor(checkpoint.extraction).eval()
+    with tempfile.TemporaryDirectory(dir=files.onnx.parent, prefix=".export-") as folder:
+        draft = EngineFiles.of(Path(folder) / files.onnx.name)
+        least = export_program(extractor, draft.program)
+        prove(checkpoint, precision, draft.program, photos, say, least)
+        draft.program.replace(files.program)
+    manifest = Manifest.load(files.manifest)
+    checksums = {**manifest.checksums, files.program.name: file_checksum(files.program)}
+    manifest = replace(manifest, checksums=checksums)
+    manifest.save(files.manifest)
+    say(f"{files.program}: {files.program.stat().st_size / 1e6:.1f} MB, for PyTorch on a GPU or a CPU")
+    return manifest
+
+
+def prove(
+    checkpoint: Checkpoint, precision: str, engine: Path, photos: Sequence[Image], say: Say, least: int = 0
+) -> None:
+    """Says how far the engine is from the PyTorch network on every image; raises HowlError beyond the tolerance.
+
+    ``least`` is the least side of an image that the engine takes.
+    """
     extraction = checkpoint.extraction
     pytorch = checkpoint.build_model().extractor(extraction).eval()
     runner = open_engine(engine, "cpu" if engine.suffix == ".onnx" else None)
     say(f"{engine.name} against PyTorch, {runner.provider}, {precision}:")
     images = [*sizes_to_check(photos[0], extraction.features), *photos[1:]]
+    images = [image for image in images if min(image.shape[:2]) >= least]
     differences = check_parity(runner, pytorch, images, TOLERANCES[precision])
     for difference in differences:
         say(f"  {difference}")

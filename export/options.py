@@ -56,7 +56,8 @@ class ExportOptions:
     Attributes:
         checkpoint: as howl train writes it, or as HOW's authors publish theirs; with --learn also the name of a
             backbone, such as efficientnet_lite0, with ImageNet weights.
-        out: engine.plan or engine.onnx; all files of the engine share its name.
+        out: engine.plan or engine.onnx, or engine.pt2 to have a program of PyTorch's too; all files of the engine share
+            its name.
         preset: image size, scales, features and precision that go together; what is given as well is taken instead.
         precision: of the backbone; int8 is for CPUs.
         image_size: longest side, to which larger photos are shrunk.
@@ -94,7 +95,9 @@ class ExportOptions:
     def __post_init__(self) -> None:
         check_threads(self.threads)
         if not is_engine(self.out):
-            raise UsageError(f"--out {self.out}: name an engine.plan or an engine.onnx; its other files share the name")
+            raise UsageError(
+                f"--out {self.out}: name an engine.plan, engine.onnx or engine.pt2; its other files share the name"
+            )
         if self.preset is not None and self.preset not in PRESETS:
             raise UsageError(f"--preset {self.preset}: there is {', '.join(PRESETS)}")
         if self.precision is not None and self.precision not in PRECISIONS:

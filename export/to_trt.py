@@ -15,7 +15,7 @@ from runtime.io.cli import program
 
 DESCRIPTION = (
     "Exports a checkpoint as one whole graph, engine.onnx, proves it equal to the PyTorch network, and builds "
-    "engine.plan if TensorRT and a GPU are present."
+    "engine.plan if TensorRT and a GPU are present, or engine.pt2 if it is named or only PyTorch can use the GPU."
 )
 
 

@@ -1,8 +1,13 @@
-"""A network → one ONNX graph, folded and traced: uint8 image of any size in, an engine's outputs out."""
+"""A network → one graph, folded and traced: uint8 image of any size in, an engine's outputs out.
+
+ONNX for ONNX Runtime and TensorRT, or a program of PyTorch's.
+"""
 
 import copy
+import json
 import logging
 import warnings
+from bisect import bisect_left
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,7 +17,9 @@ import torch
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from runtime.engine.pytorch import RECORD
 from runtime.engine.schema import IMAGE
+from runtime.io.files import atomic_write
 from runtime.io.image import MAX_SIDE, MIN_SIDE
 from train.models.base import Extractor, RetrievalModel
 
@@ -76,6 +83,46 @@ def export_onnx(extractor: Extractor, path: Path, metadata: dict[str, str]) -> N
         raise RuntimeError("torch.onnx.export gave no program")
     program.model.metadata_props.update(metadata)
     program.save(path, external_data=False)
+
+
+def export_program(extractor: Extractor, path: Path) -> int:
+    """Writes the whole graph as a program of PyTorch's, ``engine.pt2``, with the same input and outputs.
+
+    Args:
+        extractor: in eval mode, on the CPU; an engine may run the program on a GPU all the same.
+        path: of the file.
+
+    Returns:
+        the least side, in pixels, of an image that it takes.
+    """
+    size = {side: torch.export.Dim.DYNAMIC for side in (0, 1)}
+    with _quiet_exporter():
+        program = torch.export.export(
+            extractor,
+            (torch.zeros(EXAMPLE, dtype=torch.uint8),),
+            dynamic_shapes=(size,),
+            prefer_deferred_runtime_asserts_over_guards=True,  # else the sizes of each level bound those of the image
+        )
+        program.example_inputs = None  # an image of zeros, larger than the network
+        least = least_side(program.module())
+        record = {"inputs": [IMAGE], "outputs": extractor.outputs, "smallest": least}
+        with atomic_write(path) as file:
+            torch.export.save(program, file, extra_files={RECORD: json.dumps(record)})
+    return least
+
+
+@torch.no_grad()
+def least_side(module: nn.Module) -> int:
+    """The least side of an image that a traced program takes; it was traced for maps of at least two cells a side."""
+
+    def is_taken(side: int) -> bool:
+        try:
+            module(torch.zeros((side, side, 3), dtype=torch.uint8))
+        except (AssertionError, RuntimeError):
+            return False
+        return True
+
+    return bisect_left(range(EXAMPLE[0]), True, lo=MIN_SIDE, key=is_taken)
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 engine.onnx             the graph
 engine.plan             the same graph, built by TensorRT for one kind of GPU
+engine.pt2              the same graph, as a program of PyTorch's
 engine.timing           what TensorRT measured while it built the plan, so that the next build is faster
 engine.json             the manifest: method, image size, parameters, checksums
 engine.codebook.npy     the visual words of a local engine
@@ -26,7 +27,7 @@ from runtime.vectors import InnerProduct
 
 FORMAT = "howl engine"
 VERSION = 2
-ENGINE_SUFFIXES = (".onnx", ".plan")
+ENGINE_SUFFIXES = (".onnx", ".plan", ".pt2")
 EXPORT_AGAIN = "export the checkpoint again"
 MAX_FEATURES, MAX_TEXT = 1_000_000, 200  # beyond what any engine has
 
@@ -53,6 +54,10 @@ class EngineFiles:
     @property
     def plan(self) -> Path:
         return self._file(".plan")
+
+    @property
+    def program(self) -> Path:
+        return self._file(".pt2")
 
     @property
     def timing(self) -> Path:
@@ -207,7 +212,7 @@ def load_manifest(engine: Path) -> Manifest:
         HowlError: a file is missing, or the two do not belong together; the line names both.
     """
     if not is_engine(engine):
-        raise UsageError(f"{engine}: an engine is an .onnx or a .plan file; howl export ckpt.pt writes one")
+        raise UsageError(f"{engine}: an engine is an .onnx, a .plan or a .pt2 file; howl export ckpt.pt writes one")
     if not engine.exists():
         raise MissingError(f"{engine}: no such engine; howl export ckpt.pt writes one")
     path = EngineFiles.of(engine).manifest
@@ -217,7 +222,12 @@ def load_manifest(engine: Path) -> Manifest:
 
 
 def load_first_stage(
-    engine: Path, manifest: Manifest, *, threshold: float | None = None, alpha: float | None = None
+    engine: Path,
+    manifest: Manifest,
+    *,
+    threshold: float | None = None,
+    alpha: float | None = None,
+    device: str | None = None,
 ) -> FirstStage:
     """The first stage that searches with an engine's features.
 
@@ -226,16 +236,24 @@ def load_first_stage(
         manifest: of the engine.
         threshold: τ of ASMK; None for the manifest's.
         alpha: α of ASMK; None for the manifest's.
+        device: ``cuda`` to quantise and to search on a GPU, which ASMK can.
 
     Raises:
-        HowlError: the codebook is missing or belongs to another engine, or the method has no such parameter.
+        HowlError: the codebook is missing or belongs to another engine, the method has no such parameter, or the GPU
+            cannot be used.
     """
     files = EngineFiles.of(engine)
     given: dict[str, Any] = {"threshold": threshold, "alpha": alpha}
     given = {name: value for name, value in given.items() if value is not None}
     if manifest.method == ASMK and manifest.asmk is not None:
         manifest.check(files.codebook, files.manifest)
-        return AsmkKernel(Codebook.load(files.codebook), replace(manifest.asmk, **given))
+        codebook, parameters = Codebook.load(files.codebook), replace(manifest.asmk, **given)
+        if device != "cuda":
+            return AsmkKernel(codebook, parameters)
+        from runtime.asmk.gpu import GpuAsmkKernel  # late: it imports the index
+        from runtime.gpu.device import Device
+
+        return GpuAsmkKernel(codebook, parameters, Device(engine))
     if given:
         raise UsageError(f"{engine}: searches by {manifest.method}, which has no {next(iter(given))}; leave it out")
     if manifest.method == VECTORS:

@@ -48,8 +48,8 @@ class Encoder:
         """Opens an engine.
 
         Args:
-            engine: ``engine.onnx`` or ``engine.plan``.
-            device: ``cpu``, ``cuda``, or None for a GPU if there is one.
+            engine: ``engine.onnx``, ``engine.plan`` or ``engine.pt2``.
+            device: ``cpu``; ``cuda``, which quantises there, too; or None to run the engine on a GPU if there is one.
             threshold: τ of the search; None for the manifest's.
             alpha: α of the search; None for the manifest's.
             threads: CPU threads that share the work of a photo; None for one per core.
@@ -61,8 +61,8 @@ class Encoder:
         self.path = engine
         self.max_pixels = max_pixels
         self.manifest = load_manifest(engine)
-        self.first_stage = load_first_stage(engine, self.manifest, threshold=threshold, alpha=alpha)
         self.engine = open_engine(engine, device, threads)
+        self.first_stage = load_first_stage(engine, self.manifest, threshold=threshold, alpha=alpha, device=device)
         self._decoders = BoundedSemaphore(PHOTO_BATCH)
         renew_after_fork(self)
 

@@ -5,7 +5,8 @@ A first stage (``FirstStage``) turns the features of a photo into what an index 
 descriptors have ``InnerProduct`` and ``VectorFile``; nothing else in the index or the retriever knows which is in use.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol, Self
 
@@ -56,6 +57,25 @@ class FirstStage(Protocol):
 
     def build(self, images: Sequence[Any]) -> "Store":
         """A store of encoded images, in memory."""
+        ...
+
+    def searcher(self, index: "Searcher") -> "Searcher":
+        """What searches an index (``runtime.index.Index``): the index itself, or a GPU that has a copy of it."""
+        ...
+
+
+class Searcher(Protocol):
+    """An index, or what searches it with the same answers."""
+
+    def search(
+        self,
+        query: Any,
+        top: int,
+        *,
+        only: Iterable[str | os.PathLike[str]] | None = None,
+        exclude: Iterable[str | os.PathLike[str]] = (),
+    ) -> list[Any]:
+        """The images most similar to a query, best first: ``Index.search``."""
         ...
 
 

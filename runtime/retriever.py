@@ -23,6 +23,7 @@ from runtime.errors import (
     UsageError,
 )
 from runtime.features import Features
+from runtime.first_stage import Searcher
 from runtime.forking import renew_after_fork
 from runtime.index import EXISTING, Hit, Index
 from runtime.index.catalogue import PATIENCE
@@ -59,11 +60,12 @@ class Retriever:
         Any thread may use a retriever. Searches run at the same time; additions and removals wait for each other.
 
         Args:
-            engine: ``engine.onnx`` or ``engine.plan``, with the files that export left beside it.
+            engine: ``engine.onnx``, ``engine.plan`` or ``engine.pt2``, with the files that export left beside it.
             index: folder of the index, made by the first ``add``; default: ``engine.index`` beside the engine.
             root: a folder, from which the ids of photos are seen, however their paths are typed; None for ids that are
                 the paths as they are given.
-            device: ``cpu``, ``cuda``, or None for a GPU if there is one.
+            device: ``cpu``; ``cuda`` for all that a GPU can do: run the engine, quantise, search a copy of the index;
+                or None to run the engine on a GPU if there is one.
             threshold: τ of the search; None for the manifest's.
             alpha: α of the search; None for the manifest's.
             threads: CPU threads that share the work of a photo; None for one per core.
@@ -94,6 +96,8 @@ class Retriever:
         # Whatever the current folder is later.
         self._engine_place, self._index_place = self.encoder.path.absolute(), self.index_path.absolute()
         self.index: Index | None = self._open_index() if Index.exists(self._index_place) else None
+        self._searcher: Searcher | None = None  # of the index, made at the first search
+        self._searched: Index | None = None
         self._closed = False
         renew_after_fork(self)
 
@@ -113,7 +117,7 @@ class Retriever:
             self._closed = True
             if self.index is not None:
                 self.index.close()
-                self.index = None
+                self.index = self._searcher = self._searched = None
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Another process opens engine and index for itself, by their paths."""
@@ -308,7 +312,7 @@ class Retriever:
         features = self.encoder.engine.extract(self.encoder.load(photo))
         query = Query(photo, features, self.encoder.encode_query(features, threads=self._threads))
         depth = top if rerank is None else max(candidates, top)
-        hits = index.search(query.encoded, depth, only=only, exclude=exclude)
+        hits = self._searcher_of(index).search(query.encoded, depth, only=only, exclude=exclude)
         if rerank is not None:
             hits = rerank.rerank(query, hits, index)[:top]
         return [hit for hit in hits if hit.score >= least]
@@ -344,8 +348,10 @@ class Retriever:
             raise UsageError(f"skipped: a dict is needed, not {type(skipped).__name__}")
         only, exclude = None if only is None else ids_of(only, "only"), ids_of(exclude, "exclude")
 
+        searcher = self._searcher_of(index)
+
         def hits_of(features: Features) -> list[Hit]:
-            hits = index.search(self.encoder.encode_query(features), top, only=only, exclude=exclude)
+            hits = searcher.search(self.encoder.encode_query(features), top, only=only, exclude=exclude)
             return [hit for hit in hits if hit.score >= least]
 
         answers: list[list[Hit]] = []
@@ -358,6 +364,15 @@ class Retriever:
                 skipped[len(answers)] = str(hits)
                 answers.append([])
         return answers
+
+    def _searcher_of(self, index: Index) -> Searcher:
+        """What searches the index: itself, or a GPU, to which it is copied when it is first searched."""
+        with self._lock:
+            if self._searcher is None or self._searched is not index:
+                self._searcher = None  # frees the memory of another index first
+                self._searcher = self.encoder.first_stage.searcher(index)
+                self._searched = index
+            return self._searcher
 
     def _existing_index(self) -> Index:
         index = self.index  # another thread may close the retriever meanwhile

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from runtime import native
 from runtime.features import Features
-from runtime.first_stage import VECTORS, Layout, MapFile, shape_fault
+from runtime.first_stage import VECTORS, Layout, MapFile, Searcher, shape_fault
 
 FILE = "vectors.npy"
 CHECK_BATCH = 1 << 16  # vectors that are checked at a time, to save memory
@@ -55,6 +55,10 @@ class InnerProduct:
     def build(self, images: Sequence[NDArray[np.float16]]) -> "VectorFile":
         """The store of a segment's images."""
         return VectorFile.build(images, self.dimensions)
+
+    def searcher(self, index: Searcher) -> Searcher:
+        """What searches an index: the index itself."""
+        return index
 
 
 @dataclass(frozen=True)

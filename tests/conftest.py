@@ -4,7 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 # One thread a test process: pytest-xdist runs one a core, and threads that wait for each other burn more time than they
@@ -23,6 +23,10 @@ from runtime.asmk.kernel import AsmkParameters
 from runtime.bundle import EngineFiles, Manifest, file_checksum
 from runtime.engine.onnxruntime import OnnxRuntimeEngine
 from runtime.first_stage import ASMK, VECTORS
+from runtime.gpu import find_gpus
+from runtime.gpu.device import Device
+
+from .cuda.stand_in import StandIn
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -142,6 +146,27 @@ def compiled(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "cuda"
     folder.mkdir(exist_ok=True)
     return folder
+
+
+@pytest.fixture
+def gpu(compiled: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[StandIn]:
+    """The stand-in for CUDA, with 1 GiB of memory: every new Device of the test uses it."""
+    gpu = StandIn(compiled).install(monkeypatch)
+    yield gpu
+    assert not gpu.faults
+
+
+@pytest.fixture(params=["stand-in", pytest.param("a GPU", marks=pytest.mark.gpu)])
+def device(request: pytest.FixtureRequest) -> Iterator[Device]:
+    """A Device on the stand-in, and one on a real GPU where there is one."""
+    if request.param == "stand-in":
+        gpu = request.getfixturevalue("gpu")
+    elif not find_gpus():
+        pytest.skip("needs an NVIDIA GPU, none was found")
+    device = Device("a test")
+    yield device
+    device.close()
+    assert request.param != "stand-in" or gpu.is_empty()
 
 
 def write_graph(engine: Path, graph: str, filters: NDArray[np.float32]) -> None:

@@ -251,7 +251,10 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         "several at once are done in this order, but swapping and removing come first.",
     )
     parser.add_argument(
-        "engine", metavar="ENGINE", nargs="?", help="engine.onnx or engine.plan; where photos are added, or for --index"
+        "engine",
+        metavar="ENGINE",
+        nargs="?",
+        help="engine.onnx, engine.plan or engine.pt2; where photos are added, or for --index",
     )
     parser.add_argument("photos", metavar="PHOTOS", nargs="*", help="files, or folders that are searched through")
     parser.add_argument("--index", metavar="DIR", help="default: engine.index beside the engine")
@@ -311,7 +314,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     if options.import_asmk and options.engine is not None:
         parser.error(f"{options.engine}: --import-asmk makes an index without an engine")
     if options.engine is not None and not is_engine(Path(options.engine)):
-        parser.error(f"{options.engine}: an engine is an .onnx or a .plan file")
+        parser.error(f"{options.engine}: an engine is an .onnx, a .plan or a .pt2 file")
     if options.yes and not options.sync and not options.remove:
         parser.error("--yes goes with --sync or --remove")
     if options.sync and not options.photos:

@@ -58,6 +58,10 @@ class Codebook:
         m = min(assignments, len(self))
         if len(descriptors) == 0:
             return np.empty((0, m), np.int64)
+        return self._assign(descriptors, m, threads)
+
+    def _assign(self, descriptors: NDArray[np.float32], m: int, threads: int) -> NDArray[np.int64]:
+        """``assign`` of n > 0 descriptors that fit, to m ≤ C words each."""
         threads = threads if native.CAN_ASSIGN else 1
         rows = min(ROW_BATCH, -(-len(descriptors) // threads))
         blocks = [descriptors[start : start + rows] for start in range(0, len(descriptors), rows)]

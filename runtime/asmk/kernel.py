@@ -107,6 +107,10 @@ class AsmkKernel:
         """The store of a segment's images."""
         return InvertedFile.build(images, self.codebook.dimensions)
 
+    def searcher(self, index: Any) -> Any:
+        """What searches an index: the index itself."""
+        return index
+
     def match(self, query: NDArray[np.float32], image: NDArray[np.float32]) -> "Matching":
         """Matches two images by their descriptors as a search does, word by word, for people to look at.
 

@@ -1,4 +1,4 @@
-"""The interface of the engines, ONNX Runtime and TensorRT, and the choice between them."""
+"""The interface of the engines, ONNX Runtime, TensorRT and PyTorch, and the choice between them."""
 
 from pathlib import Path
 from typing import Protocol
@@ -27,11 +27,11 @@ class Engine(Protocol):
 
 
 def open_engine(path: Path, device: str | None = None, threads: int | None = None) -> Engine:
-    """The engine for a file: TensorRT for ``.plan``, ONNX Runtime for ``.onnx``.
+    """The engine for a file: TensorRT for ``.plan``, ONNX Runtime for ``.onnx``, PyTorch for ``.pt2``.
 
     Args:
         path: the exported graph.
-        device: ``cpu``, ``cuda``, or None for a GPU if the installed ONNX Runtime and the machine have one.
+        device: ``cpu``, ``cuda``, or None for a GPU if there is one and what runs the engine can use it.
         threads: CPU threads that share the work of an image, at most 1,024; None for one per core.
 
     Raises:
@@ -48,4 +48,8 @@ def open_engine(path: Path, device: str | None = None, threads: int | None = Non
         from runtime.engine.onnxruntime import OnnxRuntimeEngine
 
         return OnnxRuntimeEngine(path, device, threads)
-    raise UsageError(f"{path}: an engine is an .onnx or a .plan file")
+    if path.suffix == ".pt2":
+        from runtime.engine.pytorch import PyTorchEngine
+
+        return PyTorchEngine(path, device, threads)
+    raise UsageError(f"{path}: an engine is an .onnx, a .plan or a .pt2 file")

@@ -217,18 +217,27 @@ class IndexReader:
             UsageError: ``top`` is below 1, or ``only`` or ``exclude`` is a single text.
         """
         top = whole_number_above_0("top", top)
-        chosen = None if only is None else self._ordinals(only, "only", must_exist=True)
-        without = self._ordinals(exclude, "exclude", must_exist=False)
         found: list[tuple[float, int, Segment]] = []
-        for segment, live in self.parts():
-            if chosen is not None:
-                live = live & np.isin(segment.ordinals, chosen)
-            if len(without):
-                live = live & ~np.isin(segment.ordinals, without)
+        for segment, live in self.narrowed(self.parts(), only, exclude):
             images, scores = segment.best(query, live, top)
             found += zip(scores.tolist(), images.tolist(), repeat(segment), strict=False)
         found.sort(key=lambda hit: -hit[0])  # stable: equal scores stay in the order of addition
         return [Hit(segment.ids[image], score) for score, image, segment in found[:top]]
+
+    def narrowed(
+        self,
+        parts: Sequence[Part],
+        only: Iterable[str | os.PathLike[str]] | None,
+        exclude: Iterable[str | os.PathLike[str]],
+    ) -> list[Part]:
+        """Parts of this index whose live images are those that a search is to find: ``search`` has the arguments."""
+        chosen = None if only is None else self._ordinals(only, "only", must_exist=True)
+        without = self._ordinals(exclude, "exclude", must_exist=False)
+        if chosen is not None:
+            parts = [part._replace(live=part.live & np.isin(part.segment.ordinals, chosen)) for part in parts]
+        if len(without):
+            parts = [part._replace(live=part.live & ~np.isin(part.segment.ordinals, without)) for part in parts]
+        return list(parts)
 
     def scores(self, query: Any) -> NDArray[np.float64]:
         """The scores of all images, float64 [n], in the order of ``ids``; the query is as for ``search``."""

@@ -113,7 +113,7 @@ def _end(signal_number: int, frame: object) -> None:
 
 def add_engine_arguments(parser: argparse.ArgumentParser, *, searches: bool) -> None:
     """The engine that a command runs, and ``add_engine_options``."""
-    parser.add_argument("engine", metavar="ENGINE", help="engine.onnx or engine.plan")
+    parser.add_argument("engine", metavar="ENGINE", help="engine.onnx, engine.plan or engine.pt2")
     add_engine_options(parser, searches=searches)
 
 

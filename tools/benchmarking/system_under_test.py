@@ -10,6 +10,7 @@ from tempfile import TemporaryDirectory
 from runtime.cores import available_cores
 from runtime.encoder import Encoder
 from runtime.errors import ImageError, MissingError
+from runtime.first_stage import Searcher
 from runtime.index import Hit, Index
 from runtime.io.image import decode, shrink_to_rgb
 from runtime.retriever import Retriever
@@ -24,12 +25,14 @@ class SystemUnderTest:
     Attributes:
         encoder: the engine, its manifest and its first stage.
         index: what is searched.
+        searcher: what searches it: itself, or a GPU.
         index_name: the folder that the user named; None if the index was made of the photos, for this measurement.
         threads: that share the descriptors of a query when they are encoded.
     """
 
     encoder: Encoder
     index: Index
+    searcher: Searcher
     index_name: str | None
     threads: int
 
@@ -47,7 +50,7 @@ class SystemUnderTest:
         watch.lap("network")
         query = self.encoder.encode_query(features, threads=self.threads)
         watch.lap("encode")
-        hits = self.index.search(query, top)
+        hits = self.searcher.search(query, top)
         watch.lap("score + top-k")
         return hits, watch.laps
 
@@ -73,7 +76,7 @@ def open_system(
     """An engine with an index, closed at the end of the block.
 
     Args:
-        engine: ``engine.onnx`` or ``engine.plan``.
+        engine: as ``Retriever`` takes it.
         index: its folder; None for an index of the photos themselves, which goes with the end of the block.
         photos: readable ones.
         device: ``cpu``, ``cuda``, or None for a GPU if there is one.
@@ -95,6 +98,7 @@ def open_system(
         yield SystemUnderTest(
             encoder=retriever.encoder,
             index=retriever.index,
+            searcher=retriever.encoder.first_stage.searcher(retriever.index),
             index_name=None if index is None else str(index),
             threads=threads or available_cores(),
         )

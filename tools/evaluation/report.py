@@ -76,7 +76,7 @@ def evaluate_engine(
     """Searches labelled photos, and distractors if there are any, for every query, and evaluates the rankings.
 
     Args:
-        engine: ``engine.onnx`` or ``engine.plan``.
+        engine: as ``Retriever`` takes it.
         data: ``roxford5k``, ``rparis6k``, ``sfm120k``, or folders with one folder a scene.
         distractors: a folder of photos of none of the scenes, or ``r1m`` for the published million, which stay in an
             index beside the engine.

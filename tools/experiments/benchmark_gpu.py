@@ -1,7 +1,7 @@
 """Measures matching on a GPU: ``python tools/experiments/benchmark_gpu.py [--images 1000000] [--top 100] [--json]``.
 
-Needs CuPy and an NVIDIA GPU, no photos and no engine: the index is made of random codes, with lists as long as those of
-real words are.
+Needs cuda-bindings and an NVIDIA GPU, no photos and no engine: the index is made of random codes, with lists as long as
+those of real words are.
 """
 
 if __name__ == "__main__":
@@ -21,13 +21,13 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from runtime.asmk.codes import AsmkQuery, code_length
-from runtime.asmk.gpu.device import Device, load_cupy
-from runtime.asmk.gpu.matcher import DeviceFile, Matcher, search_bytes
+from runtime.asmk.gpu.matcher import DeviceFile, Matcher, Scoring, search_bytes
 from runtime.asmk.inverted_file import InvertedFile
 from runtime.asmk.kernel import AsmkParameters, selectivity
 from runtime.errors import DeviceError
 from runtime.first_stage import MAX_IMAGES
 from runtime.gpu import find_gpus
+from runtime.gpu.device import Device
 from runtime.io.cli import positive_int
 from tools.environment import require_packages
 
@@ -119,18 +119,15 @@ class Stopwatch:
     """Times a GPU by its own clock, while a long copy keeps it busy until the host has launched all of the work."""
 
     def __init__(self, device: Device, copied_bytes: int) -> None:
-        self._cupy = device.cupy
+        self._device = device
         self._copied = device.zeros((copied_bytes,), np.uint8), device.zeros((copied_bytes,), np.uint8)
 
     def milliseconds(self, work: Callable[[], object]) -> float:
         """How long the GPU takes for ``work``, its caches holding nothing of use at the start."""
         self._copy()  # meanwhile the host launches all of `work`, so that no gap between launches is timed
-        start, end = self._cupy.cuda.Event(), self._cupy.cuda.Event()
-        start.record()
+        start = self._device.mark()
         work()
-        end.record()
-        end.synchronize()
-        return float(self._cupy.cuda.get_elapsed_time(start, end))
+        return self._device.milliseconds(start, self._device.mark())
 
     def bandwidth(self, copies: int) -> float:
         """Bytes a second, read and written, of a copy within the GPU's memory: the median of several."""
@@ -138,14 +135,14 @@ class Stopwatch:
         return float(2 * self._copied[0].nbytes / (milliseconds / 1e3))
 
     def _copy(self) -> None:
-        self._cupy.copyto(*self._copied)
+        self._device.copy(*self._copied)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     options = parse(arguments)
     if not options.json:
         require_packages("pandas", "tabulate")
-    report = measure(Device(code_length(D), load_cupy()), options.images, options.top)
+    report = measure(Device("the benchmark"), options.images, options.top)
     print(as_json(report) if options.json else as_text(report))
 
 
@@ -162,9 +159,10 @@ def measure(device: Device, images: int, top: int, effort: Effort = FULL) -> Rep
         DeviceError: the index does not fit the GPU's memory, or the GPU's hits are not the CPU's.
     """
     check_room(device, images, top, effort)
+    scoring = Scoring(device, code_length(D))
     random = np.random.default_rng(0)
     popularity = draw_popularity(random)
-    check_hits(device, popularity, top, effort)
+    check_hits(scoring, popularity, top, effort)
     watch = Stopwatch(device, effort.copied_bytes)
     bandwidth = watch.bandwidth(effort.copies)
 
@@ -174,7 +172,7 @@ def measure(device: Device, images: int, top: int, effort: Effort = FULL) -> Rep
     ):
         files.append(DeviceFile.upload(device, file))
         lengths[file.words] += np.diff(file.offsets)
-    matcher = Matcher(device, files, [np.ones(len(file.word_counts), bool) for file in files])
+    matcher = Matcher(scoring, files, [np.ones(len(file.word_counts), bool) for file in files])
     queries = [make_query(random, popularity) for _ in range(max(effort.batches))]
     list_bytes = float(np.mean([lengths[query.words].sum() for query in queries])) * ENTRY_BYTES
     return Report(
@@ -245,13 +243,13 @@ def make_query(random: np.random.Generator, popularity: NDArray[np.float64]) -> 
     return AsmkQuery(words.astype(np.uint32), codes, SIMILARITY_TABLE)
 
 
-def check_hits(device: Device, popularity: NDArray[np.float64], top: int, effort: Effort) -> None:
+def check_hits(scoring: Scoring, popularity: NDArray[np.float64], top: int, effort: Effort) -> None:
     """Raises DeviceError if hits, in a small index with removed images, are not those of the CPU to the bit."""
     random = np.random.default_rng(1)
     files = list(make_files(random, popularity, effort.checked_images, effort.checked_file))
     live = [random.random(len(file)) < 0.9 for file in files]
     queries = [make_query(random, popularity) for _ in range(CHECKED_QUERIES)]
-    matcher = Matcher(device, [DeviceFile.upload(device, file) for file in files], live)
+    matcher = Matcher(scoring, [DeviceFile.upload(scoring.device, file) for file in files], live)
     for number, (query, hits) in enumerate(zip(queries, matcher.search(queries, top), strict=True)):
         if hits.tolist() != best_on_cpu(files, live, query, top):
             raise DeviceError(f"the GPU's hits of query {number} are not those of the CPU: do not trust it")

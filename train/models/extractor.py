@@ -75,7 +75,7 @@ class LocalExtractor(Extractor):
     def _positions(self, strengths: Tensor, resized: Tensor, pixels: Tensor, scale: Fraction) -> Tensor:
         """Where a level's positions lie in the input image, [n, 3]: x, y, scale."""
         y, x = cell_pixels(strengths, resized, pixels, self.network.backbone)
-        grid = torch.stack(torch.broadcast_tensors(x[None, :], y[:, None], x.new_tensor(float(scale))), dim=2)
+        grid = torch.stack(torch.broadcast_tensors(x[None, :], y[:, None], x.new_full((), float(scale))), dim=2)
         return grid.flatten(0, 1)
 
     def _strongest(

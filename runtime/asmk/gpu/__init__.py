@@ -1,5 +1,7 @@
-"""Matching on a GPU, with the answers of ``Index.search``."""
+"""ASMK on a GPU, with the words and the hits of the CPU."""
 
+from runtime.asmk.gpu.codebook import GpuCodebook
+from runtime.asmk.gpu.kernel import GpuAsmkKernel
 from runtime.asmk.gpu.scorer import GpuScorer
 
-__all__ = ["GpuScorer"]
+__all__ = ["GpuAsmkKernel", "GpuCodebook", "GpuScorer"]

@@ -1,100 +1,156 @@
 """Matching on a GPU: the search of an index whose codes fit the GPU's memory, with the answers of ``Index.search``.
 
-Needs CuPy, which is optional, and an NVIDIA GPU. An entry takes 18 bytes (D = 128), as on the disk.
+Needs an NVIDIA GPU and cuda-bindings. An entry takes 18 bytes (D = 128), as on the disk.
 """
 
-from collections.abc import Sequence
+import os
+import threading
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
 
+from runtime.arguments import whole_number_above_0
 from runtime.asmk.codes import AsmkQuery, code_length
-from runtime.asmk.gpu.device import ELSEWHERE, Device, load_cupy
-from runtime.asmk.gpu.matcher import DeviceFile, Matcher, search_bytes, upload_bytes
+from runtime.asmk.gpu.matcher import DeviceFile, Matcher, Scoring, search_bytes, upload_bytes
 from runtime.asmk.inverted_file import InvertedFile
 from runtime.errors import DamagedError, DeviceError, IncompatibleError
 from runtime.first_stage import ASMK
+from runtime.gpu.device import Device
 from runtime.index import Hit, Index, Part
 
 
-class GpuScorer:
-    """An index in a GPU's memory, at the commit that the index had loaded: ``refresh`` loads later ones.
+@dataclass(frozen=True)
+class _Commit:
+    """One commit of an index in the GPU's memory.
 
-    Hits are those of ``Index.search``, scores to the bit. Threads may search at the same time, but not while one of
-    them refreshes. The GPU's memory is freed with the object.
+    Attributes:
+        parts: of the index, with the images that were not removed.
+        files: of each part.
+        matcher: that searches them.
+    """
+
+    parts: Sequence[Part]
+    files: Sequence[DeviceFile]
+    matcher: Matcher
+
+
+class GpuScorer:
+    """An index in a GPU's memory. It follows the index: a search sees the commit that the index has loaded.
+
+    Hits are those of ``Index.search``, scores to the bit. Any thread may search. The GPU's memory is freed with the
+    object.
     """
 
     def __init__(self, index: Index, device: Device | None = None) -> None:
         """Uploads the index, one segment at a time, each in pieces.
 
+        Args:
+            index: that is searched.
+            device: the GPU, if it is open already.
+
         Raises:
-            HowlError: there is no NVIDIA GPU, CuPy is missing, or the index does not fit the free memory.
+            HowlError: there is no NVIDIA GPU, cuda-bindings is missing, or the index does not fit the free memory.
         """
         if index.layout.method != ASMK:
             raise IncompatibleError(f"{index.path}: holds {index.layout.method}, and a GPU matches ASMK's codes only")
-        self._index = index
-        self._device = device or Device(code_length(index.layout.dimensions), load_cupy())
-        self._parts: list[Part] = []
-        self._files: list[DeviceFile] = []
-        self._matcher: Matcher | None = None
-        self._upload(index.parts())
+        self.index = index
+        self._device = device or Device(f"{index.path}: matching")
+        self._scoring = Scoring(self._device, code_length(index.layout.dimensions))
+        self._lock = threading.Lock()
+        self._commit: _Commit | None = None
+        self._follow()
 
-    def refresh(self) -> None:
-        """Loads the last commit of the index, as ``Index.refresh`` does; only new segments are uploaded.
+    def search(
+        self,
+        query: AsmkQuery,
+        top: int,
+        *,
+        only: Iterable[str | os.PathLike[str]] | None = None,
+        exclude: Iterable[str | os.PathLike[str]] = (),
+    ) -> list[Hit]:
+        """The images most similar to a query, best first: ``Index.search``, with the same arguments and errors.
 
         Raises:
-            HowlError: the index is damaged, or no longer fits; searches continue in the previous commit.
+            DeviceError: the index has grown beyond the GPU's memory, or the GPU fails.
         """
-        self._index.refresh()
-        self._upload(self._index.parts())
+        return self.search_many([query], top, only=only, exclude=exclude)[0]
 
-    def search(self, query: AsmkQuery, top: int) -> list[Hit]:
-        """The images most similar to a query, best first: ``Index.search``, with the same arguments."""
-        return self.search_many([query], top)[0]
-
-    def search_many(self, queries: Sequence[AsmkQuery], top: int) -> list[list[Hit]]:
+    def search_many(
+        self,
+        queries: Sequence[AsmkQuery],
+        top: int,
+        *,
+        only: Iterable[str | os.PathLike[str]] | None = None,
+        exclude: Iterable[str | os.PathLike[str]] = (),
+    ) -> list[list[Hit]]:
         """``search`` for each of the queries, many of them in one launch."""
-        if self._matcher is None:
-            raise DeviceError(f"{self._index.path}: its last upload to the GPU failed; refresh it, or {ELSEWHERE}")
-        ends = np.cumsum([len(part.live) for part in self._parts])
+        top = whole_number_above_0("top", top)
+        commit = self._follow()
+        parts, competing = self.index.narrowed(commit.parts, only, exclude), None
+        if not _are_same(parts, commit.parts):
+            competing = commit.matcher.competing([part.live for part in parts])
+        ends = np.cumsum([len(part.live) for part in commit.parts])
         return [
-            [self._hit(ends, image, score) for score, image in hits.tolist()]
-            for hits in self._matcher.search(queries, top)
+            [_hit(commit.parts, ends, image, score) for score, image in hits.tolist()]
+            for hits in commit.matcher.search(queries, top, competing)
         ]
 
-    def _hit(self, ends: NDArray[np.int64], image: int, score: float) -> Hit:
-        part = int(np.searchsorted(ends, image, side="right"))
-        segment = self._parts[part].segment
-        return Hit(segment.ids[image - int(ends[part]) + len(segment)], score)
+    def _follow(self) -> _Commit:
+        """The commit that the index has loaded; what is not in the GPU's memory yet is uploaded."""
+        with self._lock:
+            parts = self.index.parts()
+            if self._commit is None or not _are_same(parts, self._commit.parts):
+                in_place = self._files_in_place(parts)  # after a failure the next search tries again
+                files = [file or self._upload_segment(part) for part, file in zip(parts, in_place, strict=True)]
+                matcher = Matcher(self._scoring, files, [part.live for part in parts])
+                self._commit = _Commit(parts, files, matcher)
+            return self._commit
 
-    def _upload(self, parts: list[Part]) -> None:
-        uploaded = {id(part.segment): file for part, file in zip(self._parts, self._files, strict=True)}
-        known = {id(part.segment): uploaded.pop(id(part.segment), None) for part in parts}
-        self._check_room(parts, known, sum(file.bytes for file in uploaded.values()))
-        # Segments that are no longer in the index are freed before new ones take their room.
-        self._matcher, self._parts, self._files = None, [], []
-        uploaded.clear()
-        files = [known[id(part.segment)] or self._upload_segment(part) for part in parts]
-        self._matcher = Matcher(self._device, files, [part.live for part in parts])
-        self._parts, self._files = parts, files
+    def _files_in_place(self, parts: Sequence[Part]) -> list[DeviceFile | None]:
+        """Those of the parts that were uploaded before; None for the others, for which room is made.
+
+        Raises DeviceError if there is too little.
+        """
+        before, self._commit = self._commit, None
+        known: dict[int, DeviceFile] = {}
+        if before is not None:
+            known = {id(part.segment): file for part, file in zip(before.parts, before.files, strict=True)}
+        files = [known.pop(id(part.segment), None) for part in parts]
+        # What is still in ``known`` is freed at the end, before new segments take the room.
+        self._check_room(parts, files, dropped=sum(file.bytes for file in known.values()))
+        return files
 
     def _upload_segment(self, part: Part) -> DeviceFile:
         try:
             return DeviceFile.upload(self._device, _inverted_file(part))
         except ValueError as error:
             raise DamagedError(
-                f"{self._index.path}: damaged ({error}); restore it from a backup, or index again"
+                f"{self.index.path}: damaged ({error}); restore it from a backup, or index again"
             ) from None
 
-    def _check_room(self, parts: list[Part], known: dict[int, DeviceFile | None], dropped: int) -> None:
-        """Raises HowlError if the new segments and one search do not fit into the memory that will be free."""
+    def _check_room(self, parts: Sequence[Part], files: Sequence[DeviceFile | None], dropped: int) -> None:
+        """Raises DeviceError if the new segments and one search do not fit into the memory that will be free."""
         images = sum(len(part.live) for part in parts)
-        files = sum(upload_bytes(_inverted_file(part)) for part in parts if known[id(part.segment)] is None)
-        needed, free = files + search_bytes(images), self._device.free_bytes() + dropped
+        missing = [part for part, file in zip(parts, files, strict=True) if file is None]
+        uploads = sum(upload_bytes(_inverted_file(part)) for part in missing)
+        needed, free = uploads + search_bytes(images), self._device.free_bytes() + dropped
         if needed > free:
             sizes = f"{needed / 1e9:.2f} GB of the GPU's memory, and {free / 1e9:.2f} GB are free"
-            raise DeviceError(f"{self._index.path}: needs {sizes}: end what else uses the GPU, or {ELSEWHERE}")
+            raise DeviceError(f"{self.index.path}: needs {sizes}: end what else uses the GPU, or search on the CPU")
+
+
+def _are_same(some: Sequence[Part], others: Sequence[Part]) -> bool:
+    """Whether two commits of an index are the same one. Parts are never changed, only replaced."""
+    return len(some) == len(others) and all(a is b for a, b in zip(some, others, strict=True))
+
+
+def _hit(parts: Sequence[Part], ends: NDArray[np.int64], image: int, score: float) -> Hit:
+    number = int(np.searchsorted(ends, image, side="right"))
+    segment = parts[number].segment
+    return Hit(segment.ids[image - int(ends[number]) + len(segment)], score)
 
 
 def _inverted_file(part: Part) -> InvertedFile:

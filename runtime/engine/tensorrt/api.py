@@ -89,6 +89,15 @@ def load_tensorrt() -> TensorRT:
     )
 
 
+def has_tensorrt() -> bool:
+    """Whether either flavour can be imported."""
+    try:
+        load_tensorrt()
+    except DependencyError:
+        return False
+    return True
+
+
 def _create_logger(module: Any) -> Any:
     class Logger(module.ILogger):
         """Passes TensorRT's messages to every listener; silent if there is none."""

@@ -11,14 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runtime.bundle import EngineFiles, Manifest
+from runtime.engine.graph_cache import GraphCache, Work
 from runtime.engine.schema import features_of
 from runtime.engine.tensorrt.api import Messages, TensorRT, load_tensorrt, product_name
-from runtime.engine.tensorrt.cuda import Cuda
 from runtime.engine.tensorrt.execution import Context, Plan, records_graphs
-from runtime.engine.tensorrt.graph_cache import GraphCache, Work
 from runtime.errors import DeviceError, MissingError, UsageError
 from runtime.features import Features
 from runtime.gpu import Gpu, find_gpus
+from runtime.gpu.device import Device
 from runtime.io.files import read_file
 
 GRAPHS = 8  # kept at a time: photos usually have no more shapes
@@ -45,10 +45,10 @@ class TensorRTEngine:
         trt = load_tensorrt()
         _check_record(path, trt, gpu)
         engine = _load_plan(path, trt, gpu)
-        cuda = Cuda(path)
-        self._graphs = GraphCache(cuda, 0 if records_graphs(trt) else GRAPHS)
-        self._free = weakref.finalize(self, _release, self._graphs, cuda)
-        self._plan: Plan | None = Plan(path, trt, engine, cuda)
+        device = Device(path)
+        self._graphs = GraphCache(device, 0 if records_graphs(trt) else GRAPHS)
+        self._free = weakref.finalize(self, _release, self._graphs, device)
+        self._plan: Plan | None = Plan(path, trt, engine, device)
         self._context: Context | None = Context(self._plan)
         self._turn = threading.Lock()
         self._path = path
@@ -100,9 +100,9 @@ def _make_work(plan: Plan, shape: tuple[int, ...]) -> Work:
     return context.queue
 
 
-def _release(graphs: GraphCache, cuda: Cuda) -> None:
+def _release(graphs: GraphCache, device: Device) -> None:
     graphs.clear()
-    cuda.close()
+    device.close()
 
 
 def _first_gpu(path: Path) -> Gpu:

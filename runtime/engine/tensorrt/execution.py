@@ -1,5 +1,6 @@
 """A loaded TensorRT plan: its memory on the host and on the GPU, and the contexts that run it."""
 
+from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -9,8 +10,26 @@ from numpy.typing import NDArray
 
 from runtime.engine.schema import IMAGE, check_tensors
 from runtime.engine.tensorrt.api import TENSORRT_RTX, Messages, TensorRT
-from runtime.engine.tensorrt.cuda import Buffer, Cuda
 from runtime.errors import DeviceError, IncompatibleError
+from runtime.gpu.device import Device, DeviceArray
+
+
+@dataclass(frozen=True)
+class Buffer:
+    """A tensor's memory.
+
+    Attributes:
+        host: uint8 [bytes], page-locked.
+        device: of the same size, in the GPU's memory.
+    """
+
+    host: NDArray[np.uint8]
+    device: DeviceArray
+
+    @classmethod
+    def allocate(cls, device: Device, size: int) -> "Buffer":
+        """``size`` > 0 bytes on the host and on the GPU."""
+        return cls(device.page_locked(size), device.empty((size,), np.uint8))
 
 
 class Plan:
@@ -22,7 +41,7 @@ class Plan:
         outputs: of the last run, by name, including padding; the next run overwrites them.
     """
 
-    def __init__(self, path: Path, trt: TensorRT, engine: Any, cuda: Cuda) -> None:
+    def __init__(self, path: Path, trt: TensorRT, engine: Any, device: Device) -> None:
         """Allocates all memory that a trt.ICudaEngine needs, once: graphs keep its addresses.
 
         Raises HowlError if howl did not export the plan, or the GPU is full.
@@ -30,13 +49,13 @@ class Plan:
         names = _check_tensors(path, engine)
         self.path = path
         self.trt = trt
-        self.cuda = cuda
+        self.device = device
         self.engine = engine
         self.smallest, _, self.largest = (tuple(shape) for shape in engine.get_tensor_profile_shape(IMAGE, 0))
-        self.buffers = {IMAGE: cuda.allocate_buffer(prod(self.largest))}
+        self.buffers = {IMAGE: Buffer.allocate(device, prod(self.largest))}
         self.outputs = {name: self._allocate_output(name) for name in names}
         self.scratch_size = engine.device_memory_size_v2
-        self.scratch = cuda.allocate(self.scratch_size)  # for all contexts: they take turns
+        self.scratch = device.empty((self.scratch_size,), np.uint8)  # for all contexts: they take turns
 
     def write_image(self, image: NDArray[np.uint8]) -> None:
         """Copies an image [H, W, 3] to where the next run reads it."""
@@ -45,7 +64,7 @@ class Plan:
     def _allocate_output(self, name: str) -> NDArray[Any]:
         shape = tuple(self.engine.get_tensor_shape(name))
         dtype = np.dtype(self.trt.module.nptype(self.engine.get_tensor_dtype(name)))
-        buffer: Buffer = self.cuda.allocate_buffer(prod(shape) * dtype.itemsize)
+        buffer = Buffer.allocate(self.device, prod(shape) * dtype.itemsize)
         self.buffers[name] = buffer
         return buffer.host.view(dtype).reshape(shape)
 
@@ -61,9 +80,9 @@ class Context:
             self._context = _create_context(plan)
             if self._context is None:
                 raise self._failure("cannot prepare it to run", messages)
-        self._context.set_device_memory(plan.scratch, plan.scratch_size)
+        self._context.set_device_memory(plan.scratch.address, plan.scratch_size)
         for name, buffer in plan.buffers.items():
-            self._context.set_tensor_address(name, buffer.address)
+            self._context.set_tensor_address(name, buffer.device.address)
 
     def set_image_shape(self, shape: tuple[int, ...]) -> None:
         """Sets the shape of the next images: height, width, 3."""
@@ -74,13 +93,13 @@ class Context:
 
     def queue(self) -> None:
         """Queues one run: the image's upload, the network, and the downloads of its outputs."""
-        cuda, buffers = self._plan.cuda, self._plan.buffers
-        cuda.upload(buffers[IMAGE], self._image_bytes)
+        device, buffers = self._plan.device, self._plan.buffers
+        device.queue_upload(buffers[IMAGE].device, buffers[IMAGE].host[: self._image_bytes])
         with self._plan.trt.listen() as messages:
-            if not self._context.execute_async_v3(cuda.stream_handle):
+            if not self._context.execute_async_v3(device.stream_handle):
                 raise self._failure("failed", messages)
         for name in self._plan.outputs:
-            cuda.download(buffers[name])
+            device.queue_download(buffers[name].host, buffers[name].device)
 
     def _failure(self, what: str, messages: Messages) -> DeviceError:
         return DeviceError(f"{self._plan.path}: {self._plan.trt} {what}: {messages.reason()}")

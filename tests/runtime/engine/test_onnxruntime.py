@@ -97,7 +97,7 @@ def test_a_plan_does_not_run_on_the_cpu(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["ckpt.pt", "engine", "engine.onnx.bak"])
 def test_other_files_are_no_engines(tmp_path: Path, name: str) -> None:
-    assert refusal(open_engine, tmp_path / name) == f"{tmp_path / name}: an engine is an .onnx or a .plan file"
+    assert refusal(open_engine, tmp_path / name) == f"{tmp_path / name}: an engine is an .onnx, a .plan or a .pt2 file"
 
 
 # ------------------------------------------------------------------------------------- many callers at once

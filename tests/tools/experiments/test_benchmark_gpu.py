@@ -1,25 +1,21 @@
 """The benchmark of matching on a GPU: what it makes, and the whole of it on the stand-in for a GPU."""
 
 import json
-import runpy
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from runtime.asmk.codes import code_length
-from runtime.asmk.gpu import device
-from runtime.asmk.gpu.device import Device
 from runtime.asmk.inverted_file import InvertedFile
 from runtime.errors import DeviceError
-from runtime.gpu import Gpu, find_gpus
+from runtime.gpu import Gpu, device, find_gpus
+from runtime.gpu.device import Device
 from runtime.io.cli import run_command
 from tools.experiments import benchmark_gpu
 from tools.experiments.benchmark_gpu import Effort
 
-StandIn = runpy.run_path(str(Path(__file__).parents[2] / "cuda" / "stand_in.py"))["StandIn"]
+from ...cuda.stand_in import StandIn
 
 
 @pytest.fixture(scope="module")
@@ -36,10 +32,10 @@ SMALL = Effort(batches={1: 3, 2: 2}, copies=3, copied_bytes=1000, checked_images
 
 
 @pytest.fixture
-def gpu(monkeypatch: pytest.MonkeyPatch, compiled: Path) -> Device:
-    """A stand-in for a GPU."""
+def opened(monkeypatch: pytest.MonkeyPatch, gpu: StandIn) -> Device:
+    """The stand-in for a GPU."""
     monkeypatch.setattr(benchmark_gpu, "find_gpus", lambda: [Gpu("Test GPU", (9, 0))])
-    return Device(code_length(benchmark_gpu.D), StandIn(compiled))
+    return Device("the benchmark")
 
 
 def test_lists_are_as_long_as_those_of_real_words(popularity: NDArray[np.float64]) -> None:
@@ -80,8 +76,8 @@ def test_files_hold_all_images(popularity: NDArray[np.float64]) -> None:
 
 
 @pytest.mark.slow
-def test_the_whole_benchmark(gpu: Device) -> None:
-    measured = benchmark_gpu.measure(gpu, 700, 7, SMALL)
+def test_the_whole_benchmark(opened: Device) -> None:
+    measured = benchmark_gpu.measure(opened, 700, 7, SMALL)
     report = json.loads(benchmark_gpu.as_json(measured))
     assert (report["gpu"], report["images"], report["files"]) == ("Test GPU (compute capability 9.0)", 700, 3)
     assert report["entries"] == pytest.approx(700 * 435, rel=0.02)
@@ -99,31 +95,31 @@ def test_the_whole_benchmark(gpu: Device) -> None:
 
 
 @pytest.mark.slow
-def test_hits_that_are_not_the_cpus_are_an_error(gpu: Device, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_hits_that_are_not_the_cpus_are_an_error(opened: Device, monkeypatch: pytest.MonkeyPatch) -> None:
     best = benchmark_gpu.best_on_cpu
     monkeypatch.setattr(benchmark_gpu, "best_on_cpu", lambda *arguments: best(*arguments)[1:])
     with pytest.raises(DeviceError, match="hits of query 0 are not those of the CPU"):
-        benchmark_gpu.measure(gpu, 700, 100, SMALL)
+        benchmark_gpu.measure(opened, 700, 100, SMALL)
 
 
 @pytest.mark.slow
-def test_an_index_that_does_not_fit_is_refused(gpu: Device) -> None:
+def test_an_index_that_does_not_fit_is_refused(opened: Device) -> None:
     with pytest.raises(
         DeviceError, match=r"--images 1000000 needs \d\.\d\d GB of the GPU's memory, and 1\.07 GB are free"
     ):
-        benchmark_gpu.measure(gpu, 1_000_000, 100, SMALL)
+        benchmark_gpu.measure(opened, 1_000_000, 100, SMALL)
 
 
 def test_without_a_gpu_it_says_so(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(device, "find_gpus", lambda: [])
     command: Callable[..., None] = lambda _: benchmark_gpu.main([])  # noqa: E731
     assert run_command(command) == 1
-    assert capsys.readouterr().err.startswith("error: matching on a GPU needs an NVIDIA GPU, and none was found")
+    assert capsys.readouterr().err.startswith("error: the benchmark: needs an NVIDIA GPU, and none was found")
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not find_gpus(), reason="needs an NVIDIA GPU, none was found")
 def test_on_a_gpu(capsys: pytest.CaptureFixture[str]) -> None:
-    pytest.importorskip("cupy", reason="needs CuPy")
+    pytest.importorskip("cuda.bindings", reason="needs cuda-bindings")
     benchmark_gpu.main(["--images", "20000", "--json"])
     assert json.loads(capsys.readouterr().out)["images"] == 20_000

@@ -4,13 +4,34 @@ from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import Any, Protocol
 
-from runtime.engine.tensorrt.cuda import Cuda, Graph
 from runtime.errors import HowlError
 
 RECORDED_RUN = 2  # of a size: recording costs more than a run, and many sizes come only once
 
 Work = Callable[[], None]  # queues copies and kernels, always the same, on the stream
+Graph = Any  # of the recorder's own kind
+
+
+class Recorder(Protocol):
+    """A stream that can record what is queued on it: ``runtime.gpu.device.Device``, or PyTorch's."""
+
+    def record(self, work: Work) -> Graph:
+        """The graph of what ``work`` queues; none of it runs yet. Raises HowlError if it cannot be recorded."""
+        ...
+
+    def replay(self, graph: Graph) -> None:
+        """Queues everything that was recorded."""
+        ...
+
+    def forget(self, graph: Graph) -> None:
+        """Frees a graph that is not running."""
+        ...
+
+    def wait(self) -> None:
+        """Returns when everything that is queued is done."""
+        ...
 
 
 @dataclass
@@ -20,7 +41,7 @@ class _Size:
     Attributes:
         runs: since the cache has known it.
         graph: None before it is recorded, and always if it cannot be.
-        work: what was recorded; the graph is valid only while the work's TensorRT context exists unchanged.
+        work: what was recorded; the graph is valid only while what it works with exists unchanged.
     """
 
     runs: int = 0
@@ -31,9 +52,9 @@ class _Size:
 class GraphCache:
     """Runs work as graphs if it can."""
 
-    def __init__(self, cuda: Cuda, sizes: int) -> None:
+    def __init__(self, recorder: Recorder, sizes: int) -> None:
         """Keeps the `sizes` most recent image sizes; with 0, all work runs without graphs."""
-        self._cuda = cuda
+        self._recorder = recorder
         self._limit = sizes
         self._sizes: OrderedDict[Hashable, _Size] = OrderedDict()
 
@@ -43,19 +64,19 @@ class GraphCache:
         Args:
             key: of everything that the work depends on, except the buffers' content.
             work: does it without a graph.
-            make_work: makes the same work with a TensorRT context that nobody else uses.
+            make_work: makes the same work with memory, and a TensorRT context, that nobody else uses.
 
         Raises:
             HowlError: the GPU fails. A graph that cannot be recorded is not an error: the size runs without one.
         """
         size = self._visit(key)
         if size.graph is not None:
-            self._cuda.launch(size.graph)
+            self._recorder.replay(size.graph)
         elif size.runs == RECORDED_RUN:
             self._run_and_record(size, work, make_work)
         else:
             work()
-        self._cuda.wait()
+        self._recorder.wait()
 
     def clear(self) -> None:
         """Frees all graphs."""
@@ -74,7 +95,7 @@ class GraphCache:
     def _forget_oldest(self) -> None:
         _, size = self._sizes.popitem(last=False)
         if size.graph is not None:
-            self._cuda.forget(size.graph)
+            self._recorder.forget(size.graph)
 
     def _run_and_record(self, size: _Size, work: Work, make_work: Callable[[], Work]) -> None:
         try:
@@ -82,8 +103,8 @@ class GraphCache:
         except HowlError:  # no room for another context
             work()
             return
-        own_work()  # TensorRT's first run after a change of size does work that cannot be recorded
-        self._cuda.wait()
+        own_work()  # the first run after a change of size does what cannot be recorded
+        self._recorder.wait()
         with suppress(HowlError):
-            size.graph = self._cuda.record(own_work)
+            size.graph = self._recorder.record(own_work)
             size.work = own_work

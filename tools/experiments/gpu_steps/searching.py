@@ -1,0 +1,117 @@
+"""The search on a GPU: matching, quantising, and whole queries by the Retriever."""
+
+import time
+from dataclasses import asdict
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+
+from export.exporter import export_checkpoint
+from export.options import ExportOptions
+from runtime import Retriever
+from runtime.asmk.codebook import Codebook
+from runtime.asmk.codes import AsmkCodes, code_length
+from runtime.asmk.gpu import GpuCodebook
+from runtime.asmk.kernel import aggregate
+from runtime.gpu.device import Device
+from runtime.index import Index
+from tools.experiments import benchmark_gpu
+from tools.experiments.gpu_steps.measuring import Result, spread
+from tools.experiments.gpu_steps.preparation import Prepared
+
+INDEXES = (50_000, 200_000, 1_000_000)  # images
+QUERY_DESCRIPTORS, ASSIGNMENTS = 700, 5
+WORDS, DIMENSIONS = 65_536, 128
+BATCHES = (1, 8, 32)
+RUNS = 30
+
+
+def matching(prepared: Prepared) -> Result:
+    """ASMK on the GPU against the C scorer, to the bit, and what it reaches of the memory's bandwidth."""
+    result = Result()
+    for images in INDEXES:
+        with result.attempt(images=images):
+            report = benchmark_gpu.measure(Device("the report"), images, top=100)
+            result.rows.pop()
+            for timing in report.timings:
+                row = {"images": images, "MB a query": round(report.list_bytes / 1e6), **asdict(timing)}
+                result.rows.append(row | {"of the bandwidth": f"{report.share(timing):.0%}"})
+    result.notes.append(
+        f"Milliseconds a query, medians. The 100 best of {benchmark_gpu.CHECKED_QUERIES} queries were the CPU's to the "
+        "bit before each."
+    )
+    return result
+
+
+def quantising(prepared: Prepared) -> Result:
+    """The five nearest of 65,536 words for 700 descriptors, on the GPU and on the CPU, and the same words."""
+    random = np.random.default_rng(0)
+    words = random.normal(size=(WORDS, DIMENSIONS)).astype(np.float32)
+    queries = random.normal(size=(RUNS, QUERY_DESCRIPTORS, DIMENSIONS)).astype(np.float32)
+    codebooks = {"GPU": GpuCodebook(words, Device("the report")), "CPU, all cores": Codebook(words)}
+    result, assigned = Result(), {}
+    for where, codebook in codebooks.items():
+        taken, of_all = [], []
+        for query in queries:
+            start = time.perf_counter()
+            nearest = codebook.assign(query, ASSIGNMENTS, threads=16)
+            taken.append(1e3 * (time.perf_counter() - start))
+            of_all.append(nearest)
+        assigned[where] = np.stack(of_all)
+        result.rows.append({"where": where, "ms": spread(taken[3:])})
+    taken = []
+    for query, nearest in zip(queries, assigned["GPU"], strict=True):
+        start = time.perf_counter()
+        aggregate(query, nearest, words)
+        taken.append(1e3 * (time.perf_counter() - start))
+    result.rows.append({"where": "CPU: aggregation of the assigned words", "ms": spread(taken[3:])})
+    same = float((assigned["GPU"] == assigned["CPU, all cores"]).mean())
+    result.notes.append(f"{same:.4%} of the words are the same, in the same order.")
+    return result
+
+
+def retriever(prepared: Prepared) -> Result:
+    """``Retriever(device="cuda")`` with engine.pt2: photo file in, hits out, with made photos among random images."""
+    result = Result()
+    photos = sorted(prepared.photos.rglob("*.jpg"))
+    with TemporaryDirectory() as folder:
+        engine = prepared.folder / "fp16.pt2"
+        if not engine.exists():  # the step ``export`` was not run
+            export_checkpoint(ExportOptions(prepared.checkpoint, out=engine, precision="fp16"), result.notes.append)
+        index = Path(folder) / "photos.index"
+        with Retriever(engine, index, device="cuda") as opened:
+            opened.add(photos)
+            if opened.index is not None:
+                add_random_images(opened.index, INDEXES[0], opened.encoder.manifest.dimensions)
+        for device in ("cuda", None):
+            with result.attempt(device=str(device)), Retriever(engine, index, device=device) as opened:
+                result.rows.pop()
+                hits = [opened.search(photo, top=5)[0].id for photo in photos]
+                found = sum(Path(hit) == photo for hit, photo in zip(hits, photos, strict=True))
+                result.notes.append(f"device={device}: {found} of {len(photos)} photos find themselves first")
+                for batch in BATCHES:
+                    taken = []
+                    for start in range(0, 2 * len(photos), batch):
+                        asked = [photos[(start + i) % len(photos)] for i in range(batch)]
+                        begin = time.perf_counter()
+                        opened.search_many(asked, top=10) if batch > 1 else opened.search(asked[0], top=10)
+                        taken.append(1e3 * (time.perf_counter() - begin))
+                    p50, p95 = np.percentile(taken, [50, 95])
+                    row = {"device": str(device), "batch": batch, "p50 ms": round(p50, 2), "p95 ms": round(p95, 2)}
+                    result.rows.append(row | {"queries a second": round(1e3 * batch / float(np.mean(taken)), 1)})
+    return result
+
+
+def add_random_images(index: Index, images: int, dimensions: int) -> None:
+    """Images of random words and codes, as many words each as photos have."""
+    random = np.random.default_rng(0)
+    words = benchmark_gpu.WORDS_AN_IMAGE
+    drawn = [
+        AsmkCodes(
+            np.sort(random.choice(WORDS, words, replace=False)).astype(np.uint32),
+            random.integers(0, 2**64, (words, code_length(dimensions)), np.uint64),
+        )
+        for _ in range(1000)
+    ]
+    index.add([f"random{i}" for i in range(images)], [drawn[i % len(drawn)] for i in range(images)])
