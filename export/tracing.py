@@ -15,6 +15,7 @@ from typing import cast
 
 import torch
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from runtime.engine.pytorch import RECORD
@@ -111,29 +112,35 @@ def export_program(extractor: Extractor, path: Path) -> int:
     return least
 
 
-@torch.no_grad()
 def least_side(module: nn.Module) -> int:
     """The least side of an image that a traced program takes; it was traced for maps of at least two cells a side."""
 
+    def run(height: int, width: int) -> None:
+        with FakeTensorMode(allow_non_fake_inputs=True):  # shapes only: nothing is computed
+            module(torch.zeros((height, width, 3), dtype=torch.uint8))
+
     def is_taken(side: int) -> bool:
         try:
-            module(torch.zeros((side, side, 3), dtype=torch.uint8))
+            run(side, side)
         except (AssertionError, RuntimeError):
             return False
         return True
 
+    run(*EXAMPLE[:2])  # what fails here has another reason
     return bisect_left(range(EXAMPLE[0]), True, lo=MIN_SIDE, key=is_taken)
 
 
 @contextmanager
 def _quiet_exporter() -> Iterator[None]:
-    """Keeps the exporter's remarks, on torchvision and on its own deprecations, from the user."""
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
+    """Keeps the exporter's remarks, on torchvision, its own deprecations and sizes that were tried, from the user."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch._subclasses.fake_tensor")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)  # errors are raised as well
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        logger.setLevel(level)
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

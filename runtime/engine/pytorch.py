@@ -4,6 +4,7 @@ import io
 import json
 import re
 import threading
+import warnings
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -54,7 +55,9 @@ class PyTorchEngine:
         check_archive(path, torch)
         record = {RECORD: ""}
         try:
-            program = torch.export.load(path, extra_files=record)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of PyTorch's, on itself
+                program = torch.export.load(path, extra_files=record)
         except Exception as error:  # its exceptions share no base class
             raise DamagedError(f"{path}: PyTorch {torch.__version__} cannot load it: {_first_line(error)}") from None
         described = json.loads(record[RECORD] or "{}")

@@ -14,8 +14,10 @@ from export.exporter import configured, fingerprint_of
 from export.options import PRESETS, ExportOptions
 from runtime.asmk.kernel import AsmkKernel
 from runtime.bundle import EngineFiles, load_first_stage, load_manifest
+from runtime.engine import open_engine
 from runtime.errors import HowlError, UsageError
 from runtime.first_stage import VECTORS, Layout
+from runtime.gpu import Gpu
 from runtime.index import Index
 from runtime.io.cli import run_command
 from runtime.retriever import Retriever
@@ -37,6 +39,42 @@ def write_photos(folder: Path) -> list[str]:
     for scene, path in enumerate(paths):
         cv2.imwrite(path, render_view(5, scene, 0, width=128, height=96)[:, :, ::-1])
     return paths
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_a_program_is_proven_written_and_searches(
+    checkpoint: Write, tmp_path: Path, capsys: pytest.CaptureFixture[str], precision: str
+) -> None:
+    """engine.pt2 beside engine.onnx: both can use the same index."""
+    program = tmp_path / "out" / "engine.pt2"
+    to_trt.main([str(checkpoint(graph=False)), "--out", str(program), "--precision", precision])
+    printed = capsys.readouterr().out
+    assert "engine.pt2 against PyTorch, PyTorch" in printed
+    assert f"{program}: " in printed
+    assert set(load_manifest(program).checksums) == {"engine.onnx", "engine.codebook.npy", "engine.pt2"}
+    paths = write_photos(tmp_path)
+    with Retriever(program, device="cpu") as retriever:
+        retriever.add(paths)
+        scores = [{hit.id: hit.score for hit in retriever.search(path)} for path in paths]
+    with Retriever(program.with_suffix(".onnx"), device="cpu") as retriever:
+        for path, expected in zip(paths, scores, strict=True):
+            hits = {hit.id: hit.score for hit in retriever.search(path)}
+            assert hits == pytest.approx(expected, abs=1e-4 if precision == "fp32" else 0.05)
+    with pytest.raises(HowlError, match=r"engine\.pt2: takes images from .* use engine\.onnx"):
+        open_engine(program, "cpu").extract(np.zeros((8, 300, 3), np.uint8))
+
+
+@pytest.mark.slow
+def test_on_a_gpu_without_tensorrt_a_program_takes_the_place_of_a_plan(
+    checkpoint: Write, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(exporter, "find_gpus", lambda: [Gpu("Test GPU", (9, 0))])
+    monkeypatch.setattr(exporter, "has_tensorrt", lambda: False)
+    out = tmp_path / "engine.plan"
+    to_trt.main([str(checkpoint(graph=False)), "--out", str(out)])
+    assert f"{out}: not built, TensorRT is not installed; engine.pt2 takes its place" in capsys.readouterr().out
+    assert sorted(file.suffix for file in tmp_path.glob("engine*")) == [".json", ".npy", ".onnx", ".pt2"]
 
 
 @pytest.mark.slow

@@ -19,14 +19,20 @@ import pytest
 from numpy.typing import NDArray
 
 import runtime.addition
+import runtime.encoder
+import runtime.gpu.device
 from runtime import HowlError, ImageError, MissingError, Retriever, StorageError, UsageError, WriterBusyError
 from runtime.asmk.codebook import Codebook
+from runtime.asmk.gpu import GpuAsmkKernel
 from runtime.asmk.kernel import AsmkKernel
 from runtime.bundle import EngineFiles, Manifest, file_checksum
 from runtime.encoder import Encoder
+from runtime.engine.onnxruntime import OnnxRuntimeEngine
 from runtime.features import Features
 from runtime.index import Hit, Index
 from runtime.io.image import load_rgb
+
+from ..cuda.stand_in import StandIn
 
 MakePhoto = Callable[..., NDArray[np.uint8]]
 
@@ -52,6 +58,53 @@ def refusal(action: Callable[[], object]) -> str:
 
 def ids(hits: list[Hit]) -> list[str]:
     return [hit.id for hit in hits]
+
+
+# ---------------------------------------------------------------------------------------- on a GPU
+
+
+@pytest.mark.slow
+def test_on_a_gpu_the_hits_are_those_of_the_cpu(
+    exported: Path, index: Path, photos: list[str], gpu: StandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One switch: words, codes and scores are equal to the bit, and the copy on the GPU follows the index."""
+    monkeypatch.setattr(runtime.encoder, "open_engine", lambda path, *_: OnnxRuntimeEngine(path, "cpu"))
+    with (
+        Retriever(exported / "engine.onnx", index, device="cuda") as on_gpu,
+        Retriever(exported / "engine.onnx", index, device="cpu") as on_cpu,
+    ):
+        assert isinstance(on_gpu.encoder.first_stage, GpuAsmkKernel)
+        on_gpu.add(photos[:3])
+        on_cpu.refresh()
+        for change in (
+            lambda: None,
+            lambda: on_gpu.add(photos[3:]),
+            lambda: on_gpu.remove([photos[1]]),
+            on_gpu.compact,
+        ):
+            change()
+            on_cpu.refresh()
+            assert [on_gpu.search(photo) for photo in photos] == [on_cpu.search(photo) for photo in photos]
+            assert on_gpu.search_many(photos, top=2) == on_cpu.search_many(photos, top=2)
+        chosen = {"only": [photos[0], photos[2]], "exclude": [photos[2]]}
+        assert on_gpu.search(photos[0], **chosen) == on_cpu.search(photos[0], **chosen)
+        launched = len(gpu.launches)
+        on_gpu.search(photos[0])
+        assert gpu.launches[launched:] == [
+            "group_minima",
+            "nearest_words",
+            "add_weights",
+            "count_hits",
+            "find_lowest",
+            "collect_hits",
+        ]
+
+
+def test_a_gpu_that_is_not_there_is_an_error(exported: Path, index: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runtime.encoder, "open_engine", lambda path, *_: OnnxRuntimeEngine(path, "cpu"))
+    monkeypatch.setattr(runtime.gpu.device, "find_gpus", list)
+    line = refusal(lambda: Retriever(exported / "engine.onnx", index, device="cuda"))
+    assert line.endswith("engine.onnx: needs an NVIDIA GPU, and none was found: ask for the CPU")
 
 
 # ---------------------------------------------------------------------------------------- adding, searching

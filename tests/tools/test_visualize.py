@@ -305,7 +305,7 @@ REFUSALS = [
 ]
 
 MISUSES = [
-    (["gallery", "{both}", "{photo}"], "ckpt.pt: an engine is an .onnx or a .plan file"),
+    (["gallery", "{both}", "{photo}"], "ckpt.pt: an engine is an .onnx, a .plan or a .pt2 file"),
     (["graph", "{engine}", "{photo}"], "an engine cannot be looked into; name the checkpoint"),
     (["graph", "{both}", "{photo}", "--point", "128,5"], "--point 128,5: outside the photo, which is 128×96 pixels"),
     (["graph", "{both}", "{photo}", "--point", "5,nan"], "outside the photo"),

@@ -14,7 +14,7 @@ import json
 import multiprocessing
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from functools import cache
 from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,6 +24,7 @@ from runtime.gpu import find_gpus
 from runtime.io.cli import program
 from runtime.io.files import atomic_write, ensure_writable
 from tools.environment import require_packages
+from tools.experiments.gpu_steps.measuring import Result
 from tools.experiments.gpu_steps.preparation import Prepared, prepare
 
 GRACE = 5.0  # seconds that a step has to end after its limit
@@ -77,9 +78,11 @@ def measure(prepared: Prepared, out: Path, steps: Sequence[str]) -> None:
     for name in steps:
         print(f"{STEPS[name].title} ...", flush=True)
         outcome = run_limited(run_step, (name, prepared.folder, out), STEPS[name].limit)
+        path = out / f"{name}.json"
         if outcome is not None:
-            write(out, name, {"rows": [], "notes": [], "failed": outcome})
-        print(as_text(name, json.loads((out / f"{name}.json").read_text())), flush=True)
+            known = json.loads(path.read_text()) if path.exists() else {"rows": [], "notes": []}
+            write(path, known | {"failed": outcome})
+        print(as_text(name, json.loads(path.read_text())), flush=True)
         with atomic_write(out / "report.md") as file:
             file.write(report(out).encode())
 
@@ -87,21 +90,27 @@ def measure(prepared: Prepared, out: Path, steps: Sequence[str]) -> None:
 def run_step(name: str, prepared: Path, out: Path) -> None:
     """Runs a step, and writes what it gives or why it failed."""
     start = time.perf_counter()
+    result = Result()
+
+    def keep(**more: str) -> None:
+        seconds = round(time.perf_counter() - start, 1)
+        write(out / f"{name}.json", {"rows": result.rows, "notes": result.notes, "seconds": seconds, **more})
+
+    result.keep = keep
+    keep()
     try:
-        step: Callable[[Prepared], Any] = getattr(
-            import_module(f"tools.experiments.gpu_steps.{STEPS[name].module}"), name
-        )
-        content = asdict(step(Prepared(prepared)))
+        getattr(import_module(f"tools.experiments.gpu_steps.{STEPS[name].module}"), name)(Prepared(prepared), result)
     except HowlError as error:
-        content = {"rows": [], "notes": [], "failed": str(error)}
+        keep(failed=str(error))
     except Exception as error:
-        content = {"rows": [], "notes": [], "failed": f"{type(error).__name__}: {error}"}
-    write(out, name, content | {"seconds": round(time.perf_counter() - start, 1)})
+        keep(failed=f"{type(error).__name__}: {error}")
+    else:
+        keep()
 
 
 def run_limited(work: Callable[..., None], arguments: tuple[Any, ...], limit: float) -> str | None:
     """Runs work in a new process; None, or what became of it if it did not end by itself and well."""
-    process = multiprocessing.get_context("spawn").Process(target=work, args=arguments)
+    process = processes().Process(target=work, args=arguments)
     process.start()
     process.join(limit)
     if process.is_alive():
@@ -112,8 +121,17 @@ def run_limited(work: Callable[..., None], arguments: tuple[Any, ...], limit: fl
     return None if process.exitcode == 0 else f"the process ended with status {process.exitcode}"
 
 
-def write(out: Path, name: str, content: Mapping[str, Any]) -> None:
-    with atomic_write(out / f"{name}.json") as file:
+@cache
+def processes() -> Any:
+    """A server that has imported PyTorch, without touching the GPU, and forks a process for each step."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["torch", "tools.experiments.gpu_steps.preparation"])
+    return context
+
+
+def write(path: Path, content: Mapping[str, Any]) -> None:
+    """Writes a step's JSON whole."""
+    with atomic_write(path) as file:
         file.write((json.dumps(content, indent=1, default=str) + "\n").encode())
 
 
@@ -129,7 +147,8 @@ def as_text(name: str, content: Mapping[str, Any]) -> str:
 
     parts = [f"## {STEPS[name].title}"]
     if content["rows"]:
-        parts.append(pandas.DataFrame(content["rows"]).fillna("").to_markdown(index=False, disable_numparse=True))
+        table = pandas.DataFrame(content["rows"]).astype(object).fillna("")
+        parts.append(table.to_markdown(index=False, disable_numparse=True))
     if "failed" in content:
         parts.append(f"Failed: {content['failed']}")
     parts += ["\n".join(content["notes"])] if content["notes"] else []

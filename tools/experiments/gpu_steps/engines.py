@@ -26,25 +26,23 @@ from tools.experiments.gpu_steps.preparation import GRAPHS, HEIGHT, PROGRAMS, WI
 from train.models.extractor import extract
 
 
-def export(prepared: Prepared) -> Result:
+def export(prepared: Prepared, result: Result) -> None:
     """What a user types on a machine with a GPU and without TensorRT: the engine is proven on that GPU."""
-    result = Result()
     with result.attempt(command="howl export efficientnet_lite0.pt --precision fp16 --out fp16.plan") as row:
         start = time.perf_counter()
         out = prepared.folder / "fp16.plan"
         options = ExportOptions(prepared.checkpoint, out=out, precision="fp16", photos=prepared.photos)
-        exported = export_checkpoint(options, result.notes.append)
+        exported = export_checkpoint(options, result.note)
         row["seconds"] = round(time.perf_counter() - start, 1)
         row["wrote"] = ", ".join(path.name for path in (exported.engine, exported.plan, exported.program) if path)
-    return result
 
 
-def onnxruntime(prepared: Prepared) -> Result:
+def onnxruntime(prepared: Prepared, result: Result) -> None:
     """ONNX Runtime on CUDA: the CPU's answers, latency with and without a CUDA graph, and a cold start."""
-    runtime = import_onnxruntime()
-    result, image = Result(), prepared.image()
+    runtime, image = import_onnxruntime(), prepared.image()
     if CUDA not in runtime.get_available_providers():
-        return Result(notes=[f"onnxruntime {runtime.__version__} has no CUDA; install onnxruntime-gpu"])
+        result.note(f"onnxruntime {runtime.__version__} has no CUDA; install onnxruntime-gpu")
+        return
     for graph in GRAPHS:
         with result.attempt(**named(graph)) as row:
             path = prepared.graph(*graph)
@@ -57,7 +55,6 @@ def onnxruntime(prepared: Prepared) -> Result:
             row["against the CPU"] = compared(engine.extract(image), on_cpu, image, graph[2])
         with result.attempt(**named(graph), engine="with a CUDA graph") as row:
             row["ms"] = milliseconds(with_cuda_graph(runtime, path, image))
-    return result
 
 
 def with_cuda_graph(runtime: Any, path: Path, image: np.ndarray) -> partial[None]:
@@ -76,10 +73,10 @@ def with_cuda_graph(runtime: Any, path: Path, image: np.ndarray) -> partial[None
     return partial(session.run_with_iobinding, binding)
 
 
-def tensorrt(prepared: Prepared) -> Result:
+def tensorrt(prepared: Prepared, result: Result) -> None:
     """TensorRT, or TensorRT-RTX: does this GPU run its plans, and how fast?"""
-    trt, result, image = load_tensorrt(), Result(), prepared.image()
-    result.notes.append(str(trt))
+    trt, image = load_tensorrt(), prepared.image()
+    result.note(str(trt))
     with TemporaryDirectory() as folder:
         for graph in GRAPHS:
             with result.attempt(**named(graph)) as row:
@@ -94,13 +91,12 @@ def tensorrt(prepared: Prepared) -> Result:
                     row["ms"] = milliseconds(lambda engine=engine: engine.extract(image))  # type: ignore[misc]
                     on_cpu = OnnxRuntimeEngine(prepared.graph(*graph), "cpu").extract(image)
                     row["against the CPU"] = compared(engine.extract(image), on_cpu, image, graph[2])
-    return result
 
 
 @torch.no_grad()
-def pytorch(prepared: Prepared) -> Result:
+def pytorch(prepared: Prepared, result: Result) -> None:
     """PyTorch by itself, and engine.pt2: eager, channels last, recorded; then one level compiled in two ways."""
-    result, image = Result(), prepared.image()
+    image = prepared.image()
     on_gpu = torch.from_numpy(image).cuda()
     with torch.backends.cudnn.flags(allow_tf32=False):
         for graph in PROGRAMS:
@@ -118,13 +114,12 @@ def pytorch(prepared: Prepared) -> Result:
                 reference = prepared.extractor(*graph[:2], "fp32").cuda()
                 wanted = extract(reference, image)
                 row["against fp32 in PyTorch"] = compared(engine.extract(image), wanted, image, graph[2])
-    return result
 
 
 @torch.no_grad()
-def compilers(prepared: Prepared) -> Result:
+def compilers(prepared: Prepared, result: Result) -> None:
     """One level, compiled by torch.compile for its size and by AOTInductor for any."""
-    result, graph = Result(), ("resnet18", 1, "fp16")
+    graph = ("resnet18", 1, "fp16")
     extractor = prepared.extractor(*graph)
     on_gpu = torch.from_numpy(prepared.image()).cuda()
     with TemporaryDirectory() as folder:
@@ -147,7 +142,6 @@ def compilers(prepared: Prepared) -> Result:
             package = torch._inductor.aoti_compile_and_package(traced, package_path=f"{folder}/aoti.pt2")
             row["made, s"] = round(time.perf_counter() - start, 1)
             row["ms"] = milliseconds(recorded(partial(torch._inductor.aoti_load_package(package), on_gpu)), RUNS)
-    return result
 
 
 def compared(got: Features, wanted: Features, image: Image, precision: str) -> str:

@@ -13,17 +13,16 @@ GRAPHS = (("efficientnet_lite0", 7, "fp16"), ("efficientnet_lite0", 3, "fp16"), 
 
 
 @torch.no_grad()
-def extraction(prepared: Prepared) -> Result:
+def extraction(prepared: Prepared, result: Result) -> None:
     """Every stage of the extractor, recorded by itself, so that the gaps between launches count for nothing."""
-    result, image = Result(), prepared.image()
+    image = prepared.image()
     for network, levels, precision in GRAPHS:
         extractor = channels_last(prepared.extractor(network, levels, precision).cuda())
         if not isinstance(extractor, LocalExtractor):
             raise TypeError(f"{network} has no local features")
         for stage, milliseconds_taken in stages(extractor, torch.from_numpy(image).pin_memory()).items():
-            result.rows.append({"network": network, "levels": levels, "stage": stage, "ms": milliseconds_taken})
-    result.notes.append("Each stage is its own CUDA graph; the whole is one graph from the photo to the descriptors.")
-    return result
+            result.add(network=network, levels=levels, stage=stage, ms=milliseconds_taken)
+    result.note("Each stage is its own CUDA graph; the whole is one graph from the photo to the descriptors.")
 
 
 def stages(extractor: LocalExtractor, image: Tensor) -> dict[str, str]:

@@ -18,20 +18,20 @@ SIDE = 8192  # of the matrices that are multiplied
 TESTS = Path(__file__).parents[3]
 
 
-def machine(prepared: Prepared) -> Result:
+def machine(prepared: Prepared, result: Result) -> None:
     """What measurements depend on, and the two rates that nothing on the GPU exceeds."""
-    result = Result([{"what": name, "is": str(value)} for name, value in describe_machine(PACKAGES).items()])
+    for name, value in describe_machine(PACKAGES).items():
+        result.add(what=name, found=str(value))
     watch = Stopwatch(Device("the report"), copied_bytes=4 << 30)
-    result.rows.append({"what": "memory, read and written", "is": f"{watch.bandwidth(20) / 1e12:.2f} TB/s"})
+    result.add(what="memory, read and written", found=f"{watch.bandwidth(20) / 1e12:.2f} TB/s")
     for dtype in (torch.float16, torch.float32):
         a, b = (torch.randn(SIDE, SIDE, device="cuda", dtype=dtype) for _ in range(2))
         taken = milliseconds(lambda a=a, b=b: a @ b, 10)  # type: ignore[misc]
         rate = 2 * SIDE**3 / (float(taken.split()[0]) / 1e3) / 1e12
-        result.rows.append({"what": f"matrix products, {dtype}", "is": f"{rate:.0f} TFLOP/s"})
-    return result
+        result.add(what=f"matrix products, {dtype}", found=f"{rate:.0f} TFLOP/s")
 
 
-def tests(prepared: Prepared) -> Result:
+def tests(prepared: Prepared, result: Result) -> None:
     """``pytest -m gpu``."""
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-m", "gpu", "-rs", "-p", "no:cacheprovider"],
@@ -41,4 +41,6 @@ def tests(prepared: Prepared) -> Result:
         check=False,
     )
     lines = [line for line in done.stdout.splitlines() if line.startswith(("SKIPPED", "FAILED", "ERROR", "E "))]
-    return Result([{"exit status": done.returncode, "said": done.stdout.strip().splitlines()[-1]}], lines[:40])
+    result.add(status=done.returncode, said=done.stdout.strip().splitlines()[-1])
+    for line in lines[:40]:
+        result.note(line)

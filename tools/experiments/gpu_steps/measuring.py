@@ -22,10 +22,22 @@ class Result:
     Attributes:
         rows: of its table, by column.
         notes: sentences below it.
+        keep: is called whenever there is more, so that nothing is lost if the process dies.
     """
 
     rows: list[dict[str, Any]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    keep: Callable[[], None] = lambda: None
+
+    def add(self, **row: Any) -> None:
+        """A row of the table."""
+        self.rows.append(row)
+        self.keep()
+
+    def note(self, sentence: str) -> None:
+        """A sentence below the table."""
+        self.notes.append(sentence)
+        self.keep()
 
     @contextmanager
     def attempt(self, **row: Any) -> Iterator[dict[str, Any]]:
@@ -35,6 +47,7 @@ class Result:
             yield row
         except Exception as error:
             row["failed"] = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+        self.keep()
 
 
 def milliseconds(run: Callable[[], object], runs: int = RUNS) -> str:

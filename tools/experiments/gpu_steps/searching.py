@@ -27,30 +27,28 @@ BATCHES = (1, 8, 32)
 RUNS = 30
 
 
-def matching(prepared: Prepared) -> Result:
+def matching(prepared: Prepared, result: Result) -> None:
     """ASMK on the GPU against the C scorer, to the bit, and what it reaches of the memory's bandwidth."""
-    result = Result()
     for images in INDEXES:
         with result.attempt(images=images):
             report = benchmark_gpu.measure(Device("the report"), images, top=100)
             result.rows.pop()
             for timing in report.timings:
                 row = {"images": images, "MB a query": round(report.list_bytes / 1e6), **asdict(timing)}
-                result.rows.append(row | {"of the bandwidth": f"{report.share(timing):.0%}"})
-    result.notes.append(
+                result.add(**row, share=f"{report.share(timing):.0%}")
+    result.note(
         f"Milliseconds a query, medians. The 100 best of {benchmark_gpu.CHECKED_QUERIES} queries were the CPU's to the "
         "bit before each."
     )
-    return result
 
 
-def quantising(prepared: Prepared) -> Result:
+def quantising(prepared: Prepared, result: Result) -> None:
     """The five nearest of 65,536 words for 700 descriptors, on the GPU and on the CPU, and the same words."""
     random = np.random.default_rng(0)
     words = random.normal(size=(WORDS, DIMENSIONS)).astype(np.float32)
     queries = random.normal(size=(RUNS, QUERY_DESCRIPTORS, DIMENSIONS)).astype(np.float32)
     codebooks = {"GPU": GpuCodebook(words, Device("the report")), "CPU, all cores": Codebook(words)}
-    result, assigned = Result(), {}
+    assigned = {}
     for where, codebook in codebooks.items():
         taken, of_all = [], []
         for query in queries:
@@ -59,26 +57,24 @@ def quantising(prepared: Prepared) -> Result:
             taken.append(1e3 * (time.perf_counter() - start))
             of_all.append(nearest)
         assigned[where] = np.stack(of_all)
-        result.rows.append({"where": where, "ms": spread(taken[3:])})
+        result.add(where=where, ms=spread(taken[3:]))
     taken = []
     for query, nearest in zip(queries, assigned["GPU"], strict=True):
         start = time.perf_counter()
         aggregate(query, nearest, words)
         taken.append(1e3 * (time.perf_counter() - start))
-    result.rows.append({"where": "CPU: aggregation of the assigned words", "ms": spread(taken[3:])})
+    result.add(where="CPU: aggregation of the assigned words", ms=spread(taken[3:]))
     same = float((assigned["GPU"] == assigned["CPU, all cores"]).mean())
-    result.notes.append(f"{same:.4%} of the words are the same, in the same order.")
-    return result
+    result.note(f"{same:.4%} of the words are the same, in the same order.")
 
 
-def retriever(prepared: Prepared) -> Result:
+def retriever(prepared: Prepared, result: Result) -> None:
     """``Retriever(device="cuda")`` with engine.pt2: photo file in, hits out, with made photos among random images."""
-    result = Result()
     photos = sorted(prepared.photos.rglob("*.jpg"))
     with TemporaryDirectory() as folder:
         engine = prepared.folder / "fp16.pt2"
         if not engine.exists():  # the step ``export`` was not run
-            export_checkpoint(ExportOptions(prepared.checkpoint, out=engine, precision="fp16"), result.notes.append)
+            export_checkpoint(ExportOptions(prepared.checkpoint, out=engine, precision="fp16"), result.note)
         index = Path(folder) / "photos.index"
         with Retriever(engine, index, device="cuda") as opened:
             opened.add(photos)
@@ -89,7 +85,7 @@ def retriever(prepared: Prepared) -> Result:
                 result.rows.pop()
                 hits = [opened.search(photo, top=5)[0].id for photo in photos]
                 found = sum(Path(hit) == photo for hit, photo in zip(hits, photos, strict=True))
-                result.notes.append(f"device={device}: {found} of {len(photos)} photos find themselves first")
+                result.note(f"device={device}: {found} of {len(photos)} photos find themselves first")
                 for batch in BATCHES:
                     taken = []
                     for start in range(0, 2 * len(photos), batch):
@@ -98,9 +94,10 @@ def retriever(prepared: Prepared) -> Result:
                         opened.search_many(asked, top=10) if batch > 1 else opened.search(asked[0], top=10)
                         taken.append(1e3 * (time.perf_counter() - begin))
                     p50, p95 = np.percentile(taken, [50, 95])
-                    row = {"device": str(device), "batch": batch, "p50 ms": round(p50, 2), "p95 ms": round(p95, 2)}
-                    result.rows.append(row | {"queries a second": round(1e3 * batch / float(np.mean(taken)), 1)})
-    return result
+                    rate = round(1e3 * batch / float(np.mean(taken)), 1)
+                    result.add(
+                        device=str(device), batch=batch, p50=round(p50, 2), p95=round(p95, 2), queries_a_second=rate
+                    )
 
 
 def add_random_images(index: Index, images: int, dimensions: int) -> None:

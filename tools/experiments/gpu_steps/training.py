@@ -18,14 +18,14 @@ STEPS = 50  # of one tuple each
 SIZE = 320
 
 
-def training(prepared: Prepared) -> Result:
+def training(prepared: Prepared, result: Result) -> None:
     """The same steps from the same weights on both, then in mixed precision, as ``howl train`` has it on a GPU."""
     options = options_for(data=str(prepared.photos), backbone="efficientnet_lite0", image_size=SIZE)
     config = replace(options.training, tuples_per_step=1, augmented=0.0)
     photos = open_folder(str(prepared.photos), SIZE)
     random = np.random.default_rng(0)
     tuples = [draw(photos.scenes, random, config.negatives) for _ in range(STEPS)]
-    result, losses = Result(), {}
+    losses = {}
     for name, device, mixed in (("CPU", "cpu", False), ("GPU", "cuda", False), ("GPU, mixed precision", "cuda", True)):
         torch.manual_seed(0)
         model = prepared.network("efficientnet_lite0").build_model().to(device).train()
@@ -43,8 +43,7 @@ def training(prepared: Prepared) -> Result:
         row["apart from the CPU, first, last"] = f"{apart[0]:.1e}, {apart[-1]:.1e}"
         if device == "cuda":
             row["memory, GB"] = f"{torch.cuda.max_memory_allocated() / 1e9:.2f}"
-        result.rows.append(row)
-    return result
+        result.add(**row)
 
 
 def draw(scenes: np.ndarray, random: np.random.Generator, negatives: int) -> TrainingTuple:
