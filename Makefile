@@ -1,6 +1,7 @@
 # With nothing but Python 3.11 and make:
 #   make demo    photos → training → export → index → search, with a picture to open
 #   make test    lint, types and all tests, one process a core
+#   make gpu-report   everything that there is to measure on a GPU, in about twelve minutes; needs one
 #   make quick   the tests that need no export, training, compiler or kill: under 30 s on two cores
 # A single test: .venv/bin/python -m pytest tests/train/test_losses.py -k margin
 
@@ -10,7 +11,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/installed
 PYTEST := $(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo test quick clean
+.PHONY: demo test quick gpu-report clean
 
 demo: $(INSTALLED)
 	$(BIN)/python tools/demo.py --out demo
@@ -23,6 +24,9 @@ test: $(INSTALLED)
 
 quick: $(INSTALLED)
 	$(PYTEST) -m "not slow"
+
+gpu-report:
+	$(PYTHON) tools/experiments/gpu_report.py
 
 $(INSTALLED): pyproject.toml constraints.txt setup.py $(wildcard runtime/native/*.[ch])
 	$(PYTHON) -m venv --clear $(VENV)

@@ -74,6 +74,8 @@ class Device:
         self._cuda.cudaSetDevice(0)
         self._resources = ExitStack()
         self._allocated: dict[int, Callable[[Any], Any]] = {}  # how to free what is at an address
+        self._release = weakref.finalize(self, _release, self._cuda, self._allocated, self._resources)
+        self._release.atexit = False  # CUDA may be gone by then
         # Non-blocking: does not wait for what other libraries queue on CUDA's default stream.
         self._stream = self._cuda.cudaStreamCreateWithFlags(self._cuda.runtime.cudaStreamNonBlocking)
         self._resources.callback(self._cuda.runtime.cudaStreamDestroy, self._stream)
@@ -281,12 +283,21 @@ class Device:
         return taken
 
     def close(self) -> None:
-        """Frees everything but graphs. Ignores failures: when the process ends, CUDA may be gone already."""
-        self._cuda.runtime.cudaSetDevice(0)  # modules can be unloaded only by a thread that has a GPU
-        for address in list(self._allocated):
-            self._free(address)
-        self._resources.close()
+        """Frees everything but graphs, as the end of the object does; failures are ignored."""
+        self._release()
 
     def _free(self, address: int) -> None:
-        if (free := self._allocated.pop(address, None)) is not None:
-            free(address)
+        """Frees what is at an address. An array's end calls it, so that a device lives as long as its arrays."""
+        _free(self._allocated, address)
+
+
+def _free(allocated: dict[int, Callable[[Any], Any]], address: int) -> None:
+    if (free := allocated.pop(address, None)) is not None:
+        free(address)
+
+
+def _release(cuda: Cuda, allocated: dict[int, Callable[[Any], Any]], resources: ExitStack) -> None:
+    cuda.runtime.cudaSetDevice(0)  # modules can be unloaded only by a thread that has a GPU
+    for address in list(allocated):
+        _free(allocated, address)
+    resources.close()

@@ -377,3 +377,14 @@ def test_a_gpu_that_does_not_answer_is_an_error(gpu: StandIn) -> None:
     with pytest.raises(HowlError, match=r"^a test: the GPU failed in cudaStreamCreateWithFlags: cudaErrorUnknown$"):
         Device("a test")
     assert gpu.is_empty()
+
+
+def test_a_device_that_is_dropped_frees_everything(gpu: StandIn) -> None:
+    device = Device("a test")
+    array, locked = device.upload(np.arange(10)), device.page_locked(100)
+    del device
+    gc.collect()
+    assert not gpu.is_empty(), "an array keeps its device"
+    del array, locked
+    gc.collect()
+    assert gpu.is_empty()
