@@ -104,6 +104,8 @@ class ExportOptions:
             raise UsageError(f"--precision {self.precision}: there is {', '.join(PRECISIONS)}")
         if self.calibrate is not None and self.decided_precision != "int8":
             raise UsageError("--calibrate is for --precision int8")
+        if self.out == self.files.program and self.decided_precision == "int8":
+            raise UsageError(f"--out {self.out}: int8 is for engine.onnx on a CPU; name that, or take --precision fp16")
         if self.learn is not None and self.codebook is not None:
             raise UsageError(f"--learn {self.learn}: learns visual words, too; leave --codebook {self.codebook} out")
         if self.codebook_photos is not None and (self.learn is not None or self.photo_folder is None):

@@ -238,6 +238,11 @@ def test_a_graph_that_differs_is_not_kept(checkpoint: Write, tmp_path: Path, mon
         (1, ["good.pt", "--precision", "int8", "--calibrate", "nowhere"], "nowhere: no such file or folder"),
         (1, ["good.pt", "--photos", "nowhere"], "nowhere: no such file or folder"),
         (2, ["good.pt", "--out", "engine.pt"], "--out engine.pt: name an engine.plan"),
+        (
+            2,
+            ["good.pt", "--out", "engine.pt2", "--preset", "fast"],
+            "--out engine.pt2: int8 is for engine.onnx on a CPU",
+        ),
         (1, ["good.pt", "--out", "text.pt/engine.onnx"], "text.pt/engine.onnx: cannot be written: "),
         (1, ["good.pt", "--out", "dir.onnx"], "dir.onnx: cannot be written: it is a folder; name another --out"),
         (2, ["good.pt", "--preset", "slow"], "--preset slow: there is how, best"),
