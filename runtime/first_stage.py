@@ -28,10 +28,12 @@ class Layout:
     Attributes:
         method: ``asmk`` for entries of an inverted file, ``vectors`` for global descriptors.
         dimensions: D of the descriptors behind the codes, or of the vectors.
+        geometry: whether entries know where they lie in their images, which spatial verification needs.
     """
 
     method: str
     dimensions: int
+    geometry: bool = False
 
 
 class FirstStage(Protocol):
@@ -97,7 +99,12 @@ class Store(Protocol):
     SMALL_FILES: ClassVar[Mapping[str, npt.DTypeLike]]
 
     @classmethod
-    def build(cls, images: Sequence[Any], dimensions: int) -> Self:
+    def large_files(cls, layout: Layout) -> tuple[str, ...]:
+        """The names of ``LARGE_FILES`` that a segment of this layout has."""
+        ...
+
+    @classmethod
+    def build(cls, images: Sequence[Any], layout: Layout) -> Self:
         """The store of encoded images."""
         ...
 
@@ -107,14 +114,14 @@ class Store(Protocol):
         ...
 
     @classmethod
-    def open(cls, small: Mapping[str, NDArray], map_file: MapFile, entries: int, dimensions: int) -> Self:
+    def open(cls, small: Mapping[str, NDArray], map_file: MapFile, entries: int, layout: Layout) -> Self:
         """Opens a store on the disk.
 
         Args:
             small: the arrays of ``SMALL_FILES``, by name.
             map_file: opens those of ``LARGE_FILES``.
             entries: their number, from the catalogue.
-            dimensions: as in ``Layout``.
+            layout: of the index.
 
         Raises:
             ValueError: the arrays do not fit each other.

@@ -4,6 +4,7 @@ import math
 import os
 import warnings
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from threading import RLock
 from types import TracebackType
@@ -23,7 +24,7 @@ from runtime.errors import (
     UsageError,
 )
 from runtime.features import Features
-from runtime.first_stage import Searcher
+from runtime.first_stage import Layout, Searcher
 from runtime.forking import renew_after_fork
 from runtime.index import EXISTING, Hit, Index
 from runtime.index.catalogue import PATIENCE
@@ -31,7 +32,7 @@ from runtime.index.ids import check_ids, duplicate, id_of_path, ids_of
 from runtime.index.strangers import LEAST_IMAGES, LEAST_SAMPLE, SAMPLE, Strangers
 from runtime.io.decoding import MAX_PIXELS
 from runtime.io.image import PhotoInput, describe
-from runtime.rerank import Query, Reranker
+from runtime.rerank import Query, Reranker, reranker_of
 
 
 class Retriever:
@@ -48,6 +49,7 @@ class Retriever:
         index: str | Path | None = None,
         *,
         root: str | Path | None = None,
+        geometry: bool = True,
         device: str | None = None,
         threshold: float | None = None,
         alpha: float | None = None,
@@ -64,6 +66,8 @@ class Retriever:
             index: folder of the index, made by the first ``add``; default: ``engine.index`` beside the engine.
             root: a folder, from which the ids of photos are seen, however their paths are typed; None for ids that are
                 the paths as they are given.
+            geometry: whether an index that is made keeps where its features lie, which ``rerank="spatial"`` needs: 4
+                bytes in 22 of an entry.
             device: ``cpu``; ``cuda`` for all that a GPU can do: run the engine, quantise, search a copy of the index;
                 or None to run the engine on a GPU if there is one.
             threshold: τ of the search; None for the manifest's.
@@ -87,7 +91,8 @@ class Retriever:
         self.root = None if root is None else Path(os.path.abspath(place("root", root)))
         if self.root is not None and not self.root.is_dir():
             raise MissingError(f"{root}: no such folder; name the one from which ids are to be seen")
-        self._settings = settings | {"wait": wait, "root": self.root}
+        self._settings = settings | {"wait": wait, "root": self.root, "geometry": geometry}
+        self._geometry = geometry
         self._wait = wait
         self._lock = RLock()
         self.encoder = Encoder(place("engine", engine), **settings)
@@ -283,7 +288,7 @@ class Retriever:
         min_score: float | None = None,
         only: Iterable[str | os.PathLike[str]] | None = None,
         exclude: Iterable[str | os.PathLike[str]] = (),
-        rerank: Reranker | None = None,
+        rerank: str | Reranker | None = None,
         candidates: int = 100,
     ) -> list[Hit]:
         """The photos of the index most similar to ``photo``, best first; fewer than ``top`` if few share anything.
@@ -294,7 +299,8 @@ class Retriever:
             min_score: the least score of a hit, after re-ranking; ``stranger_score`` is a scale for it.
             only: ids of the photos to search; None for all.
             exclude: ids of photos that are to be no hits.
-            rerank: puts the first stage's best hits into a better order.
+            rerank: puts the first stage's best hits into a better order: ``spatial``, or a re-ranker with other
+                settings (``runtime.rerank``).
             candidates: how many of them it gets, at least ``top``.
 
         Raises:
@@ -307,14 +313,13 @@ class Retriever:
         index, top = self._existing_index(), whole_number_above_0("top", top)
         least = _least(min_score)
         candidates = whole_number_above_0("candidates", candidates)
-        if rerank is not None and not isinstance(rerank, Reranker):
-            raise UsageError(f"rerank={rerank!r}: give an object with the method rerank, or None")
+        reranker = reranker_of(rerank)
         features = self.encoder.engine.extract(self.encoder.load(photo))
         query = Query(photo, features, self.encoder.encode_query(features, threads=self._threads))
-        depth = top if rerank is None else max(candidates, top)
+        depth = top if reranker is None else max(candidates, top)
         hits = self._searcher_of(index).search(query.encoded, depth, only=only, exclude=exclude)
-        if rerank is not None:
-            hits = rerank.rerank(query, hits, index)[:top]
+        if reranker is not None:
+            hits = reranker.rerank(query, hits, index)[:top]
         return [hit for hit in hits if hit.score >= least]
 
     def search_many(
@@ -401,6 +406,11 @@ class Retriever:
         fingerprint, layout = self.encoder.manifest.fingerprint, self.encoder.first_stage.layout
         return Index.of_engine(self._index_place, self.encoder.path, fingerprint, layout, wait=self._wait)
 
+    def _layout(self) -> Layout:
+        """Of an index that is made."""
+        layout = self.encoder.first_stage.layout
+        return layout if self._geometry else replace(layout, geometry=False)
+
     def _index_to_fill(self) -> Index:
         """The index, made if there is none."""
         with self._lock:
@@ -414,7 +424,7 @@ class Retriever:
             return Index.create(
                 self._index_place,
                 fingerprint=self.encoder.manifest.fingerprint,
-                layout=self.encoder.first_stage.layout,
+                layout=self._layout(),
                 wait=self._wait,
             )
         except (StorageError, UsageError):

@@ -54,7 +54,7 @@ class InnerProduct:
 
     def build(self, images: Sequence[NDArray[np.float16]]) -> "VectorFile":
         """The store of a segment's images."""
-        return VectorFile.build(images, self.dimensions)
+        return VectorFile.build(images, self.layout)
 
     def searcher(self, index: Searcher) -> Searcher:
         """What searches an index: the index itself."""
@@ -77,9 +77,14 @@ class VectorFile:
     vectors: NDArray[np.float16]
 
     @classmethod
-    def build(cls, images: Sequence[NDArray[np.float16]], dimensions: int) -> "VectorFile":
+    def large_files(cls, layout: Layout) -> tuple[str, ...]:
+        """The vectors, whatever the layout."""
+        return cls.LARGE_FILES
+
+    @classmethod
+    def build(cls, images: Sequence[NDArray[np.float16]], layout: Layout) -> "VectorFile":
         """The vectors of encoded images."""
-        return cls(np.array(images, np.float16).reshape(len(images), dimensions))
+        return cls(np.array(images, np.float16).reshape(len(images), layout.dimensions))
 
     @classmethod
     def merge(cls, parts: Sequence["VectorFile"], kept: Sequence[NDArray[np.bool_]]) -> "VectorFile":
@@ -87,9 +92,9 @@ class VectorFile:
         return cls(np.concatenate([part.vectors[keep] for part, keep in zip(parts, kept, strict=True)]))
 
     @classmethod
-    def open(cls, small: Mapping[str, NDArray], map_file: MapFile, entries: int, dimensions: int) -> "VectorFile":
+    def open(cls, small: Mapping[str, NDArray], map_file: MapFile, entries: int, layout: Layout) -> "VectorFile":
         """Vectors on the disk: ``Store.open``."""
-        return cls(map_file(FILE, np.float16, (entries, dimensions)))
+        return cls(map_file(FILE, np.float16, (entries, layout.dimensions)))
 
     @property
     def entries(self) -> int:

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from runtime.bundle import is_engine
-from runtime.io.cli import add_engine_options, program
+from runtime.io.cli import add_engine_options, add_rerank_arguments, program
 from tools.evaluation import evaluate_engine
 from tools.evaluation.distractors import R1M
 from train.data.revisited import REVISITED
@@ -35,6 +35,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         threads=options.threads,
         threshold=options.threshold,
         alpha=options.alpha,
+        rerank=options.rerank,
+        candidates=options.candidates,
     )
     print(json.dumps(evaluation.as_dict(), indent=2) if options.json else evaluation.as_text())
 
@@ -73,6 +75,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         default="data",
         help="where published data sets lie (%(default)s)",
     )
+    add_rerank_arguments(parser)
     parser.add_argument("--json", action="store_true", help="for machines; with every query's average precision")
     options = parser.parse_args(arguments)
     named = bool(options.data) and is_engine(Path(options.data[0]))

@@ -50,6 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             options.engine,
             path,
             root=root,
+            geometry=options.geometry,
             device=options.device,
             threads=options.threads,
             wait=options.wait,
@@ -269,6 +270,12 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--root",
         metavar="DIR",
         help="ids are paths as seen from DIR, however they are typed (default: as typed)",
+    )
+    parser.add_argument(
+        "--no-geometry",
+        dest="geometry",
+        action="store_false",
+        help="a new index does not keep where features lie: 18 bytes an entry instead of 22, and no --rerank spatial",
     )
     parser.add_argument(
         "--existing",

@@ -13,7 +13,7 @@ from dataclasses import asdict
 
 from runtime.errors import ImageError, UnknownIdError
 from runtime.index import Hit
-from runtime.io.cli import add_engine_arguments, positive_int, program
+from runtime.io.cli import add_engine_arguments, add_rerank_arguments, positive_int, program
 from runtime.retriever import Retriever
 
 
@@ -37,7 +37,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
             if len(options.queries) > 1 and not options.json:
                 print(query)
             try:
-                hits = retriever.search(query, options.top, min_score=options.min_score, only=only, exclude=exclude)
+                hits = retriever.search(
+                    query,
+                    options.top,
+                    min_score=options.min_score,
+                    only=only,
+                    exclude=exclude,
+                    rerank=options.rerank,
+                    candidates=options.candidates,
+                )
             except ImageError as error:
                 print(json.dumps({"query": query, "error": str(error)}) if options.json else f"{error}")
                 unreadable.append(query)
@@ -65,7 +73,10 @@ def print_hits(
         print(json.dumps({"query": query, "hits": [asdict(hit) for hit in hits], "stranger_score": stranger_score}))
         return
     for rank, hit in enumerate(hits, 1):
-        print(f"{rank:4d}  {hit.score:.6f}  {hit.id}")
+        geometry = ""
+        if hit.inliers is not None:
+            geometry = f"  {hit.inliers:4d} inliers  {'verified' if hit.verified else '        '}"
+        print(f"{rank:4d}  {hit.score:.6f}{geometry}  {hit.id}")
     if not hits and min_score is not None:
         print(f"no answer scores {min_score:g} or more")
     elif not hits:
@@ -96,5 +107,6 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         action="append",
         help="leave out this photo or folder; repeatable",
     )
+    add_rerank_arguments(parser)
     parser.add_argument("--json", action="store_true", help="a line of JSON for each query")
     return parser.parse_args(arguments)

@@ -14,22 +14,26 @@ class AsmkCodes(NamedTuple):
     Attributes:
         words: uint32 [n], its distinct visual words, ascending.
         codes: uint64 [n, ⌈D/64⌉], the signs of each word's summed residual; padding bits are 0.
+        geometry: uint32 [n], where each word's strongest descriptor lies (``runtime.asmk.geometry``); None if that is
+            not known.
     """
 
     words: NDArray[np.uint32]
     codes: NDArray[np.uint64]
+    geometry: NDArray[np.uint32] | None = None
 
 
 class AsmkQuery(NamedTuple):
     """A query's codes, with the weights of their matches.
 
     Attributes:
-        words, codes: as in ``AsmkCodes``, aggregated over all assigned words.
+        words, codes, geometry: as in ``AsmkCodes``, aggregated over all assigned words.
         similarity_table: float64 [D + 1], the weight of a match by Hamming distance (``AsmkKernel.similarity_table``).
     """
 
     words: NDArray[np.uint32]
     codes: NDArray[np.uint64]
+    geometry: NDArray[np.uint32] | None
     similarity_table: NDArray[np.float64]
 
 

@@ -10,15 +10,17 @@ from numpy.typing import NDArray
 
 from runtime import native
 from runtime.asmk.codes import CODE_BITS, AsmkCodes, AsmkQuery, code_length
-from runtime.first_stage import MAX_IMAGES, MapFile, ascends, shape_fault
+from runtime.errors import IncompatibleError
+from runtime.first_stage import MAX_IMAGES, Layout, MapFile, ascends, shape_fault
 from runtime.lazy import lazy_property
 
+GEOMETRY = "geometry.npy"
 CHECK_BATCH = 1 << 20  # entries that are checked at a time, to save memory
 
 
 @dataclass(frozen=True)
 class InvertedFile:
-    """Up to 65,536 images in compressed sparse rows by word. ``images`` and ``codes`` may be memory maps.
+    """Up to 65,536 images in compressed sparse rows by word. What has a row for each entry may be a memory map.
 
     ``scores`` and ``best`` raise OSError if a file of theirs was truncated since, or its disk failed.
 
@@ -28,9 +30,10 @@ class InvertedFile:
         images: uint16 [e], the image of every entry; ascending within a word.
         codes: uint64 [e, ⌈D/64⌉], the code of every entry.
         word_counts: uint32 [n], the number of distinct words of every image.
+        geometry: uint32 [e], where every entry lies in its image (``runtime.asmk.geometry``); None if that is not kept.
     """
 
-    LARGE_FILES: ClassVar[tuple[str, ...]] = ("images.npy", "codes.npy")
+    LARGE_FILES: ClassVar[tuple[str, ...]] = ("images.npy", "codes.npy", "geometry.npy")
     SMALL_FILES: ClassVar[Mapping[str, npt.DTypeLike]] = {
         "words.npy": np.uint32,
         "offsets.npy": np.int64,
@@ -42,19 +45,26 @@ class InvertedFile:
     images: NDArray[np.uint16]
     codes: NDArray[np.uint64]
     word_counts: NDArray[np.uint32]
+    geometry: NDArray[np.uint32] | None = None
 
     @classmethod
-    def build(cls, images: Sequence[AsmkCodes], dimensions: int) -> "InvertedFile":
-        """The inverted file of at most 65,536 images; ``dimensions`` is D of their descriptors."""
-        length = code_length(dimensions)
+    def large_files(cls, layout: Layout) -> tuple[str, ...]:
+        """The geometry is optional: ``Store.large_files``."""
+        return tuple(name for name in cls.LARGE_FILES if layout.geometry or name != GEOMETRY)
+
+    @classmethod
+    def build(cls, images: Sequence[AsmkCodes], layout: Layout) -> "InvertedFile":
+        """The inverted file of at most 65,536 images. Raises ValueError if one lacks geometry that the layout has."""
+        length = code_length(layout.dimensions)
         if len(images) > MAX_IMAGES:
             raise ValueError(f"{len(images)} images: an inverted file holds {MAX_IMAGES} at most")
         word_counts = np.array([len(image.words) for image in images], np.uint32)
         words = np.concatenate([image.words for image in images] or [np.empty(0, np.uint32)])
         codes = np.concatenate([image.codes for image in images] or [np.empty((0, length), np.uint64)])
         counts = np.bincount(words, minlength=1)
-        empty = _empty(counts, length, word_counts)
-        native.place(words, codes, word_counts, _cursors(counts), empty.images, empty.codes)
+        geometry = _geometry_of(images) if layout.geometry else None
+        empty = _empty(counts, length, word_counts, layout.geometry)
+        native.place(words, codes, geometry, word_counts, _cursors(counts), empty.images, empty.codes, empty.geometry)
         return empty
 
     @classmethod
@@ -72,16 +82,20 @@ class InvertedFile:
         for part, number in zip(parts, numbers, strict=True):
             counts[part.words] += native.count_kept(part.offsets, part.images, number)
         word_counts = [part.word_counts[keep] for part, keep in zip(parts, kept, strict=True)]
-        empty = _empty(counts, parts[0].codes.shape[1], np.concatenate(word_counts))
+        has_geometry = parts[0].geometry is not None
+        empty = _empty(counts, parts[0].codes.shape[1], np.concatenate(word_counts), has_geometry)
         cursors = _cursors(counts)
         for part, number in zip(parts, numbers, strict=True):
             of_part = cursors[part.words]
-            native.place_kept(part.offsets, part.images, part.codes, number, of_part, empty.images, empty.codes)
+            native.place_kept(
+                *(part.offsets, part.images, part.codes, part.geometry, number, of_part),
+                *(empty.images, empty.codes, empty.geometry),
+            )
             cursors[part.words] = of_part
         return empty
 
     @classmethod
-    def open(cls, small: Mapping[str, NDArray], map_file: MapFile, entries: int, dimensions: int) -> "InvertedFile":
+    def open(cls, small: Mapping[str, NDArray], map_file: MapFile, entries: int, layout: Layout) -> "InvertedFile":
         """Opens an inverted file on the disk: ``Store.open``."""
         words, offsets = small["words.npy"], small["offsets.npy"]
         # Searching and merging rely on both.
@@ -93,19 +107,21 @@ class InvertedFile:
             words=words,
             offsets=offsets,
             images=map_file("images.npy", np.uint16, (entries,)),
-            codes=map_file("codes.npy", np.uint64, (entries, code_length(dimensions))),
+            codes=map_file("codes.npy", np.uint64, (entries, code_length(layout.dimensions))),
             word_counts=small["word_counts.npy"],
+            geometry=map_file(GEOMETRY, np.uint32, (entries,)) if layout.geometry else None,
         )
 
     def arrays(self) -> dict[str, NDArray]:
         """What is written to the disk, by file name."""
-        return {
+        arrays: dict[str, NDArray] = {
             "images.npy": self.images,
             "codes.npy": self.codes,
             "words.npy": self.words,
             "offsets.npy": self.offsets,
             "word_counts.npy": self.word_counts,
         }
+        return arrays if self.geometry is None else arrays | {GEOMETRY: self.geometry}
 
     @property
     def entries(self) -> int:
@@ -145,11 +161,35 @@ class InvertedFile:
         The sum of integers does not depend on the order of its terms: threads, parts of an index and GPUs agree to the
         bit. At D = 128 and α = 3, s^α is a multiple of 2⁻¹⁸, and the sum is exact.
         """
-        table = query.similarity_table
-        fixed = np.zeros(CODE_BITS * self.codes.shape[1] + 1, np.int64)
-        fixed[: len(table)] = np.rint(table / native.UNIT)
         arrays = self.words, self.offsets, self.images, self.codes
-        return native.score(*arrays, query.words, query.codes, fixed, len(self))
+        return native.score(*arrays, query.words, query.codes, self._weights(query), len(self))
+
+    def _weights(self, query: AsmkQuery) -> NDArray[np.int64]:
+        """The similarity table in units of 2⁻⁴⁰, for every distance of codes: int64 [64·L + 1]."""
+        table = query.similarity_table
+        weights = np.zeros(CODE_BITS * self.codes.shape[1] + 1, np.int64)
+        weights[: len(table)] = np.rint(table / native.UNIT)
+        return weights
+
+    def correspond(
+        self, query: AsmkQuery, candidates: NDArray[np.int32], counts: NDArray[np.int32], found: NDArray[np.void]
+    ) -> None:
+        """Appends the words that a query and some images share to ``found``: ``native.correspond``.
+
+        Args:
+            query: of this file's codes.
+            candidates: int32 [65536], by image: its number among the candidates, or −1.
+            counts: int32 [c], of each candidate's correspondences; advanced.
+            found: native.CORRESPONDENCE [c, at least the query's words], filled.
+
+        Raises:
+            IncompatibleError: the file has no geometry.
+            OSError: a file of its was truncated since, or its disk failed.
+        """
+        if self.geometry is None:
+            raise IncompatibleError("the index does not keep where its features lie; index the photos again")
+        arrays = self.words, self.offsets, self.images, self.codes, self.geometry
+        native.correspond(*arrays, query.words, query.codes, self._weights(query), candidates, counts, found)
 
     def shape_faults(self, images: int) -> Iterator[tuple[str, str]]:
         """Arrays that do not fit each other: ``Store.shape_faults``."""
@@ -187,7 +227,16 @@ class InvertedFile:
         return np.divide(1, roots, out=np.zeros(len(self)), where=roots > 0)
 
 
-def _empty(counts: NDArray[np.int64], code_length: int, word_counts: NDArray[np.uint32]) -> InvertedFile:
+def _geometry_of(images: Sequence[AsmkCodes]) -> NDArray[np.uint32]:
+    parts = [image.geometry for image in images if image.geometry is not None]
+    if len(parts) != len(images):
+        raise ValueError("an image has no geometry, and the index keeps it")
+    return np.concatenate([np.empty(0, np.uint32), *parts])
+
+
+def _empty(
+    counts: NDArray[np.int64], code_length: int, word_counts: NDArray[np.uint32], has_geometry: bool
+) -> InvertedFile:
     """An inverted file with room for as many entries of each word as ``counts`` [above the largest word] says."""
     words = np.flatnonzero(counts)
     entries = int(counts.sum())
@@ -197,6 +246,7 @@ def _empty(counts: NDArray[np.int64], code_length: int, word_counts: NDArray[np.
         images=np.empty(entries, np.uint16),
         codes=np.empty((entries, code_length), np.uint64),
         word_counts=word_counts,
+        geometry=np.empty(entries, np.uint32) if has_geometry else None,
     )
 
 

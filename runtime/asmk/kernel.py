@@ -8,7 +8,7 @@ For each visual word w of an image, the residuals of its descriptors are summed,
 
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from runtime import native
 from runtime.asmk.codebook import Codebook
 from runtime.asmk.codes import AsmkCodes, AsmkQuery
+from runtime.asmk.geometry import pack_geometry
 from runtime.asmk.inverted_file import InvertedFile
 from runtime.errors import UsageError
 from runtime.features import Features
@@ -69,7 +70,7 @@ class AsmkKernel:
     @property
     def layout(self) -> Layout:
         """How an index stores what this kernel encodes."""
-        return Layout(ASMK, self.codebook.dimensions)
+        return Layout(ASMK, self.codebook.dimensions, geometry=True)
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -83,29 +84,49 @@ class AsmkKernel:
 
     def encode_database(self, features: Features) -> AsmkCodes:
         """Words and codes as an index stores them: every descriptor belongs to its nearest word."""
-        return self.encode(features.need_local().descriptors, 1)
+        local = features.need_local()
+        return self.encode(local.descriptors, 1, local.positions)
 
     def encode_query(self, features: Features, *, threads: int = 1) -> AsmkQuery:
         """Words and codes of a query, whose descriptors belong to several words each."""
-        descriptors = features.need_local().descriptors
-        return self.query(self.encode(descriptors, self.parameters.multiple_assignment, threads=threads))
+        local, assignments = features.need_local(), self.parameters.multiple_assignment
+        return self.query(self.encode(local.descriptors, assignments, local.positions, threads=threads))
 
-    def encode(self, descriptors: NDArray[np.float32], assignments: int, *, threads: int = 1) -> AsmkCodes:
-        """Assigns descriptors, float32 [n, D], to their nearest words, and aggregates them word by word.
+    def encode(
+        self,
+        descriptors: NDArray[np.float32],
+        assignments: int,
+        positions: NDArray[np.float32] | None = None,
+        *,
+        threads: int = 1,
+    ) -> AsmkCodes:
+        """Assigns descriptors to their nearest words, and aggregates them word by word.
+
+        Args:
+            descriptors: float32 [n, D], the strongest first.
+            assignments: words for each.
+            positions: float32 [n, 3], as in ``LocalFeatures``; None if they are not known.
+            threads: that share the descriptors.
 
         Raises:
             IncompatibleError: the descriptors have another dimension than the codebook.
         """
         words = self.codebook.assign(descriptors, assignments, threads=threads)
-        return aggregate(descriptors, words, self.codebook.centroids)
+        codes = aggregate(descriptors, words, self.codebook.centroids)
+        if positions is None:
+            return codes
+        # The first of a word's descriptors is its strongest.
+        _, first = np.unique(words, return_index=True)
+        return codes._replace(geometry=pack_geometry(positions)[first // max(1, words.shape[1])])
 
     def query(self, codes: AsmkCodes) -> AsmkQuery:
         """The codes as a query, with the weights of their matches."""
         return AsmkQuery(*codes, self.similarity_table)
 
     def build(self, images: Sequence[AsmkCodes]) -> InvertedFile:
-        """The store of a segment's images."""
-        return InvertedFile.build(images, self.codebook.dimensions)
+        """A store of images, with their geometry if all have it."""
+        has_geometry = all(image.geometry is not None for image in images)
+        return InvertedFile.build(images, replace(self.layout, geometry=has_geometry))
 
     def searcher(self, index: Any) -> Any:
         """What searches an index: the index itself."""

@@ -15,7 +15,7 @@ from runtime.asmk.inverted_file import InvertedFile
 from runtime.asmk_method.importing import NUMBERS, check_words, id_of, inverted_files, new_index, number_of, open_index
 from runtime.asmk_method.pickles import load_asmk_ivf, split_images
 from runtime.errors import DuplicateIdError, IncompatibleError, UsageError
-from runtime.first_stage import MAX_IMAGES
+from runtime.first_stage import ASMK, MAX_IMAGES, Layout
 from runtime.index import Index
 
 MAX_GAPS = 65_536  # numbers without an image that are ranked all the same
@@ -136,7 +136,7 @@ class Ivf:
         images = split_images(words[order].astype(np.uint32), des[order], counts)
         for start in range(0, len(numbers), MAX_IMAGES):
             part = slice(start, start + MAX_IMAGES)
-            self._append(_Part(numbers[part], InvertedFile.build(images[part], self._codebook.dimensions)))
+            self._append(_Part(numbers[part], InvertedFile.build(images[part], _layout(self._codebook))))
 
     def scores(self, query: AsmkQuery) -> NDArray[np.float64]:
         """The scores of ``ranked``, float64 [n], as ``InvertedFile.scores``."""
@@ -332,4 +332,9 @@ def _parts_of_pickle(path: Path, codebook: Codebook) -> Iterator[_Part]:
     for numbers, images in stored.blocks():
         # An image without entries may never have been added, so it still can be.
         added = [i for i, image in enumerate(images) if len(image.words)]
-        yield _Part(numbers[added], InvertedFile.build([images[i] for i in added], codebook.dimensions))
+        yield _Part(numbers[added], InvertedFile.build([images[i] for i in added], _layout(codebook)))
+
+
+def _layout(codebook: Codebook) -> Layout:
+    """The package asmk knows no positions."""
+    return Layout(ASMK, codebook.dimensions)

@@ -48,7 +48,7 @@ class ASMKKernel:
             entry by entry, in the order of words: codes uint64 [e, ⌈D/64⌉], words uint32 [e].
         """
         descriptors = descriptors_of(des, self.codebook.dimensions)
-        words, codes = aggregate(descriptors, self._words(word_ids, len(descriptors)), self.codebook.centroids)
+        words, codes, _ = aggregate(descriptors, self._words(word_ids, len(descriptors)), self.codebook.centroids)
         return codes, words
 
     def aggregate(

@@ -19,6 +19,7 @@ from runtime.index.arrays import HINT, Checksum
 from runtime.index.ids import check_unicode
 from runtime.index.origin import Origin
 from runtime.index.schema import (
+    LEAST_VERSION,
     VERSION,
     decode_checksums,
     encode_checksums,
@@ -153,7 +154,7 @@ class Catalogue:
         dimensions = self.number("dimensions")
         if not 1 <= dimensions <= MAX_DIMENSIONS:
             raise DamagedError(f"{self.path}: damaged: descriptors of {str(dimensions)[:80]} dimensions; {HINT}")
-        return Layout(self.metadata("method"), dimensions)
+        return Layout(self.metadata("method"), dimensions, geometry=self.find_metadata("geometry") == "yes")
 
     def _check_file(self) -> None:
         """Raises DamagedError if the file is cut short, of which SQLite reads the rest as zeros, or else damaged."""
@@ -175,9 +176,9 @@ class Catalogue:
             raise IncompatibleError(
                 f"{self.path}: index format {version} is newer than this howl reads ({VERSION}); update howl"
             )
-        if version < VERSION:
+        if version < LEAST_VERSION:
             raise IncompatibleError(
-                f"{self.path}: index format {version} of an earlier howl, this one reads {VERSION}; "
+                f"{self.path}: index format {version} of an earlier howl, this one reads {LEAST_VERSION} to {VERSION}; "
                 "index the photos again"
             )
 

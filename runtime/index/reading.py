@@ -33,10 +33,15 @@ class Hit:
     Attributes:
         id: of the image, as it was added.
         score: similarity, larger is better: ASMK's is above 0, that of global descriptors is their inner product.
+        inliers: features of the query that lie in the image as one view of it would have them; None if no re-ranking
+            has looked.
+        verified: whether geometry says that it is the same place; None likewise.
     """
 
     id: str
     score: float
+    inliers: int | None = None
+    verified: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -223,6 +228,34 @@ class IndexReader:
             found += zip(scores.tolist(), images.tolist(), repeat(segment), strict=False)
         found.sort(key=lambda hit: -hit[0])  # stable: equal scores stay in the order of addition
         return [Hit(segment.ids[image], score) for score, image, segment in found[:top]]
+
+    def located(self, ids: Sequence[str]) -> list[tuple[Segment, NDArray[np.int64], NDArray[np.int64]]]:
+        """Where images lie: each segment that has some, their rows in it, and their places among ``ids``.
+
+        Images that were removed since are in none.
+        """
+        with self._lock:
+            numbers = self._catalogue.numbers(ids)
+        ordinals = np.array([numbers.get(id_, -1) for id_ in ids], np.int64)
+        found = []
+        for segment, live in self.parts():
+            rows = np.searchsorted(segment.ordinals, ordinals)
+            inside = np.flatnonzero(rows < len(segment))
+            places = inside[(segment.ordinals[rows[inside]] == ordinals[inside]) & live[rows[inside]]]
+            if len(places):
+                found.append((segment, rows[places], places))
+        return found
+
+    def located_at(self, positions: NDArray[np.int64]) -> list[tuple[Segment, NDArray[np.int64], NDArray[np.int64]]]:
+        """``located``, of images by their positions among ``ids()``; a negative one is nowhere."""
+        found, first = [], 0
+        for segment, live in self.parts():
+            rows = np.flatnonzero(live)
+            places = np.flatnonzero((positions >= first) & (positions < first + len(rows)))
+            if len(places):
+                found.append((segment, rows[positions[places] - first], places))
+            first += len(rows)
+        return found
 
     def narrowed(
         self,

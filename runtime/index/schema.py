@@ -11,7 +11,7 @@ from typing import Any
 from runtime.first_stage import Layout
 from runtime.index.arrays import Checksum
 
-VERSION = 4
+VERSION, LEAST_VERSION = 5, 4  # that is written, and that can be read: 4 has no geometry
 SEGMENT_PREFIX = "segment-"
 SEGMENT_NAME = re.compile(f"{SEGMENT_PREFIX}[0-9a-f]{{32}}")
 
@@ -48,6 +48,7 @@ def write_empty(path: Path, fingerprint: str, layout: Layout) -> None:
             "fingerprint": fingerprint,
             "method": layout.method,
             "dimensions": str(layout.dimensions),
+            "geometry": "yes" if layout.geometry else "no",
             "version": str(VERSION),
         }
         connection.executemany("INSERT INTO metadata VALUES (?, ?)", rows.items())

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -45,7 +45,7 @@ class Segment:
     def build(cls, ids: Sequence[str], images: Sequence[Any], first: int, layout: Layout) -> "Segment":
         """The segment of at most 65,536 encoded images, numbered from ``first``."""
         ordinals = np.arange(first, first + len(ids), dtype=np.int64)
-        return cls(store_of(layout).build(images, layout.dimensions), Ids.encode(ids), ordinals)
+        return cls(store_of(layout).build(images, layout), Ids.encode(ids), ordinals)
 
     @classmethod
     def merge(cls, parts: Sequence["Segment"], kept: Sequence[NDArray[np.bool_]]) -> "Segment":
@@ -75,6 +75,11 @@ class Segment:
         with self._naming_damage():
             return self.store.best(query, live, top)
 
+    def correspond(self, *arguments: Any) -> None:
+        """What a query shares with some images: ``InvertedFile.correspond``. Raises DamagedError as ``best`` does."""
+        with self._naming_damage():
+            cast(InvertedFile, self.store).correspond(*arguments)
+
     @contextmanager
     def _naming_damage(self) -> Iterator[None]:
         try:
@@ -95,7 +100,7 @@ def store_of(layout: Layout) -> type[Store]:
 def segment_files(layout: Layout) -> tuple[str, ...]:
     """The names of a segment's files."""
     store = store_of(layout)
-    return (*store.LARGE_FILES, *store.SMALL_FILES, *IMAGE_FILES)
+    return (*store.large_files(layout), *store.SMALL_FILES, *IMAGE_FILES)
 
 
 def write_segment(folder: Path, segment: Segment) -> dict[str, Checksum]:
@@ -136,7 +141,7 @@ def load_segment(folder: Path, checksums: dict[str, Checksum], entries: int, lay
     dtypes = {**store.SMALL_FILES, **IMAGE_FILES}
     small = {name: load_array(folder / name, checksums[name], dtype) for name, dtype in dtypes.items()}
     try:
-        opened = store.open(small, partial(_map_file, folder, checksums), entries, layout.dimensions)
+        opened = store.open(small, partial(_map_file, folder, checksums), entries, layout)
         _check_images(small, len(opened))
     except ValueError as error:
         raise damaged(folder, str(error)) from None
@@ -159,7 +164,7 @@ def _check_images(small: Mapping[str, NDArray], images: int) -> None:
 
 def check_large_files(folder: Path, checksums: dict[str, Checksum], layout: Layout) -> None:
     """Checks the files that opening does not read. Raises DamagedError if one has changed; the line names it."""
-    for name in store_of(layout).LARGE_FILES:
+    for name in store_of(layout).large_files(layout):
         check_file(folder / name, checksums[name])
 
 

@@ -134,6 +134,18 @@ def add_engine_options(parser: argparse.ArgumentParser, *, searches: bool) -> No
         parser.add_argument("--alpha", type=float, metavar="ALPHA", help="α; default: the engine's")
 
 
+def add_rerank_arguments(parser: argparse.ArgumentParser) -> None:
+    """How the first answers are put into a better order."""
+    from runtime.rerank import RERANKERS  # late: it imports the index
+
+    parser.add_argument(
+        "--rerank", choices=RERANKERS, help="put the first answers into a better order; spatial: by geometry"
+    )
+    parser.add_argument(
+        "--candidates", type=positive_int, default=100, metavar="N", help="answers that --rerank looks at (%(default)s)"
+    )
+
+
 def positive_int(text: str) -> int:
     """An argparse type: a whole number of at least 1."""
     value = whole_number(text)

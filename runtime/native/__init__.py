@@ -2,6 +2,7 @@
 
 from runtime.native.bindings import (
     CAN_ASSIGN,
+    CORRESPONDENCE,
     FAR,
     HIT,
     IMAGES,
@@ -14,16 +15,19 @@ from runtime.native.bindings import (
     aggregate,
     assign,
     best,
+    correspond,
     count_kept,
     place,
     place_kept,
     products,
     score,
     scratch_bytes,
+    verify,
 )
 
 __all__ = [
     "CAN_ASSIGN",
+    "CORRESPONDENCE",
     "FAR",
     "HIT",
     "IMAGES",
@@ -36,10 +40,12 @@ __all__ = [
     "aggregate",
     "assign",
     "best",
+    "correspond",
     "count_kept",
     "place",
     "place_kept",
     "products",
     "score",
     "scratch_bytes",
+    "verify",
 ]

@@ -27,6 +27,8 @@ TILE, PANEL, STEP = 6, 64, 4  # descriptors, words and dimensions that are multi
 ROUNDED = 127  # the largest 8-bit value
 FAR = -(2**28)  # bias of the words that pad a panel
 
+TERMS = 6  # of an affine map
+CORRESPONDENCE = np.dtype([("row", np.uint32), ("geometry", np.uint32), ("weight", np.int64)])
 HIT = np.dtype([("score", np.float64), ("image", np.int64)])
 
 
@@ -46,10 +48,13 @@ class _Array:
     ``ndpointer`` checks it. Its own way to pass the address costs 1 µs more per array.
     """
 
-    def __init__(self, dtype: type | np.dtype, ndim: int, written: bool) -> None:
-        self._check = ndpointer(dtype, ndim, flags=("C", "W") if written else "C").from_param
+    def __init__(self, dtype: type | np.dtype, ndim: int, written: bool, is_optional: bool = False) -> None:
+        self._check: Any = ndpointer(dtype, ndim, flags=("C", "W") if written else "C").from_param
+        self._is_optional = is_optional
 
-    def from_param(self, array: NDArray) -> ctypes.c_void_p:
+    def from_param(self, array: NDArray | None) -> ctypes.c_void_p:
+        if array is None and self._is_optional:
+            return ctypes.c_void_p(None)
         return ctypes.c_void_p(self._check(array).data)
 
 
@@ -61,6 +66,11 @@ def _in(dtype: type | np.dtype, ndim: int = 1) -> _Array:
 def _out(dtype: type | np.dtype, ndim: int = 1) -> _Array:
     """An array that C writes: a read-only one, such as a memory map, is refused."""
     return _Array(dtype, ndim, written=True)
+
+
+def _optional(dtype: type | np.dtype, *, written: bool = False) -> _Array:
+    """An array of one axis, or None, which C gets as NULL."""
+    return _Array(dtype, 1, written, is_optional=True)
 
 
 def _declare(name: str, result: Any, *arguments: Any) -> Callable[..., Any]:
@@ -235,23 +245,27 @@ def products(vectors: NDArray[np.float16], query: NDArray[np.float32]) -> NDArra
 _place = _declare(
     "howl_place",
     None,
-    *(_in(np.uint32), _in(np.uint64, 2), c_int64, _in(np.uint32), c_int64),  # words, codes, word counts
-    *(_out(np.int64), _out(np.uint16), _out(np.uint64, 2)),  # cursors, images, codes
+    *(_in(np.uint32), _in(np.uint64, 2), c_int64, _optional(np.uint32)),  # words, codes, geometry
+    *(_in(np.uint32), c_int64, _out(np.int64)),  # word counts, cursors
+    *(_out(np.uint16), _out(np.uint64, 2), _optional(np.uint32, written=True)),  # images, codes, geometry
 )
 
 
 def place(
     words: NDArray[np.uint32],
     codes: NDArray[np.uint64],
+    geometry: NDArray[np.uint32] | None,
     word_counts: NDArray[np.uint32],
     cursors: NDArray[np.int64],
     to_images: NDArray[np.uint16],
     to_codes: NDArray[np.uint64],
+    to_geometry: NDArray[np.uint32] | None,
 ) -> None:
     """Copies the entries of images, one image after the other, to where the cursors of their words point.
 
     Args:
         words, codes: uint32 [e] and uint64 [e, L] of all images.
+        geometry: uint32 [e], or None; ``to_geometry`` likewise.
         word_counts: uint32 [n], of every image; e in sum.
         cursors: int64 [above the largest word]; advanced.
         to_images, to_codes: uint16 [e] and uint64 [e, L], filled.
@@ -264,7 +278,21 @@ def place(
         to_images=(to_images, (entries,)),
         to_codes=(to_codes, (entries, length)),
     )
-    _place(words, codes, length, word_counts, len(word_counts), cursors, to_images, to_codes)
+    _check_geometry(geometry, entries, to_geometry, entries)
+    _place(
+        *(words, codes, length, geometry, word_counts, len(word_counts), cursors),
+        *(to_images, to_codes, to_geometry),
+    )
+
+
+def _check_geometry(
+    geometry: NDArray[np.uint32] | None, entries: int, to_geometry: NDArray[np.uint32] | None, to_entries: int
+) -> None:
+    """Raises ValueError unless both are there, of these lengths, or neither is."""
+    if (geometry is None) != (to_geometry is None):
+        raise ValueError("geometry: there must be both, or neither")
+    if geometry is not None and to_geometry is not None:
+        _check_shapes(geometry=(geometry, (entries,)), to_geometry=(to_geometry, (to_entries,)))
 
 
 _count_kept = _declare(
@@ -285,8 +313,9 @@ def count_kept(offsets: NDArray[np.int64], images: NDArray[np.uint16], numbers: 
 _place_kept = _declare(
     "howl_place_kept",
     None,
-    *(_in(np.int64), c_int64, _in(np.uint16), _in(np.uint64, 2), c_int64, _in(np.int32)),  # offsets … numbers
-    *(_out(np.int64), _out(np.uint16), _out(np.uint64, 2)),  # cursors, images, codes
+    *(_in(np.int64), c_int64, _in(np.uint16), _in(np.uint64, 2), c_int64),  # offsets, images, codes
+    *(_optional(np.uint32), _in(np.int32), _out(np.int64)),  # geometry, numbers, cursors
+    *(_out(np.uint16), _out(np.uint64, 2), _optional(np.uint32, written=True)),  # images, codes, geometry
 )
 
 
@@ -294,10 +323,12 @@ def place_kept(
     offsets: NDArray[np.int64],
     images: NDArray[np.uint16],
     codes: NDArray[np.uint64],
+    geometry: NDArray[np.uint32] | None,
     numbers: NDArray[np.int32],
     cursors: NDArray[np.int64],
     to_images: NDArray[np.uint16],
     to_codes: NDArray[np.uint64],
+    to_geometry: NDArray[np.uint32] | None,
 ) -> None:
     """Copies those entries, with the new numbers, to where the cursors of their rows, int64 [rows], point."""
     rows, (entries, length) = len(offsets) - 1, codes.shape
@@ -307,7 +338,11 @@ def place_kept(
         cursors=(cursors, (rows,)),
         to_codes=(to_codes, (len(to_images), length)),
     )
-    _place_kept(offsets, rows, images, codes, length, numbers, cursors, to_images, to_codes)
+    _check_geometry(geometry, entries, to_geometry, len(to_images))
+    _place_kept(
+        *(offsets, rows, images, codes, length, geometry, numbers, cursors),
+        *(to_images, to_codes, to_geometry),
+    )
 
 
 CAN_ASSIGN = bool(_declare("howl_can_assign", c_int)())  # whether the processor has AVX-512 with VNNI
@@ -369,3 +404,117 @@ def assign(
 def scratch_bytes(descriptors: int) -> int:
     """Bytes of working memory that ``assign`` needs."""
     return int(_search_bytes()) * descriptors
+
+
+_correspond = _declare(
+    "howl_correspond",
+    c_int,
+    *(_in(np.uint32), _in(np.int64), c_int64, _in(np.uint16), _in(np.uint64, 2), _in(np.uint32), c_int64),  # the file
+    *(_in(np.uint32), _in(np.uint64, 2), c_int64, _in(np.int64)),  # the query, weights
+    *(_in(np.int32), c_int64, _out(np.int32), _out(CORRESPONDENCE, 2)),  # candidates, capacity, counts, found
+)
+
+
+def correspond(
+    words: NDArray[np.uint32],
+    offsets: NDArray[np.int64],
+    images: NDArray[np.uint16],
+    codes: NDArray[np.uint64],
+    geometry: NDArray[np.uint32],
+    query_words: NDArray[np.uint32],
+    query_codes: NDArray[np.uint64],
+    weights: NDArray[np.int64],
+    candidates: NDArray[np.int32],
+    counts: NDArray[np.int32],
+    found: NDArray[np.void],
+) -> None:
+    """Appends the correspondences of a query with some images, those that have a weight, in the order of its words.
+
+    Args:
+        words, offsets, images, codes, geometry: as in ``InvertedFile``; ``words`` ascending.
+        query_words: uint32 [q], ascending.
+        query_codes: uint64 [q, L].
+        weights: int64 [64·L + 1], of a match, by Hamming distance.
+        candidates: int32 [65536], by image: its number among the candidates, or −1.
+        counts: int32 [c], of each candidate's correspondences; advanced.
+        found: CORRESPONDENCE [c, at least q], filled.
+
+    Raises:
+        OSError: a memory-mapped file was truncated since, or its disk failed.
+    """
+    rows, entries, length, asked = len(words), len(images), codes.shape[1], len(query_words)
+    if int(candidates.max(initial=-1)) >= len(counts) or found.shape[1] < asked:
+        raise ValueError("a candidate has no place")
+    _check_shapes(
+        offsets=(offsets, (rows + 1,)),
+        codes=(codes, (entries, length)),
+        geometry=(geometry, (entries,)),
+        query_codes=(query_codes, (asked, length)),
+        weights=(weights, (64 * length + 1,)),
+        candidates=(candidates, (IMAGES,)),
+        found=(found, (len(counts), found.shape[1])),
+    )
+    status = _correspond(
+        *(words, offsets, rows, images, codes, geometry, length),
+        *(query_words, query_codes, asked, weights),
+        *(candidates, found.shape[1], counts, found),
+    )
+    _check_pages(status)
+
+
+_verify = _declare(
+    "howl_verify",
+    None,
+    *(_in(np.uint32), _in(CORRESPONDENCE, 2), _in(np.int32), c_int64, c_int64),  # query, found, counts, candidates
+    *(c_double, c_double, c_int64, c_int64, c_double, c_double, c_double),  # tolerance … unit
+    *(_out(np.uint8), _out(np.int32), _out(np.uint8)),  # pairs, chosen, marked: working memory
+    *(_out(np.float64), _out(np.int32), _out(np.float64, 2), _out(np.uint8, 2)),  # weights, inliers, maps, marks
+)
+_pair_bytes = _declare("howl_pair_bytes", c_int64)
+
+
+def verify(
+    query: NDArray[np.uint32],
+    found: NDArray[np.void],
+    counts: NDArray[np.int32],
+    *,
+    tolerance: float,
+    octaves: float,
+    hypotheses: int,
+    refinements: int,
+    pull: float,
+    most_zoom: float,
+) -> tuple[NDArray[np.float64], NDArray[np.int32], NDArray[np.float64], NDArray[np.uint8]]:
+    """How a query lies in each candidate, and which correspondences agree with that.
+
+    Args:
+        query: uint32 [q], the geometry of the query's words.
+        found: CORRESPONDENCE [c, capacity].
+        counts: int32 [c], of each candidate's correspondences.
+        tolerance: of a position, in pixels of the image's level of the pyramid.
+        octaves: by which zooms may differ.
+        hypotheses: of a candidate, at most: those of the heaviest correspondences.
+        refinements: by least squares, at most.
+        pull: of a refinement towards the map before, in squared pixels.
+        most_zoom: octaves, of the image over the query or the other way round.
+
+    Returns:
+        of each candidate the weight of its inliers, float64 [c]; how many, int32 [c]; the affine map from the query's
+        pixels to the image's, float64 [c, 6]; and which correspondences are inliers, uint8 [c, capacity].
+    """
+    candidates, capacity = found.shape
+    _check_shapes(counts=(counts, (candidates,)))
+    if candidates and (int(counts.max()) > capacity or int(counts.min()) < 0):
+        raise ValueError("more correspondences than there is room for")
+    if any(int(found["row"][i, :n].max(initial=0)) >= max(1, len(query)) for i, n in enumerate(counts.tolist()) if n):
+        raise ValueError("a correspondence of no word of the query")
+    weights, inliers = np.zeros(candidates), np.zeros(candidates, np.int32)
+    maps, marks = np.zeros((candidates, TERMS)), np.zeros((candidates, capacity), np.uint8)
+    pairs = np.empty(int(_pair_bytes()) * max(1, capacity), np.uint8)
+    chosen, marked = np.empty(max(1, hypotheses), np.int32), np.empty(2 * max(1, capacity), np.uint8)
+    _verify(
+        *(query, found, counts, candidates, capacity),
+        *(tolerance, octaves, hypotheses, refinements, pull, most_zoom, UNIT),
+        *(pairs, chosen, marked, weights, inliers, maps, marks),
+    )
+    return weights, inliers, maps, marks

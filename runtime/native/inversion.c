@@ -10,9 +10,10 @@ static inline void copy_code(uint64_t *to, const uint64_t *from, int64_t length)
 }
 
 /* Images one after the other: `words` uint32 [entries] in all, of which each image has `word_counts`. `cursors` int64,
-   by word, say where its next entry goes, and advance. */
-void howl_place(const uint32_t *words, const uint64_t *codes, int64_t code_length, const uint32_t *word_counts,
-                int64_t images, int64_t *cursors, uint16_t *to_images, uint64_t *to_codes)
+   by word, say where its next entry goes, and advance. `geometry` and `to_geometry` are NULL if there is none. */
+void howl_place(const uint32_t *words, const uint64_t *codes, int64_t code_length, const uint32_t *geometry,
+                const uint32_t *word_counts, int64_t images, int64_t *cursors, uint16_t *to_images, uint64_t *to_codes,
+                uint32_t *to_geometry)
 {
     int64_t entry = 0;
     for (int64_t image = 0; image < images; image++) {
@@ -20,6 +21,8 @@ void howl_place(const uint32_t *words, const uint64_t *codes, int64_t code_lengt
             int64_t place = cursors[words[entry]]++;
             to_images[place] = (uint16_t)image;
             copy_code(to_codes + place * code_length, codes + entry * code_length, code_length);
+            if (to_geometry)
+                to_geometry[place] = geometry[entry];
         }
     }
 }
@@ -37,8 +40,8 @@ void howl_count_kept(const int64_t *offsets, int64_t rows, const uint16_t *image
 
 /* Copies those entries to their places: `cursors` int64 [rows] as in howl_place. */
 void howl_place_kept(const int64_t *offsets, int64_t rows, const uint16_t *images, const uint64_t *codes,
-                     int64_t code_length, const int32_t *numbers, int64_t *cursors, uint16_t *to_images,
-                     uint64_t *to_codes)
+                     int64_t code_length, const uint32_t *geometry, const int32_t *numbers, int64_t *cursors,
+                     uint16_t *to_images, uint64_t *to_codes, uint32_t *to_geometry)
 {
     for (int64_t row = 0; row < rows; row++) {
         for (int64_t entry = offsets[row]; entry < offsets[row + 1]; entry++) {
@@ -48,6 +51,8 @@ void howl_place_kept(const int64_t *offsets, int64_t rows, const uint16_t *image
             int64_t place = cursors[row]++;
             to_images[place] = (uint16_t)number;
             copy_code(to_codes + place * code_length, codes + entry * code_length, code_length);
+            if (to_geometry)
+                to_geometry[place] = geometry[entry];
         }
     }
 }

@@ -156,22 +156,28 @@ def test_a_read_only_array_is_not_written() -> None:
     images = np.zeros(1, np.uint16)
     images.setflags(write=False)
     with pytest.raises(ctypes.ArgumentError, match="WRITEABLE"):
-        native.place(words, codes, counts, np.zeros(1, np.int64), images, codes.copy())
+        native.place(words, codes, None, counts, np.zeros(1, np.int64), images, codes.copy(), None)
 
 
 def test_every_number_of_entries_is_placed_where_its_word_is() -> None:
-    """Three images, words in any order."""
+    """Three images, words in any order; with where they lie, and without."""
     words = np.array([5, 1, 1, 5, 0], np.uint32)
     codes = np.arange(10, dtype=np.uint64).reshape(5, 2)
-    images, placed = np.empty(5, np.uint16), np.empty((5, 2), np.uint64)
-    cursors = np.array([0, 1, 3, 3, 3, 3])
-    native.place(words, codes, np.array([2, 0, 3], np.uint32), cursors, images, placed)
-    assert images.tolist() == [2, 0, 2, 0, 2]
-    assert placed[:, 0].tolist() == [8, 2, 4, 0, 6]
-    assert cursors.tolist() == [1, 3, 3, 3, 3, 5]
+    images, placed, geometry = np.empty(5, np.uint16), np.empty((5, 2), np.uint64), np.empty(5, np.uint32)
+    counts, own = np.array([2, 0, 3], np.uint32), np.arange(10, 15, dtype=np.uint32)
+    for before, after in [(None, None), (own, geometry)]:
+        cursors = np.array([0, 1, 3, 3, 3, 3])
+        native.place(words, codes, before, counts, cursors, images, placed, after)
+        assert images.tolist() == [2, 0, 2, 0, 2]
+        assert placed[:, 0].tolist() == [8, 2, 4, 0, 6]
+        assert cursors.tolist() == [1, 3, 3, 3, 3, 5]
+    assert geometry.tolist() == [14, 11, 12, 10, 13]
     for wrong in itertools.permutations([1, 2, 3], 3):
         with pytest.raises(ValueError, match="the entries are not those"):
-            native.place(words, codes, np.array(wrong, np.uint32), cursors, images, placed)
+            native.place(words, codes, None, np.array(wrong, np.uint32), cursors, images, placed, None)
+    for before, after in [(own, None), (None, geometry), (own[1:], geometry), (own, geometry[1:])]:
+        with pytest.raises(ValueError, match="geometry: "):
+            native.place(words, codes, before, counts, cursors, images, placed, after)
 
 
 # ------------------------------------------------------------------------------------------------- lost pages

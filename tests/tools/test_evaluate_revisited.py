@@ -209,7 +209,7 @@ def ranking_of(engine: Path, folder: Path, query: int) -> list[int]:
         photo = encoder.encode_database(encoder.extract(folder / "jpg" / f"{name}.jpg"))
         total = 0.0
         for (word, code), (other, other_code) in product(
-            zip(asked.words, asked.codes, strict=True), zip(*photo, strict=True)
+            zip(asked.words, asked.codes, strict=True), zip(photo.words, photo.codes, strict=True)
         ):
             if word == other:
                 s = 1 - 2 * int(np.bitwise_count(code ^ other_code).sum()) / kernel.codebook.dimensions

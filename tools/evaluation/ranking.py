@@ -15,21 +15,27 @@ from runtime.features import Features
 from runtime.first_stage import FirstStage, Store
 from runtime.index import Index
 from runtime.index.origin import Origin
+from runtime.rerank.spatial import Located, Spatial
 from train.data.labelled import ALL, LabelledPhotos, Truth
 from train.metrics import average_precision, positive_ranks, precision_at
 
 Result = TypeVar("Result")
 
 BUILD_BATCH = 16_384  # photos whose codes lie in memory twice, while they go into a store
+CANDIDATES = 100  # that are re-ranked
 PRECISION_DEPTHS = (1, 5, 10)
 
 
 class Searchable(Protocol):
-    """A store or an index."""
+    """Photos that are searched: an index, or labelled photos."""
 
     def __len__(self) -> int: ...
 
     def scores(self, query: Any) -> NDArray[np.float64]: ...
+
+    def located_at(self, numbers: NDArray[np.int64]) -> Sequence[tuple[Any, NDArray[np.int64], NDArray[np.int64]]]:
+        """Where photos lie: each store that has some, their rows in it, and their places among ``numbers``."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -45,6 +51,19 @@ class Encoded:
     pieces: Sequence[Store]
     readable: NDArray[np.bool_]
     queries: Mapping[int, Any]
+
+    def __len__(self) -> int:
+        return len(self.readable)
+
+    def located_at(self, numbers: NDArray[np.int64]) -> Sequence[tuple[Any, NDArray[np.int64], NDArray[np.int64]]]:
+        """``Searchable.located_at``; photos that cannot be read are nowhere."""
+        stored = np.where(self.readable[numbers], np.cumsum(self.readable)[numbers] - 1, -1)
+        found, first = [], 0
+        for piece in self.pieces:
+            places = np.flatnonzero((stored >= first) & (stored < first + len(piece)))
+            found.append((piece, stored[places] - first, places))
+            first += len(piece)
+        return found
 
     def scores(self, query: Any) -> NDArray[np.float64]:
         """The score of every searched photo, float64 [n]; 0 for one that cannot be read, which is junk."""
@@ -73,6 +92,14 @@ class Indexed:
         is_held = self.positions >= 0
         labelled = np.where(is_held, scores[self.positions], 0)
         return np.concatenate([labelled, np.delete(scores, self.positions[is_held])])
+
+    def __len__(self) -> int:
+        return len(self.positions) + self.others
+
+    def located_at(self, numbers: NDArray[np.int64]) -> Sequence[tuple[Any, NDArray[np.int64], NDArray[np.int64]]]:
+        """``Searchable.located_at``; photos that are not in the index are nowhere."""
+        others = np.delete(np.arange(len(self.index)), self.positions[self.positions >= 0])
+        return self.index.located_at(np.concatenate([self.positions, others])[numbers])
 
     @property
     def others(self) -> int:
@@ -124,6 +151,8 @@ def evaluate_set(
     distractors: Sequence[Searchable] = (),
     *,
     index: Index | None = None,
+    spatial: Spatial | None = None,
+    candidates: int = CANDIDATES,
     build_batch: int = BUILD_BATCH,
 ) -> Summary:
     """Searches the photos and the distractors for every query; photos that cannot be read are left out of the set.
@@ -133,17 +162,22 @@ def evaluate_set(
         labelled: photos in files, read at the engine's image size.
         distractors: photos that are wrong answers to all queries.
         index: holds the photos, so that only queries are encoded, and distractors of its own; None to encode all.
+        spatial: puts the first answers into a better order; None for the first stage's.
+        candidates: answers that it looks at, the query's own photo among them.
         build_batch: photos of one store at most.
 
     Raises:
         HowlError: a photo of a published set cannot be read, or no query has a right answer.
     """
     encoded = encode(encoder, labelled, build_batch) if index is None else find_in_index(encoder, labelled, index)
-    searched: Sequence[Encoded | Indexed | Searchable] = (encoded, *distractors)
+    searched: Sequence[Searchable] = (encoded, *distractors)
     results: dict[str, list[QueryResult]] = {setting: [] for setting in labelled.settings}
     queries = labelled.queries().tolist()
     for query in tqdm(queries, desc="searching", unit="query", disable=None):
-        scores = np.concatenate([part.scores(encoded.queries[query]) for part in searched])
+        asked = encoded.queries[query]
+        scores = np.concatenate([part.scores(asked) for part in searched])
+        if spatial is not None:
+            scores = reranked(spatial, asked, scores, searched, candidates)
         ranking = np.argsort(-scores, kind="stable")
         for setting, truth in labelled.truths(query).items():
             results[setting].append(evaluate_query(str(labelled.paths[query]), ranking, truth))
@@ -154,6 +188,34 @@ def evaluate_set(
     beside = sum(map(len, distractors)) if isinstance(encoded, Encoded) else encoded.others
     photos = int(labelled.usable[: labelled.database_size].sum()) + beside
     return Summary(labelled, photos, len(queries), results)
+
+
+def reranked(
+    spatial: Spatial,
+    query: Any,
+    scores: NDArray[np.float64],
+    searched: Sequence[Searchable],
+    candidates: int,
+) -> NDArray[np.float64]:
+    """The scores of all searched photos, those of the best verified.
+
+    Args:
+        spatial: verifies.
+        query: as the first stage encoded it.
+        scores: float64 [n], the first stage's, of all parts.
+        searched: the parts.
+        candidates: how many of the best are verified.
+    """
+    best = np.argsort(-scores, kind="stable")[:candidates]
+    located: list[Located] = []
+    first = 0
+    for part in searched:
+        places = np.flatnonzero((best >= first) & (best < first + len(part)))
+        located += [Located(store, rows, places[own]) for store, rows, own in part.located_at(best[places] - first)]
+        first += len(part)
+    changed = scores.copy()
+    changed[best] = spatial.scores(scores[best], spatial.verify(query, located, len(best)))
+    return changed
 
 
 def evaluate_query(query: str, ranking: NDArray[np.int64], truth: Truth) -> QueryResult:

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from runtime.bundle import load_manifest
 from runtime.encoder import Encoder
@@ -12,8 +12,9 @@ from runtime.errors import UsageError
 from runtime.first_stage import FirstStage
 from runtime.index import Index
 from runtime.io.image import describe_unreadable
+from runtime.rerank import Spatial, reranker_of
 from tools.evaluation.distractors import open_distractors
-from tools.evaluation.ranking import QueryResult, Summary, evaluate_set, means
+from tools.evaluation.ranking import CANDIDATES, QueryResult, Summary, evaluate_set, means
 from train.data.labelled import ALL
 from train.data.sources import open_set
 
@@ -72,6 +73,8 @@ def evaluate_engine(
     threads: int | None = None,
     threshold: float | None = None,
     alpha: float | None = None,
+    rerank: str | None = None,
+    candidates: int = CANDIDATES,
 ) -> Evaluation:
     """Searches labelled photos, and distractors if there are any, for every query, and evaluates the rankings.
 
@@ -86,6 +89,8 @@ def evaluate_engine(
         threads: CPU threads that share the work of a photo; None for one per core.
         threshold: τ of the search; None for the engine's.
         alpha: α of the search; None for the engine's.
+        rerank: ``spatial``, to put the first answers into a better order.
+        candidates: answers that it looks at.
 
     Raises:
         HowlError: engine, data or distractors are missing, damaged or not as they were published, or no query has a
@@ -104,7 +109,11 @@ def evaluate_engine(
             if index is not None:
                 opened = Index.of_engine(index, engine, manifest.fingerprint, encoder.first_stage.layout)
                 held = stack.enter_context(closing(opened))
-            summaries = [evaluate_set(encoder, labelled, indexes, index=held) for labelled in sets]
+            spatial = cast(Spatial | None, reranker_of(rerank))
+            summaries = [
+                evaluate_set(encoder, labelled, indexes, index=held, spatial=spatial, candidates=candidates)
+                for labelled in sets
+            ]
     for labelled in sets:
         unreadable = zip(labelled.paths, labelled.names, strict=True)
         skipped |= {str(path): labelled.unreadable[name] for path, name in unreadable if name in labelled.unreadable}

@@ -240,7 +240,7 @@ def make_query(random: np.random.Generator, popularity: NDArray[np.float64]) -> 
     """A query of random codes; it asks for popular words more often, as photos do."""
     words = np.sort(random.choice(WORDS, WORDS_A_QUERY, replace=False, p=popularity))
     codes = random.integers(0, 2**64, (len(words), code_length(D)), np.uint64)
-    return AsmkQuery(words.astype(np.uint32), codes, SIMILARITY_TABLE)
+    return AsmkQuery(words.astype(np.uint32), codes, None, SIMILARITY_TABLE)
 
 
 def check_hits(scoring: Scoring, popularity: NDArray[np.float64], top: int, effort: Effort) -> None:

@@ -79,7 +79,7 @@ def make_files(dimensions: int) -> tuple[list[InvertedFile], list[NDArray[np.boo
     """Inverted files, one of them empty, and the images that compete."""
     images = draw_images(sum(SEGMENTS), dimensions, seed=1)
     parts = [images[start:end] for start, end in pairwise(np.cumsum([0, *SEGMENTS]).tolist())]
-    files = [InvertedFile.build(part, dimensions) for part in [*parts[:1], [], *parts[1:]]]
+    files = [InvertedFile.build(part, Layout(ASMK, dimensions)) for part in [*parts[:1], [], *parts[1:]]]
     return files, [np.random.default_rng(2).random(len(file)) < 0.8 for file in files]
 
 
@@ -164,7 +164,7 @@ def test_long_lists_are_scored_whole(device: Device) -> None:
     words = [np.array([w for w, n in enumerate(lengths) if i < n], np.uint32) for i in range(max(lengths))]
     random = np.random.default_rng(0)
     images = [AsmkCodes(own, random.integers(0, 2**64, (len(own), 2), np.uint64)) for own in words]
-    file, live = InvertedFile.build(images, 128), np.ones(len(images), bool)
+    file, live = InvertedFile.build(images, Layout(ASMK, 128)), np.ones(len(images), bool)
     table = selectivity(128, AsmkParameters())
     hits = make_matcher(device, [file], [live]).search(asked(images[:3], table), 2000)
     assert [own.tolist() for own in hits] == [best_on_cpu([file], [live], query, table, 2000) for query in images[:3]]
@@ -177,7 +177,7 @@ def test_more_ties_than_are_collected_are_ranked_on_the_host(
     monkeypatch.setattr(matcher, "SPARE_HITS", spare)
     same, other = draw_images(2, 128, seed=3)
     images = [other, *[same] * 50, other, *[same] * 50]
-    files, live = [InvertedFile.build(images, 128)], [np.arange(len(images)) != 5]
+    files, live = [InvertedFile.build(images, Layout(ASMK, 128))], [np.arange(len(images)) != 5]
     table = selectivity(128, AsmkParameters())
     for top in (1, 2, 30, 60, 200):
         hits = make_matcher(device, files, live).search(asked([same, other], table), top)
@@ -188,7 +188,7 @@ def test_the_smallest_and_the_largest_scores_have_bins(device: Device) -> None:
     """Scores below the lowest octave share a bin; those that weights above 1 give are no reason to fail."""
     random = np.random.default_rng(0)
     images = [AsmkCodes(np.array([i % 3], np.uint32), random.integers(0, 2**64, (1, 1), np.uint64)) for i in range(60)]
-    files, live = [InvertedFile.build(images, 64)], [np.ones(60, bool)]
+    files, live = [InvertedFile.build(images, Layout(ASMK, 64))], [np.ones(60, bool)]
     for exponent in (-40, -36, -31, -20, 0, 5):
         table = 2.0**exponent * np.arange(1, 66)
         for top in (1, 7, 100):

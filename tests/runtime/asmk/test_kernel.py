@@ -11,6 +11,7 @@ from runtime.asmk.codes import AsmkQuery, code_length, pack_signs
 from runtime.asmk.inverted_file import InvertedFile
 from runtime.asmk.kernel import AsmkParameters, aggregate, selectivity
 from runtime.errors import HowlError
+from runtime.first_stage import ASMK, Layout
 
 NEAR, FAR = 24, 8  # visual words around the database's descriptors, and far from all of them
 
@@ -74,7 +75,7 @@ def test_scores_equal_the_formula(dimensions: int, assignments: int, threshold: 
     made = Collection(dimensions)
     codebook = Codebook(made.centroids)
     database = [aggregate(x, codebook.assign(x, 1), codebook.centroids) for x in made.database]
-    inverted_file = InvertedFile.build(database, dimensions)
+    inverted_file = InvertedFile.build(database, Layout(ASMK, dimensions))
     table = selectivity(dimensions, AsmkParameters(alpha=3, threshold=threshold))
     slow_database = [slow_aggregate(x, made.centroids, 1) for x in made.database]
 
@@ -95,7 +96,7 @@ def test_an_image_with_a_single_word_scores_one_against_itself(dimensions: int) 
     centroids = np.zeros((1, dimensions), np.float32)
     descriptors = np.random.default_rng(1).normal(size=(4, dimensions)).astype(np.float32)
     image = aggregate(descriptors, np.zeros((4, 1), int), centroids)
-    scores = InvertedFile.build([image], dimensions).scores(
+    scores = InvertedFile.build([image], Layout(ASMK, dimensions)).scores(
         AsmkQuery(*image, selectivity(dimensions, AsmkParameters()))
     )
     assert scores == [1.0]
@@ -116,7 +117,7 @@ def test_a_score_worked_out_by_hand() -> None:
             for name, i in (("query", query), ("other", other))}  # fmt: skip
     a = aggregate(rows["query"], np.array([[0], [1], [2]]), centroids)
     b = aggregate(rows["other"], np.array([[0], [1]]), centroids)
-    scores = InvertedFile.build([b], 4).scores(AsmkQuery(*a, selectivity(4, AsmkParameters())))
+    scores = InvertedFile.build([b], Layout(ASMK, 4)).scores(AsmkQuery(*a, selectivity(4, AsmkParameters())))
     np.testing.assert_allclose(scores, [by_hand], atol=1e-12)
 
 

@@ -13,6 +13,7 @@ from runtime.asmk.codes import AsmkQuery
 from runtime.asmk.inverted_file import InvertedFile
 from runtime.asmk.kernel import AsmkKernel, AsmkParameters, Matching, aggregate, selectivity
 from runtime.errors import HowlError
+from runtime.first_stage import ASMK, Layout
 from runtime.retriever import Retriever
 
 D, WORDS = 40, 12
@@ -49,7 +50,7 @@ def test_the_weights_sum_up_to_the_score_of_the_search(parameters: AsmkParameter
         aggregate(x, codebook().assign(x, m), codebook().centroids)
         for x, m in ((query, parameters.multiple_assignment), (image, 1))
     ]
-    database = InvertedFile.build([sides[1]], D)
+    database = InvertedFile.build([sides[1]], Layout(ASMK, D))
     expected = database.scores(AsmkQuery(*sides[0], selectivity(D, parameters)))[0]
     shared = AsmkKernel(codebook(), parameters).match(query, image).shared
     assert expected != 0

@@ -16,7 +16,7 @@ from runtime.index import Hit, Index
 
 D = 40  # not a multiple of 64: codes have padding
 WORDS = 60
-LAYOUT = Layout(ASMK, D)
+LAYOUT = Layout(ASMK, D, geometry=True)
 TABLE = selectivity(D, AsmkParameters())
 
 # The beginning of a program for a new process: it knows the images, and its first argument is the index.
@@ -34,7 +34,8 @@ def make_image(seed: int) -> AsmkCodes:
     """An image of ten words out of sixty: any two share some."""
     random = np.random.default_rng(seed)
     words = np.sort(random.choice(WORDS, 10, replace=False)).astype(np.uint32)
-    return AsmkCodes(words, pack_signs(random.normal(size=(10, D))))
+    signs = pack_signs(random.normal(size=(10, D)))
+    return AsmkCodes(words, signs, random.integers(0, 2**32, 10, np.uint32))
 
 
 def as_query(image: AsmkCodes) -> AsmkQuery:
@@ -69,7 +70,7 @@ def everything(index: Index) -> list[list[Hit]]:
 def expected_answers(*seeds: int) -> list[list[Hit]]:
     """What an inverted file made of these images again answers, whichever of them is the query."""
     ids, images = make_images(*seeds)
-    fresh = InvertedFile.build(images, D)
+    fresh = InvertedFile.build(images, Layout(ASMK, D))
     answers = (fresh.best(as_query(query), np.ones(len(ids), bool), 1000) for query in images)
     return [
         [Hit(ids[number], score) for number, score in zip(ordinals, scores.tolist(), strict=True)]

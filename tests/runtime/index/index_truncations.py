@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from index_images import TABLE, D, attempt, folders, new_index, refusal
+from index_images import TABLE, D, attempt, folders, refusal
 
 from runtime.asmk.codes import AsmkCodes, AsmkQuery, pack_signs
 from runtime.first_stage import ASMK, VECTORS, Layout
@@ -26,9 +26,9 @@ def make_asmk(path: Path) -> tuple[Index, AsmkQuery]:
     random = np.random.default_rng(0)
     signs = pack_signs(random.normal(size=(WORDS, D)))
     words = [np.flatnonzero(random.random(WORDS) < 0.5).astype(np.uint32) for _ in range(300)]
-    index = new_index(path)
+    index = Index.create(path, fingerprint="an engine", layout=Layout(ASMK, D))
     index.add([f"image{i}" for i in range(300)], [AsmkCodes(some, signs[some]) for some in words])
-    return index, AsmkQuery(np.arange(WORDS, dtype=np.uint32), signs, TABLE)
+    return index, AsmkQuery(np.arange(WORDS, dtype=np.uint32), signs, None, TABLE)
 
 
 def make_vectors(path: Path) -> tuple[Index, Any]:
@@ -47,7 +47,7 @@ def lose_large_files(path: Path, method: str) -> None:
     whole, query = MAKE[method](path / "whole")
     whole.remove(["image0"])  # so that there is something to compact
     expected = whole.search(query, 10)
-    for name in store_of(whole.layout).LARGE_FILES:
+    for name in store_of(whole.layout).large_files(whole.layout):
         for kept in (0, 0.5):
             index = Index(Path(shutil.copytree(whole.path, path / f"{name} {kept}")))
             assert index.search(query, 10) == expected

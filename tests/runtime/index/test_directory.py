@@ -16,9 +16,10 @@ from numpy.typing import NDArray
 import runtime.index
 from runtime.asmk.codes import AsmkCodes, pack_signs
 from runtime.asmk.inverted_file import InvertedFile
+from runtime.first_stage import ASMK, Layout
 from runtime.index import Hit, Index
 from runtime.index.catalogue import Catalogue
-from runtime.index.schema import VERSION
+from runtime.index.schema import LEAST_VERSION, VERSION
 from runtime.index.segment import IMAGE_FILES, segment_files
 from runtime.index.verification import CATALOGUE, verify
 
@@ -82,7 +83,7 @@ def test_segments_change_nothing_in_the_answers(path: Path, monkeypatch: pytest.
     assert index.stats().segments == len(folders(path)) == -(-7 // largest)
     assert index.ids() == ids
 
-    one_file = InvertedFile.build(images, D)
+    one_file = InvertedFile.build(images, Layout(ASMK, D))
     for seed in range(9):
         scores = one_file.scores(make_query(seed))
         order = [i for i in np.argsort(-scores, kind="stable") if scores[i] > 0]
@@ -109,8 +110,9 @@ def test_ties_come_in_the_order_of_addition(path: Path) -> None:
 
 
 def test_images_that_share_nothing_are_no_hits(index: Index) -> None:
-    stranger = AsmkCodes(np.array([WORDS + 1], np.uint32), pack_signs(np.ones((1, D), np.float32)))
-    nothing = AsmkCodes(np.empty(0, np.uint32), np.empty((0, 1), np.uint64))
+    none, one = np.empty(0, np.uint32), np.zeros(1, np.uint32)
+    stranger = AsmkCodes(np.array([WORDS + 1], np.uint32), pack_signs(np.ones((1, D), np.float32)), one)
+    nothing = AsmkCodes(none, np.empty((0, 1), np.uint64), none)
     assert index.search(as_query(stranger), 10) == index.search(as_query(nothing), 10) == []
     index.add(["stranger", "nothing"], [stranger, nothing])
     assert index.search(as_query(stranger), 10) == [Hit("stranger", 1.0)]
@@ -523,7 +525,8 @@ def test_an_index_of_the_first_format_is_refused_by_its_number(index: Index, pat
     tell(path / CATALOGUE, "ALTER TABLE metadata RENAME TO about")
     line = refusal(lambda: Index(path))
     assert line == (
-        f"{path / CATALOGUE}: index format 1 of an earlier howl, this one reads {VERSION}; index the photos again"
+        f"{path / CATALOGUE}: index format 1 of an earlier howl, this one reads {LEAST_VERSION} to {VERSION}; "
+        "index the photos again"
     )
 
 

@@ -1,0 +1,172 @@
+"""Spatial verification on ASMK's own codes: no second set of features, no second program.
+
+A word that query and image share is a correspondence, of weight s^α. Its two scales and positions say how the query
+lies in the image, if neither is turned (single-correspondence hypotheses: Philbin et al., CVPR 2007; Avrithis and
+Tolias, IJCV 2014). The heaviest few are tried, the one with which most weight agrees is fitted to all that agrees with
+it, and what agrees then are the inliers.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from runtime import native
+from runtime.asmk.codes import AsmkQuery
+from runtime.errors import IncompatibleError
+from runtime.first_stage import ASMK
+from runtime.index import Hit, Index
+from runtime.rerank.interface import Query
+
+
+@dataclass(frozen=True)
+class Verified:
+    """What geometry says of some images, c of them.
+
+    Attributes:
+        weights: float64 [c], Σ s^α of the inliers.
+        shared: float64 [c], Σ s^α of all correspondences.
+        inliers: int32 [c], how many; a descriptor of the query is one at most.
+        maps: float64 [c, 2, 3], from the query's pixels to the image's, of the engine's input images.
+        counts: int32 [c], of all correspondences.
+        correspondences: native.CORRESPONDENCE [c, at least counts]: row of the query's word, geometry of the image's
+            entry, and weight.
+        marks: bool [c, the same], which are inliers.
+    """
+
+    weights: NDArray[np.float64]
+    shared: NDArray[np.float64]
+    inliers: NDArray[np.int32]
+    maps: NDArray[np.float64]
+    counts: NDArray[np.int32]
+    correspondences: NDArray[np.void]
+    marks: NDArray[np.bool_]
+
+
+class Located(NamedTuple):
+    """Images to verify that lie in one store.
+
+    Attributes:
+        store: a segment, or an inverted file.
+        rows: int64 [k], the images in it.
+        places: int64 [k], their places among all that are verified.
+    """
+
+    store: "Corresponding"
+    rows: NDArray[np.int64]
+    places: NDArray[np.int64]
+
+
+class Corresponding(Protocol):
+    """Knows which words a query and an image share, and where."""
+
+    def correspond(
+        self, query: AsmkQuery, candidates: NDArray[np.int32], counts: NDArray[np.int32], found: NDArray[np.void]
+    ) -> None:
+        """Appends the correspondences: ``InvertedFile.correspond``."""
+        ...
+
+
+@dataclass(frozen=True)
+class Spatial:
+    """Re-ranks by what agrees with one view of the place. The values were chosen on training scenes: docs/rerank.md.
+
+    Attributes:
+        tolerance: of a position, in pixels of the level of the pyramid that it was found on.
+        octaves: by which the zoom of an inlier may differ from that of the map.
+        hypotheses: of an image, at most.
+        refinements: by least squares, at most.
+        pull: of a refinement towards the map before, in squared pixels: few inliers give no absurd map.
+        most_zoom: octaves, of the image over the query or the other way round.
+        gain: how much inliers add to a score.
+        chance: share of the correspondences that agree by chance in photos of different places, and add nothing.
+        least: the part of the first stage's score that agrees, from which on an image is verified. At most one in a
+            thousand pairs of photos of different places reaches it (docs/rerank.md).
+    """
+
+    tolerance: float = 36.0
+    octaves: float = 0.9
+    hypotheses: int = 64
+    refinements: int = 4
+    pull: float = 200.0
+    most_zoom: float = 2.0
+    gain: float = 0.8
+    chance: float = 0.1
+    least: float = 0.003
+
+    def rerank(self, query: Query, candidates: Sequence[Hit], index: Index) -> list[Hit]:
+        """The candidates by the first stage's score and their inliers together (``scores``).
+
+        Raises:
+            IncompatibleError: the index does not keep where its features lie, or is none of ASMK's.
+        """
+        if index.layout.method != ASMK:
+            raise IncompatibleError(f"{index.path}: holds {index.layout.method}, and spatial verification needs ASMK")
+        if not index.layout.geometry:
+            raise IncompatibleError(
+                f"{index.path}: does not keep where its features lie, which spatial verification needs; index the "
+                "photos again"
+            )
+        located = [Located(*each) for each in index.located([hit.id for hit in candidates])]
+        found = self.verify(query.encoded, located, len(candidates))
+        before = np.array([hit.score for hit in candidates])
+        scores, verified = self.scores(before, found), self.agreeing(before, found) >= self.least
+        hits = [
+            replace(hit, score=score, inliers=inliers, verified=is_verified)
+            for hit, score, inliers, is_verified in zip(
+                candidates, scores.tolist(), found.inliers.tolist(), verified.tolist(), strict=True
+            )
+        ]
+        return sorted(hits, key=lambda hit: -hit.score)
+
+    def scores(self, before: NDArray[np.float64], found: Verified) -> NDArray[np.float64]:
+        """score · (1 + gain · ln(1 + inliers − chance · correspondences)).
+
+        An image without geometric support keeps its score: many a true answer shows the place from another side. The
+        logarithm keeps repeated structures, with which many wrong answers agree a little, from deciding.
+
+        Args:
+            before: float64 [c], the first stage's.
+            found: of the same images.
+        """
+        beyond_chance = np.maximum(0, found.inliers - self.chance * found.counts)
+        return before * (1 + self.gain * np.log1p(beyond_chance))
+
+    def agreeing(self, before: NDArray[np.float64], found: Verified) -> NDArray[np.float64]:
+        """The part of the first stage's scores that agrees with one view: Σ s^α of inliers, over √n_query · √n_image.
+
+        Of all that verification finds, this tells the same place from others best (docs/experiments.md).
+        """
+        return before * np.divide(found.weights, found.shared, out=np.zeros(len(before)), where=found.shared > 0)
+
+    def verify(self, query: AsmkQuery, located: Sequence[Located], images: int) -> Verified:
+        """What geometry says of images, by their places.
+
+        Raises:
+            IncompatibleError: positions of the query or of an image are not known.
+        """
+        if query.geometry is None:
+            raise IncompatibleError("the query does not say where its features lie, which spatial verification needs")
+        counts = np.zeros(images, np.int32)
+        correspondences = np.empty((images, len(query.words)), native.CORRESPONDENCE)
+        for store, rows, places in located:
+            numbers = np.full(native.IMAGES, -1, np.int32)
+            numbers[rows] = places
+            store.correspond(query, numbers, counts, correspondences)
+        correspondences = np.ascontiguousarray(correspondences[:, : int(counts.max(initial=0))])
+        weights, inliers, maps, marks = native.verify(
+            query.geometry,
+            correspondences,
+            counts,
+            tolerance=self.tolerance,
+            octaves=self.octaves,
+            hypotheses=self.hypotheses,
+            refinements=self.refinements,
+            pull=self.pull,
+            most_zoom=self.most_zoom,
+        )
+        there = np.arange(correspondences.shape[1]) < counts[:, None]
+        shared = native.UNIT * np.where(there, correspondences["weight"], 0).sum(axis=1)
+        return Verified(weights, shared, inliers, maps.reshape(-1, 2, 3), counts, correspondences, marks.view(np.bool_))
