@@ -7,12 +7,15 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "cpu.h"
 #include "guard.h"
 
 enum {
     SIDE_BITS = 13, /* of x, and of y: runtime/asmk/geometry.py */
     STEPS_AN_OCTAVE = 12,
     SCALE_OFFSET = 40,
+    IMAGES = 65536, /* as many as uint16 can number */
+    STEP = 16,      /* entries that are looked at together: few are of a candidate */
     TERMS = 6, /* of an affine map: x' = m[0] x + m[1] y + m[2], y' = m[3] x + m[4] y + m[5] */
 };
 
@@ -41,9 +44,26 @@ struct corresponding {
     struct correspondence *found;
 };
 
+/* Adds the correspondence of an entry with the query's word `word`, if it has a weight. */
+static void keep(const struct corresponding *at, int64_t word, int64_t entry, int32_t candidate)
+{
+    const uint64_t *code = at->codes + entry * at->code_length, *query = at->query_codes + word * at->code_length;
+    int64_t distance = 0;
+    for (int64_t k = 0; k < at->code_length; k++)
+        distance += __builtin_popcountll(code[k] ^ query[k]);
+    int64_t weight = at->weights[distance];
+    int32_t *count = at->counts + candidate;
+    if (weight > 0 && *count < at->capacity)
+        at->found[candidate * at->capacity + (*count)++] =
+            (struct correspondence){(uint32_t)word, at->geometry[entry], weight};
+}
+
 static void collect(void *arguments)
 {
     const struct corresponding at = *(struct corresponding *)arguments;
+    uint8_t wanted[IMAGES]; /* a quarter of `candidates`, which would not stay in the nearest cache */
+    for (int64_t image = 0; image < IMAGES; image++)
+        wanted[image] = at.candidates[image] >= 0;
     int64_t row = 0;
     for (int64_t i = 0; i < at.query_rows; i++) {
         while (row < at.rows && at.words[row] < at.query_words[i])
@@ -52,19 +72,15 @@ static void collect(void *arguments)
             return;
         if (at.words[row] != at.query_words[i])
             continue;
-        for (int64_t entry = at.offsets[row]; entry < at.offsets[row + 1]; entry++) {
-            int32_t candidate = at.candidates[at.images[entry]];
-            if (candidate < 0)
-                continue;
-            int64_t distance = 0;
-            for (int64_t k = 0; k < at.code_length; k++)
-                distance += __builtin_popcountll(at.codes[entry * at.code_length + k] ^
-                                                 at.query_codes[i * at.code_length + k]);
-            int64_t weight = at.weights[distance];
-            int32_t *count = at.counts + candidate;
-            if (weight > 0 && *count < at.capacity)
-                at.found[candidate * at.capacity + (*count)++] =
-                    (struct correspondence){(uint32_t)i, at.geometry[entry], weight};
+        const int64_t end = at.offsets[row + 1];
+        for (int64_t entry = at.offsets[row]; entry < end; entry += STEP) {
+            const int64_t stop = entry + STEP < end ? entry + STEP : end;
+            int any = 0;
+            for (int64_t k = entry; k < stop; k++)
+                any |= wanted[at.images[k]];
+            for (int64_t k = any ? entry : stop; k < stop; k++)
+                if (wanted[at.images[k]])
+                    keep(&at, i, k, at.candidates[at.images[k]]);
         }
     }
 }
@@ -88,9 +104,18 @@ struct pair {
     float zoom;             /* of the image over the query, in octaves */
     float reach;            /* the largest error of an inlier, squared */
     double weight;
-    uint32_t source;   /* the query's geometry: what pairs of one descriptor have in common */
-    int32_t place;     /* in `found` */
+    uint32_t source; /* the query's geometry: what pairs of one descriptor have in common */
+    int32_t place;   /* in `found` */
 };
+
+/* The pairs of an image once more, column by column: the compiler then compares many with a map at a time. */
+struct columns {
+    float *x, *y, *to_x, *to_y, *zoom, *reach, *weight;
+    float *agreed; /* the weight of those that agree with a map, 0 of the others */
+    uint32_t *source;
+};
+
+enum { COLUMNS = 9 };
 
 static float octaves(uint32_t geometry)
 {
@@ -118,22 +143,80 @@ static int by_source(const void *left, const void *right)
     return a->place < b->place ? -1 : a->place > b->place;
 }
 
-/* The rule of what agrees with a map. */
-struct rule {
-    float octaves; /* by which the zoom of a pair may differ from that of the map */
-};
-
-static int agrees(const struct pair *pair, const double map[TERMS], float zoom, struct rule rule)
+static int agrees(const struct pair *pair, const double map[TERMS], float zoom, float octaves)
 {
-    if (fabsf(pair->zoom - zoom) > rule.octaves)
+    if (fabsf(pair->zoom - zoom) > octaves)
         return 0;
     double dx = map[0] * pair->x + map[1] * pair->y + map[2] - pair->to_x;
     double dy = map[3] * pair->x + map[4] * pair->y + map[5] - pair->to_y;
     return dx * dx + dy * dy <= pair->reach;
 }
 
+/* The weight of all pairs that agree with a zoom and a shift, one for each query descriptor. It is compiled once for
+   each kind of processor. */
+static inline __attribute__((always_inline)) double weight_of_hypothesis(struct columns at, int64_t n, float factor,
+                                                                         float shift_x, float shift_y, float zoom,
+                                                                         float octaves)
+{
+    for (int64_t i = 0; i < n; i++) {
+        float dx = factor * at.x[i] + shift_x - at.to_x[i], dy = factor * at.y[i] + shift_y - at.to_y[i];
+        int agrees = (dx * dx + dy * dy <= at.reach[i]) & (fabsf(at.zoom[i] - zoom) <= octaves);
+        at.agreed[i] = agrees ? at.weight[i] : 0;
+    }
+    double weight = 0;
+    int is_open = 1; /* no pair of this descriptor has agreed so far */
+    for (int64_t i = 0; i < n; i++) {
+        is_open |= i == 0 || at.source[i] != at.source[i - 1];
+        weight += is_open ? at.agreed[i] : 0;
+        is_open &= at.agreed[i] == 0;
+    }
+    return weight;
+}
+
+/* The heaviest of the chosen hypotheses: its weight, or 0, and its map and zoom. */
+static inline __attribute__((always_inline)) double best_hypothesis(const struct pair *pairs, int64_t n,
+                                                                    struct columns columns, const int32_t *chosen,
+                                                                    int64_t many, float octaves, float most_zoom,
+                                                                    double best[TERMS], float *zoom)
+{
+    double weight = 0;
+    for (int64_t h = 0; h < many; h++) {
+        const struct pair *pair = pairs + chosen[h];
+        if (fabsf(pair->zoom) > most_zoom)
+            continue;
+        float factor = exp2f(pair->zoom), x = pair->to_x - factor * pair->x, y = pair->to_y - factor * pair->y;
+        double own = weight_of_hypothesis(columns, n, factor, x, y, pair->zoom, octaves);
+        if (own > weight) {
+            weight = own, *zoom = pair->zoom;
+            memcpy(best, (double[TERMS]){factor, 0, x, 0, factor, y}, TERMS * sizeof *best);
+        }
+    }
+    return weight;
+}
+
+#if defined(__x86_64__)
+
+AVX512 static double best_hypothesis_avx512(const struct pair *pairs, int64_t n, struct columns columns,
+                                            const int32_t *chosen, int64_t many, float octaves, float most_zoom,
+                                            double best[TERMS], float *zoom)
+{
+    return best_hypothesis(pairs, n, columns, chosen, many, octaves, most_zoom, best, zoom);
+}
+
+#endif
+
+static double find_hypothesis(const struct pair *pairs, int64_t n, struct columns columns, const int32_t *chosen,
+                              int64_t many, float octaves, float most_zoom, double best[TERMS], float *zoom)
+{
+#if defined(__x86_64__)
+    if (has_avx512())
+        return best_hypothesis_avx512(pairs, n, columns, chosen, many, octaves, most_zoom, best, zoom);
+#endif
+    return best_hypothesis(pairs, n, columns, chosen, many, octaves, most_zoom, best, zoom);
+}
+
 /* The weight of all pairs that agree, one for each query descriptor; marks them if asked to. */
-static double weight_of(const struct pair *pairs, int64_t n, const double map[TERMS], float zoom, struct rule rule,
+static double weight_of(const struct pair *pairs, int64_t n, const double map[TERMS], float zoom, float octaves,
                         uint8_t *marks, int32_t *inliers)
 {
     double weight = 0;
@@ -143,7 +226,7 @@ static double weight_of(const struct pair *pairs, int64_t n, const double map[TE
     for (int64_t i = 0; i < n; i++) {
         if (marks)
             marks[i] = 0;
-        if ((has_taken && pairs[i].source == taken) || !agrees(pairs + i, map, zoom, rule))
+        if ((has_taken && pairs[i].source == taken) || !agrees(pairs + i, map, zoom, octaves))
             continue;
         taken = pairs[i].source, has_taken = 1;
         weight += pairs[i].weight;
@@ -246,47 +329,54 @@ static int64_t heaviest(const struct pair *pairs, int64_t n, int64_t limit, int3
     return filled;
 }
 
-/* Verifies one image. Returns the weight of its inliers. */
-static double verify(struct pair *pairs, int64_t n, struct rule rule, int64_t hypotheses, int64_t refinements,
-                     double pull, float most_zoom, int32_t *chosen, uint8_t *marks, uint8_t *spare, double best[TERMS],
+/* What `verify` is asked for, and its memory. */
+struct asked {
+    float octaves, most_zoom;
+    int64_t hypotheses, refinements;
+    double pull;
+    int32_t *chosen;
+    uint8_t *spare;
+    struct columns columns;
+};
+
+static void fill(struct columns at, const struct pair *pairs, int64_t n)
+{
+    for (int64_t i = 0; i < n; i++) {
+        at.x[i] = pairs[i].x, at.y[i] = pairs[i].y, at.to_x[i] = pairs[i].to_x, at.to_y[i] = pairs[i].to_y;
+        at.zoom[i] = pairs[i].zoom, at.reach[i] = pairs[i].reach, at.weight[i] = (float)pairs[i].weight;
+        at.source[i] = pairs[i].source;
+    }
+}
+
+/* Verifies one image: sorts its pairs, marks the inliers, and returns their weight. */
+static double verify(struct pair *pairs, int64_t n, struct asked asked, uint8_t *marks, double best[TERMS],
                      int32_t *inliers)
 {
-    double weight = 0;
+    double weight;
     float zoom = 0;
     *inliers = 0;
     memset(marks, 0, (size_t)n);
     qsort(pairs, (size_t)n, sizeof *pairs, by_source);
-    const int64_t many = heaviest(pairs, n, hypotheses, chosen);
-    for (int64_t h = 0; h < many; h++) {
-        const struct pair *pair = pairs + chosen[h];
-        if (fabsf(pair->zoom) > most_zoom)
-            continue;
-        double factor = exp2((double)pair->zoom);
-        const double map[TERMS] = {factor, 0, pair->to_x - factor * pair->x, 0, factor, pair->to_y - factor * pair->y};
-        int32_t found;
-        double own = weight_of(pairs, n, map, pair->zoom, rule, NULL, &found);
-        if (own > weight) {
-            weight = own, zoom = pair->zoom, *inliers = found;
-            memcpy(best, map, sizeof map);
-        }
-    }
+    fill(asked.columns, pairs, n);
+    const int64_t many = heaviest(pairs, n, asked.hypotheses, asked.chosen);
+    weight = find_hypothesis(pairs, n, asked.columns, asked.chosen, many, asked.octaves, asked.most_zoom, best, &zoom);
     if (weight <= 0)
         return 0;
-    weight_of(pairs, n, best, zoom, rule, marks, inliers);
-    for (int64_t i = 0; i < refinements; i++) {
+    weight = weight_of(pairs, n, best, zoom, asked.octaves, marks, inliers);
+    for (int64_t i = 0; i < asked.refinements; i++) {
         double map[TERMS];
         float own_zoom = zoom;
         int32_t found;
         memcpy(map, best, sizeof map);
-        if (!fit(pairs, n, marks, pull, map, &own_zoom) || fabsf(own_zoom) > most_zoom)
+        if (!fit(pairs, n, marks, asked.pull, map, &own_zoom) || fabsf(own_zoom) > asked.most_zoom)
             break;
-        double own = weight_of(pairs, n, map, own_zoom, rule, spare, &found);
+        double own = weight_of(pairs, n, map, own_zoom, asked.octaves, asked.spare, &found);
         if (own < weight)
             break;
         int is_same = own == weight && found == *inliers;
         weight = own, zoom = own_zoom, *inliers = found;
         memcpy(best, map, sizeof map);
-        memcpy(marks, spare, (size_t)n);
+        memcpy(marks, asked.spare, (size_t)n);
         if (is_same)
             break;
     }
@@ -297,7 +387,7 @@ static double verify(struct pair *pairs, int64_t n, struct rule rule, int64_t hy
 
    `query` uint32, the geometry of the query's words; `tolerance` in pixels of a level of the pyramid; `octaves` that
    zooms may differ; `hypotheses` of each candidate, the heaviest; `refinements` by least squares, with `pull` (squared
-   pixels) towards the map before; `most_zoom` in octaves. `unit` of the weights. `pairs` is memory for `capacity`.
+   pixels) towards the map before; `most_zoom` in octaves. `unit` of the weights. `pairs` is memory for `capacity`: howl_pair_bytes each.
 
    For each candidate: `weights` double, of its inliers; `inliers` int32, how many; `maps` double [6], from the query
    into the image; `marks` uint8 [capacity], which correspondences are inliers. */
@@ -306,7 +396,20 @@ void howl_verify(const uint32_t *query, const struct correspondence *found, cons
                  double pull, double most_zoom, double unit, struct pair *pairs, int32_t *chosen, uint8_t *marked,
                  double *weights, int32_t *inliers, double *maps, uint8_t *marks)
 {
-    const struct rule rule = {(float)octaves_apart};
+    float *column[COLUMNS];
+    for (int i = 0; i < COLUMNS; i++)
+        column[i] = (float *)(pairs + capacity) + i * capacity;
+    const struct asked asked = {
+        .octaves = (float)octaves_apart,
+        .most_zoom = (float)most_zoom,
+        .hypotheses = hypotheses,
+        .refinements = refinements,
+        .pull = pull,
+        .chosen = chosen,
+        .spare = marked + capacity,
+        .columns = {column[0], column[1], column[2], column[3], column[4], column[5], column[6], column[7],
+                    (uint32_t *)column[8]},
+    };
     for (int64_t candidate = 0; candidate < candidates; candidate++) {
         const struct correspondence *own = found + candidate * capacity;
         const int64_t n = counts[candidate];
@@ -326,8 +429,7 @@ void howl_verify(const uint32_t *query, const struct correspondence *found, cons
         }
         double *map = maps + TERMS * candidate;
         memset(map, 0, TERMS * sizeof *map);
-        weights[candidate] = verify(pairs, n, rule, hypotheses, refinements, pull, (float)most_zoom, chosen, marked,
-                                    marked + capacity, map, inliers + candidate);
+        weights[candidate] = verify(pairs, n, asked, marked, map, inliers + candidate);
         memset(marks + candidate * capacity, 0, (size_t)capacity);
         for (int64_t i = 0; i < n; i++)
             marks[candidate * capacity + pairs[i].place] = marked[i];
@@ -336,5 +438,5 @@ void howl_verify(const uint32_t *query, const struct correspondence *found, cons
 
 int64_t howl_pair_bytes(void)
 {
-    return sizeof(struct pair);
+    return sizeof(struct pair) + COLUMNS * sizeof(float);
 }

@@ -80,21 +80,19 @@ class Spatial:
         refinements: by least squares, at most.
         pull: of a refinement towards the map before, in squared pixels: few inliers give no absurd map.
         most_zoom: octaves, of the image over the query or the other way round.
-        gain: how much inliers add to a score.
-        chance: share of the correspondences that agree by chance in photos of different places, and add nothing.
+        gain: how often what agrees of a score is added to it.
         least: the part of the first stage's score that agrees, from which on an image is verified. At most one in a
             thousand pairs of photos of different places reaches it (docs/rerank.md).
     """
 
-    tolerance: float = 36.0
+    tolerance: float = 48.0
     octaves: float = 0.9
     hypotheses: int = 64
     refinements: int = 4
     pull: float = 200.0
     most_zoom: float = 2.0
-    gain: float = 0.8
-    chance: float = 0.1
-    least: float = 0.003
+    gain: float = 3.0
+    least: float = 0.008
 
     def rerank(self, query: Query, candidates: Sequence[Hit], index: Index) -> list[Hit]:
         """The candidates by the first stage's score and their inliers together (``scores``).
@@ -122,17 +120,15 @@ class Spatial:
         return sorted(hits, key=lambda hit: -hit.score)
 
     def scores(self, before: NDArray[np.float64], found: Verified) -> NDArray[np.float64]:
-        """score · (1 + gain · ln(1 + inliers − chance · correspondences)).
+        """The first stage's scores, and ``gain`` times what of them agrees with one view.
 
-        An image without geometric support keeps its score: many a true answer shows the place from another side. The
-        logarithm keeps repeated structures, with which many wrong answers agree a little, from deciding.
+        An image without geometric support keeps its score: many a true answer shows the place from another side.
 
         Args:
             before: float64 [c], the first stage's.
             found: of the same images.
         """
-        beyond_chance = np.maximum(0, found.inliers - self.chance * found.counts)
-        return before * (1 + self.gain * np.log1p(beyond_chance))
+        return before + self.gain * self.agreeing(before, found)
 
     def agreeing(self, before: NDArray[np.float64], found: Verified) -> NDArray[np.float64]:
         """The part of the first stage's scores that agrees with one view: Σ s^α of inliers, over √n_query · √n_image.

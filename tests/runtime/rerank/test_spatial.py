@@ -131,7 +131,7 @@ def test_the_map_of_a_known_view_is_found_among_twice_as_many_others(matrix: NDA
 
 
 def test_refining_finds_more_than_the_best_hypothesis() -> None:
-    matrix = np.array([[1.15, 0.1, 0], [-0.1, 0.9, 40.0]])
+    matrix = np.array([[1.15, 0.2, 0], [-0.2, 0.9, 40.0]])
     query, image = a_pair(2, matrix, 1.0, same=100, others=100)
     assert verify(Spatial(), query, image).weights[0] > 1.2 * verify(EXACT, query, image).weights[0]
 
