@@ -98,12 +98,16 @@ def matches(
     alpha: float | None,
     top: int,
     assignments: int | None,
+    verified: bool,
 ) -> "Figure":
-    """``draw_matches``."""
+    """``draw_matches``, or ``draw_verified``."""
     from tools.visualization.canvas import Photo
     from tools.visualization.matches import draw_matches
+    from tools.visualization.verified import draw_verified
 
     encoder = Encoder(Path(engine), device=device, threads=threads, threshold=threshold, alpha=alpha)
+    if verified:
+        return draw_verified(encoder, Photo.load(query), Photo.load(image), top)
     return draw_matches(encoder, Photo.load(query), Photo.load(image), top, assignments)
 
 
@@ -194,8 +198,14 @@ def add_matches(pictures: Pictures) -> None:
     parser.add_argument("query", type=Path, metavar="QUERY", help="a photo, as one searches with it")
     parser.add_argument("image", type=Path, metavar="PHOTO", help="a photo, as an index keeps it")
     parser.add_argument("--top", type=positive_int, default=50, metavar="N", help="pairs at most (%(default)s)")
-    parser.add_argument(
+    how = parser.add_mutually_exclusive_group()
+    how.add_argument(
         "--assignments", type=positive_int, metavar="M", help="visual words of a query feature; default: the search's"
+    )
+    how.add_argument(
+        "--verified",
+        action="store_true",
+        help="only what agrees with one view (--rerank spatial), and the frame of the query in the photo",
     )
 
 

@@ -290,6 +290,7 @@ def test_photos_without_a_feature_in_common_have_a_picture(
 ) -> None:
     assert status("matches", engine, *photos[:2], "--tau", "1", "--out", tmp_path / "none.png") == 0
     monkeypatch.chdir(tmp_path)
+    assert status("matches", engine, *photos[:2], "--verified", "--out", tmp_path / "verified.png") == 0
     assert status("matches", engine, *photos[:2]) == 0
     assert (tmp_path / "matches.png").exists()
 
