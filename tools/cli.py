@@ -26,6 +26,7 @@ COMMANDS = {
     "export": Command("export.to_trt", "make an engine of a checkpoint, and prove it"),
     "index": Command("tools.index", "make and keep an index of photos"),
     "search": Command("tools.search", "search an index with a photo"),
+    "pairs": Command("tools.pairs", "write the pairs of photos that are worth matching, for COLMAP and hloc"),
     "evaluate": Command("tools.evaluate", "measure an engine on labelled photos"),
     "benchmark": Command("tools.benchmark", "time whole queries, stage by stage"),
     "visualize": Command("tools.visualize", "draw what a network or a search sees"),

@@ -1,0 +1,132 @@
+"""The pairs command, on a small real engine."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+
+from runtime import Retriever
+from runtime.io.cli import run_command
+from tools import pairs
+
+
+def run(*arguments: object) -> int:
+    return run_command(lambda _: pairs.main([str(argument) for argument in arguments]))
+
+
+def lines_of(path: Path) -> list[tuple[str, ...]]:
+    return [tuple(line.split()) for line in path.read_text().splitlines()]
+
+
+@pytest.fixture
+def folder(photos: Sequence[str]) -> Path:
+    return Path(photos[0]).parent
+
+
+def test_the_pairs_of_a_folder_are_those_of_searches(
+    exported: Path, folder: Path, photos: list[str], tmp_path: Path
+) -> None:
+    """Each photo with its best answers, each unordered pair once, none with itself; names as seen from the folder."""
+    out = tmp_path / "pairs.txt"
+    assert run(exported / "engine.onnx", folder, "--top", 2, "--device", "cpu", "--out", out) == 0
+    names = [Path(photo).name for photo in photos]
+    expected: list[tuple[str, str]] = []
+    with Retriever(exported / "engine.onnx", tmp_path / "index", device="cpu", root=folder) as retriever:
+        retriever.add(sorted(photos))
+        for photo in sorted(photos):
+            name = Path(photo).name
+            best = [hit.id for hit in retriever.search(photo, top=3) if hit.id != name][:2]
+            expected += [(name, other) for other in best if (other, name) not in expected]
+    assert lines_of(out) == expected
+    assert {name for pair in expected for name in pair} <= set(names)
+
+
+def test_an_index_gives_the_pairs_of_its_photos(
+    exported: Path, folder: Path, photos: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    engine, index = exported / "engine.onnx", tmp_path / "index"
+    with Retriever(engine, index, device="cpu", root=folder) as retriever:
+        retriever.add(sorted(photos))
+    assert run(engine, folder, "--top", 3, "--out", tmp_path / "a.txt") == 0
+    assert run(engine, "--index", index, "--root", folder, "--top", 3, "--out", tmp_path / "b.txt") == 0
+    assert lines_of(tmp_path / "a.txt") == lines_of(tmp_path / "b.txt")
+    capsys.readouterr()
+    assert run(engine, "--index", index, "--root", tmp_path, "--out", tmp_path / "c.txt") == 1
+    assert (
+        "its photos are the queries; name the folder from which the ids are seen with --root" in capsys.readouterr().err
+    )
+    assert not (tmp_path / "c.txt").exists()
+
+
+def test_queries_come_first_and_need_not_be_in_the_database(
+    exported: Path, folder: Path, photos: list[str], tmp_path: Path
+) -> None:
+    out, engine = tmp_path / "pairs.txt", exported / "engine.onnx"
+    query, *database = photos
+    assert run(engine, *database, "--queries", query, "--root", folder, "--top", 2, "--out", out) == 0
+    assert [first for first, _ in lines_of(out)] == [Path(query).name] * 2
+    assert Path(query).name not in {second for _, second in lines_of(out)}
+
+
+def test_inliers_are_asked_of_a_reranking(
+    exported: Path, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    engine, out = exported / "engine.onnx", tmp_path / "pairs.txt"
+    assert run(engine, folder, "--rerank", "spatial", "--min-inliers", 10_000, "--out", out) == 0
+    assert lines_of(out) == []
+    assert "photos have no partner" in capsys.readouterr().err
+    assert run(engine, folder, "--rerank", "spatial", "--out", out) == 0
+    assert lines_of(out)
+    assert run(engine, folder, "--min-inliers", 5, "--out", out) == 2
+    assert "--min-inliers: only a re-ranking counts inliers; add --rerank spatial" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "line"),
+    [
+        (["{engine}"], 2, "name the database: PHOTOS, or --index DIR"),
+        (["{engine}", "{folder}", "--index", "x"], 2, "name the database: PHOTOS, or --index DIR"),
+        (["{engine}", "{folder}", "--root", "{engine}.index"], 1, "lies outside the root"),
+        (["{engine}", "{blank}"], 1, "a b.png: the name has a blank"),
+        (["{engine}", "nowhere"], 1, "nowhere: no such file or folder"),
+    ],
+)
+def test_bad_input_is_one_line_and_leaves_nothing(
+    exported: Path,
+    folder: Path,
+    photos: list[str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    status: int,
+    line: str,
+) -> None:
+    blank = tmp_path / "blank"
+    blank.mkdir()
+    (blank / "a b.png").write_bytes(Path(photos[0]).read_bytes())
+    known = {"engine": exported / "engine.onnx", "folder": folder, "blank": blank}
+    out = tmp_path / "pairs.txt"
+    try:
+        got = run(*[argument.format(**known) for argument in arguments], "--out", out)
+    except SystemExit as ended:
+        got = int(ended.code or 0)
+    assert got == status
+    assert line in capsys.readouterr().err
+    assert not out.exists()
+
+
+def test_a_photo_that_cannot_be_read_is_left_out_and_named(
+    exported: Path,
+    photos: list[str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    make_photo: Callable[..., object],
+) -> None:
+    folder = tmp_path / "some"
+    folder.mkdir()
+    for number, photo in enumerate(photos[:3]):
+        (folder / f"{number}.png").write_bytes(Path(photo).read_bytes())
+    (folder / "broken.png").write_bytes(b"no photo")
+    assert run(exported / "engine.onnx", folder, "--out", tmp_path / "pairs.txt") == 0
+    assert f"left out: {folder / 'broken.png'}" in capsys.readouterr().err
+    assert all("broken" not in name for pair in lines_of(tmp_path / "pairs.txt") for name in pair)
