@@ -77,8 +77,11 @@ class Segment:
 
     def correspond(self, *arguments: Any) -> None:
         """What a query shares with some images: ``InvertedFile.correspond``. Raises DamagedError as ``best`` does."""
+        store = cast(InvertedFile, self.store)
+        if store.geometry is None:
+            raise IncompatibleError(f"{self.folder}: does not keep where its features lie; index its photos again")
         with self._naming_damage():
-            cast(InvertedFile, self.store).correspond(*arguments)
+            store.correspond(*arguments)
 
     @contextmanager
     def _naming_damage(self) -> Iterator[None]:

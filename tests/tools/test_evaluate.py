@@ -10,10 +10,14 @@ import numpy as np
 import pytest
 
 from runtime import Retriever
+from runtime.encoder import Encoder
 from runtime.errors import HowlError, UsageError
+from runtime.index import Index
 from runtime.io.finding import find_photos
+from runtime.rerank import Spatial
 from tools import evaluate
 from tools.evaluation import evaluate_engine
+from tools.evaluation.ranking import Encoded, Indexed, reranked
 
 
 @pytest.fixture
@@ -53,6 +57,50 @@ def test_a_near_copy_is_found_and_a_lone_photo_is_no_query(
     assert result["mAP"] == 1
     assert result["mP@1"] == 1
     assert set(result["average_precisions"]) == {str(labelled / f"scene{s}" / f"{n}.png") for s in (0, 1) for n in "ab"}
+
+
+def test_reranking_finds_near_copies_wherever_the_photos_lie(
+    engine: Path, labelled: Path, others: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Encoded for this, in an index, and beside distractors; the index among them has removed photos."""
+    for arguments in ([], ["--distractors", others], ["--candidates", 2]):
+        result = run(capsys, engine, labelled, "--rerank", "spatial", *arguments)["sets"][0]
+        assert result["mAP"] == 1
+    index = tmp_path / "all.index"
+    with Retriever(engine, index, device="cpu") as retriever:
+        photos = sorted(map(str, find_photos([others, labelled])))
+        retriever.add(photos)
+        retriever.remove([str(find_photos([others])[0])])
+    assert run(capsys, engine, labelled, "--index", index, "--rerank", "spatial")["sets"][0]["mAP"] == 1
+
+
+def test_reranked_scores_do_not_depend_on_where_photos_lie(exported: Path, photos: list[str], tmp_path: Path) -> None:
+    encoder, spatial = Encoder(exported / "engine.onnx", device="cpu"), Spatial()
+    images = [encoder.encode_database(encoder.extract(photo)) for photo in photos]
+    query = encoder.encode_query(encoder.extract(photos[1]))
+    stage = encoder.first_stage
+    n = len(photos)
+    whole = Encoded([stage.build(images)], np.ones(n, bool), {})
+    readable = np.insert(np.ones(n, bool), 2, False)  # one photo cannot be read
+    split = Encoded([stage.build(images[:2]), stage.build(images[2:])], readable, {})
+    index = Index.create(tmp_path / "index", fingerprint="x", layout=stage.layout)
+    index.add(["gone", *photos], [images[0], *images])
+    index.remove(["gone"])
+    positions = np.array([n - 1, -1, *range(n - 1)])  # the last comes first, and one is not there
+    indexed = Indexed(index, positions, {})
+    expected = reranked(spatial, query, whole.scores(query), [whole], 3)
+    assert (expected > whole.scores(query)).any()
+    got = reranked(spatial, query, split.scores(query), [split], 3)
+    np.testing.assert_array_equal(np.delete(got, 2), expected)
+    got = reranked(spatial, query, indexed.scores(query), [indexed], 3)
+    np.testing.assert_array_equal(got[[*range(2, n + 1), 0]], expected)
+    first, second = (
+        Encoded([stage.build(images[:3])], np.ones(3, bool), {}),
+        Index.create(tmp_path / "rest", fingerprint="x", layout=stage.layout),
+    )
+    second.add(photos[3:], images[3:])
+    scores = np.concatenate([first.scores(query), second.scores(query)])
+    np.testing.assert_array_equal(reranked(spatial, query, scores, [first, second], 3), expected)
 
 
 def test_without_an_engine_it_is_the_one_in_this_folder(

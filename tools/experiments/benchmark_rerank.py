@@ -24,6 +24,7 @@ from tools.environment import describe_machine
 from tools.experiments.benchmark_gpu import draw_popularity, make_file, make_query
 
 SHARED = 150  # words that a candidate shares with the query, of 435: as photos of one place do
+AT_ONCE = 40  # candidates that get a word together
 QUERIES, WARM_UP = 30, 3
 
 
@@ -98,9 +99,9 @@ def plant(
     there = np.flatnonzero(
         (rows < len(file.words)) & (file.words[np.minimum(rows, len(file.words) - 1)] == query.words)
     )
-    for word in random.choice(there, SHARED * candidates // 40, replace=True).tolist():
+    for word in random.choice(there, -(-SHARED * candidates // min(AT_ONCE, candidates))).tolist():
         begin, end = file.offsets[rows[word]], file.offsets[rows[word] + 1]
-        taken = min(40, int(end - begin))
+        taken = min(AT_ONCE, candidates, int(end - begin))
         at = begin + np.sort(random.choice(int(end - begin), taken, replace=False))
         images[at] = np.sort(random.choice(chosen, taken, replace=False))
         codes[at] = query.codes[word]

@@ -6,7 +6,8 @@ import shutil
 import sqlite3
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -528,6 +529,32 @@ def test_an_index_of_the_first_format_is_refused_by_its_number(index: Index, pat
         f"{path / CATALOGUE}: index format 1 of an earlier howl, this one reads {LEAST_VERSION} to {VERSION}; "
         "index the photos again"
     )
+
+
+def test_an_index_of_the_format_before_opens_searches_and_grows(path: Path) -> None:
+    """It knew no geometry, and keeps none."""
+    ids, images = make_images(0, 1, 2)
+    with closing(Index.create(path, fingerprint="an engine", layout=replace(LAYOUT, geometry=False))) as index:
+        index.add(ids, images)
+        expected = everything(index)
+    tell(path / CATALOGUE, f"UPDATE metadata SET value = '{LEAST_VERSION}' WHERE key = 'version'")
+    tell(path / CATALOGUE, "DELETE FROM metadata WHERE key = 'geometry'")
+    with closing(Index.of_engine(path, Path("engine.onnx"), "an engine", LAYOUT)) as index:
+        assert not index.layout.geometry
+        assert everything(index) == expected
+        index.add(*make_images(3))
+        index.remove([ids[0]])
+        index.compact()
+        assert verify(path).damages == []
+        assert len(index) == 3
+    assert not list(path.rglob("geometry.npy"))
+
+
+def test_an_image_without_geometry_is_refused_where_it_is_kept(index: Index) -> None:
+    (id_,), (image,) = make_images(77)
+    with pytest.raises(ValueError, match="an image has no geometry"):
+        index.add([id_], [image._replace(geometry=None)])
+    assert index.existing([id_]) == []
 
 
 def test_a_newer_format_is_refused(index: Index, path: Path) -> None:
