@@ -32,7 +32,7 @@ from runtime.index.ids import check_ids, duplicate, id_of_path, ids_of
 from runtime.index.strangers import LEAST_IMAGES, LEAST_SAMPLE, SAMPLE, Strangers
 from runtime.io.decoding import MAX_PIXELS
 from runtime.io.image import PhotoInput, describe
-from runtime.rerank import Query, Reranker, reranker_of
+from runtime.rerank import CANDIDATES, Query, Reranker, reranker_of
 
 
 class Retriever:
@@ -289,14 +289,14 @@ class Retriever:
         only: Iterable[str | os.PathLike[str]] | None = None,
         exclude: Iterable[str | os.PathLike[str]] = (),
         rerank: str | Reranker | None = None,
-        candidates: int = 100,
+        candidates: int = CANDIDATES,
     ) -> list[Hit]:
         """The photos of the index most similar to ``photo``, best first; fewer than ``top`` if few share anything.
 
         Args:
             photo: a path, encoded bytes, or an H×W×3 uint8 BGR array.
             top: the maximum number of hits.
-            min_score: the least score of a hit, after re-ranking; ``stranger_score`` is a scale for it.
+            min_score: the least score of a hit, before any re-ranking; ``stranger_score`` is a scale for it.
             only: ids of the photos to search; None for all.
             exclude: ids of photos that are to be no hits.
             rerank: puts the first stage's best hits into a better order: ``spatial``, or a re-ranker with other
@@ -307,6 +307,7 @@ class Retriever:
             ImageError: the photo cannot be read.
             MissingError: there is no index.
             UnknownIdError: one of ``only`` is not in the index.
+            IncompatibleError: the engine or the index lacks what the re-ranker needs.
             UsageError: ``top`` or ``candidates`` is no whole number above 0, ``min_score`` no finite number, ``only``
                 or ``exclude`` no list, or ``rerank`` is no re-ranker.
         """
@@ -315,12 +316,11 @@ class Retriever:
         candidates = whole_number_above_0("candidates", candidates)
         reranker = reranker_of(rerank)
         features = self.encoder.engine.extract(self.encoder.load(photo))
-        query = Query(photo, features, self.encoder.encode_query(features, threads=self._threads))
+        encoded = self.encoder.encode_query(features, threads=self._threads)
         depth = top if reranker is None else max(candidates, top)
-        hits = self._searcher_of(index).search(query.encoded, depth, only=only, exclude=exclude)
-        if reranker is not None:
-            hits = reranker.rerank(query, hits, index)[:top]
-        return [hit for hit in hits if hit.score >= least]
+        hits = self._searcher_of(index).search(encoded, depth, only=only, exclude=exclude)
+        query = Query(photo, features, encoded, self.encoder.first_stage.settings)
+        return _in_order(reranker, query, [hit for hit in hits if hit.score >= least], index)[:top]
 
     def search_many(
         self,
@@ -330,6 +330,8 @@ class Retriever:
         min_score: float | None = None,
         only: Iterable[str | os.PathLike[str]] | None = None,
         exclude: Iterable[str | os.PathLike[str]] = (),
+        rerank: str | Reranker | None = None,
+        candidates: int = CANDIDATES,
         skipped: dict[int, str] | None = None,
     ) -> list[list[Hit]]:
         """``search`` for each of the photos, a few at a time, so that all cores are busy.
@@ -340,6 +342,8 @@ class Retriever:
             min_score: as in ``search``.
             only: as in ``search``.
             exclude: as in ``search``.
+            rerank: as in ``search``.
+            candidates: as in ``search``.
             skipped: takes the reason, by position, of every photo that cannot be read, which then has no hits; without
                 it, the first such photo is an error.
 
@@ -353,26 +357,32 @@ class Retriever:
             raise UsageError(f"skipped: a dict is needed, not {type(skipped).__name__}")
         only, exclude = None if only is None else ids_of(only, "only"), ids_of(exclude, "exclude")
 
-        searcher = self._searcher_of(index)
+        candidates = whole_number_above_0("candidates", candidates)
+        reranker = reranker_of(rerank)
+        depth = top if reranker is None else max(candidates, top)
+        searcher, settings = self._searcher_of(index), self.encoder.first_stage.settings
 
-        def hits_of(features: Features) -> list[Hit]:
-            hits = searcher.search(self.encoder.encode_query(features), top, only=only, exclude=exclude)
-            return [hit for hit in hits if hit.score >= least]
+        def hits_of(features: Features) -> tuple[Features, Any, list[Hit]]:
+            encoded = self.encoder.encode_query(features)
+            hits = searcher.search(encoded, depth, only=only, exclude=exclude)
+            return features, encoded, [hit for hit in hits if hit.score >= least]
 
         answers: list[list[Hit]] = []
-        for _, hits in self.encoder.encode_all(listed(photos, "photos"), hits_of):
-            if not isinstance(hits, ImageError):
-                answers.append(hits)
+        for photo, found in self.encoder.encode_all(listed(photos, "photos"), hits_of):
+            if not isinstance(found, ImageError):
+                features, encoded, hits = found
+                answers.append(_in_order(reranker, Query(photo, features, encoded, settings), hits, index)[:top])
             elif skipped is None:
-                raise hits
+                raise found
             else:
-                skipped[len(answers)] = str(hits)
+                skipped[len(answers)] = str(found)
                 answers.append([])
         return answers
 
     def _searcher_of(self, index: Index) -> Searcher:
         """What searches the index: itself, or a GPU, to which it is copied when it is first searched."""
         with self._lock:
+            self._check_open()
             if self._searcher is None or self._searched is not index:
                 self._searcher = None  # frees the memory of another index first
                 self._searcher = self.encoder.first_stage.searcher(index)
@@ -431,6 +441,10 @@ class Retriever:
             if not Index.exists(self._index_place):
                 raise
             return self._open_index()  # another process was faster
+
+
+def _in_order(reranker: Reranker | None, query: Query, hits: list[Hit], index: Index) -> list[Hit]:
+    return hits if reranker is None else reranker.rerank(query, hits, index)
 
 
 def _least(min_score: float | None) -> float:

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from runtime.bundle import is_engine
-from runtime.io.cli import add_engine_options, add_rerank_arguments, program
+from runtime.io.cli import add_engine_options, add_rerank_arguments, check_rerank_arguments, program
 from tools.evaluation import evaluate_engine
 from tools.evaluation.distractors import R1M
 from train.data.revisited import REVISITED
@@ -78,6 +78,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add_rerank_arguments(parser)
     parser.add_argument("--json", action="store_true", help="for machines; with every query's average precision")
     options = parser.parse_args(arguments)
+    check_rerank_arguments(parser, options)
     named = bool(options.data) and is_engine(Path(options.data[0]))
     options.engine = options.data.pop(0) if named else DEFAULT_ENGINE
     if not options.data:

@@ -215,7 +215,7 @@ def compact(path: Path, wait: float) -> None:
 def print_stats(path: Path) -> None:
     """Counts and sizes of an index."""
     with closing(Index(path)) as index:
-        stats, strangers = index.stats(), index.strangers()
+        stats, strangers, has_geometry = index.stats(), index.strangers(), index.layout.geometry
     print(f"{path}")
     print(f"  images          {stats.images}  ({stats.removed} removed, still on disk)")
     if stats.method == ASMK:
@@ -223,6 +223,8 @@ def print_stats(path: Path) -> None:
         print(f"  entries         {stats.entries}  ({per_image:.0f} visual words an image)")
     else:
         print(f"  {stats.method:15} {stats.entries}")
+    if stats.method == ASMK:
+        print(f"  geometry        {'kept' if has_geometry else 'not kept: no --rerank spatial'}")
     print(f"  segments        {stats.segments}")
     print(f"  bytes on disk   {stats.bytes}")
     if strangers is not None:

@@ -10,9 +10,10 @@ if __name__ == "__main__":
     howl.run_script("tools.pairs")  # before the imports: howl.py says why
 
 import argparse
+import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, closing
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -21,16 +22,18 @@ from typing import Any
 from tqdm import tqdm
 
 from runtime.encoder import Encoder
-from runtime.errors import IdError, ImageError, MissingError, UsageError
+from runtime.errors import DataError, IdError, ImageError, IncompatibleError, MissingError, UsageError
 from runtime.features import Features
+from runtime.first_stage import ASMK, Layout
 from runtime.index import Hit, Index
 from runtime.index.ids import check_ids, id_of_path
-from runtime.io.cli import add_engine_arguments, add_rerank_arguments, positive_int, program
+from runtime.index.origin import Origin
+from runtime.io.cli import add_engine_arguments, add_rerank_arguments, check_rerank_arguments, positive_int, program
 from runtime.io.files import atomic_write, ensure_writable
 from runtime.io.finding import find_photos
-from runtime.rerank import Query, Reranker, reranker_of
+from runtime.rerank import CANDIDATES, Query, Reranker, reranker_of
 
-TOP, CANDIDATES = 20, 100
+TOP = 20
 BATCH = 1000  # photos that go into the index together
 
 
@@ -54,12 +57,17 @@ class Selection:
         if self.min_inliers and self.reranker is None:
             raise UsageError("--min-inliers: only a re-ranking counts inliers; add --rerank spatial")
 
-    def select(self, query: Any, name: str, index: Index) -> list[Hit]:
-        """The answers to an encoded query that has this name, best first; it never is an answer to itself."""
+    def check(self, path: Path, layout: Layout) -> None:
+        """Raises IncompatibleError if the re-ranker cannot work with the features of an engine or an index."""
+        if self.reranker is not None and not (layout.method == ASMK and layout.geometry):
+            raise IncompatibleError(f"{path}: --rerank needs local features and where they lie, which it does not have")
+
+    def select(self, query: Any, own: Collection[str], index: Index) -> list[Hit]:
+        """The answers to an encoded query, best first, but for those that are the query's own photo."""
         depth = self.top if self.reranker is None else max(self.top, self.candidates)
-        hits = [hit for hit in index.search(query, depth + 1) if hit.id != name][:depth]
+        hits = [hit for hit in index.search(query, depth + len(own)) if hit.id not in own][:depth]
         if self.reranker is not None:
-            hits = self.reranker.rerank(Query(name, Features(), query), hits, index)
+            hits = self.reranker.rerank(Query("", Features(), query, {}), hits, index)
         return [hit for hit in hits if not self.min_inliers or (hit.inliers or 0) >= self.min_inliers][: self.top]
 
 
@@ -68,14 +76,16 @@ class Pairs:
     """Pairs of names, and what was left out.
 
     Attributes:
-        pairs: the query first; of queries that are the database themselves, each unordered pair once.
-        alone: queries without a partner.
-        unreadable: why a photo was left out, by its path.
+        pairs: the query first; each unordered pair once.
+        alone: photos that are in no pair.
+        left_out: why a photo was left out, by its path.
+        names: of the photos that were not.
     """
 
     pairs: list[tuple[str, str]] = field(default_factory=list)
     alone: list[str] = field(default_factory=list)
-    unreadable: dict[str, str] = field(default_factory=dict)
+    left_out: dict[str, str] = field(default_factory=dict)
+    names: dict[Path, str] = field(default_factory=dict)
 
     def save(self, path: Path) -> None:
         """Writes a line for each pair, whole or not at all."""
@@ -95,16 +105,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
         alpha=options.alpha,
     )
     queries = find_photos(options.queries) if options.queries else None
-    root = Path(options.root) if options.root is not None else common_root(options.photos)
+    root = Path(options.root) if options.root is not None else common_root(options.photos, queries)
     if options.index is None:
         found = pairs_of_photos(encoder, find_photos(options.photos), queries, root, selection)
     else:
         found = pairs_of_index(encoder, Path(options.index), queries, root, selection)
-    found.save(options.out)
-    for reason in found.unreadable.values():
+    for reason in found.left_out.values():
         print(f"left out: {reason}", file=sys.stderr)
+    if not found.pairs:
+        raise DataError(f"{options.out}: not written, as no photo has a partner")
+    found.save(options.out)
     if found.alone:
-        print(f"{len(found.alone)} photos have no partner, {found.alone[0]} for example", file=sys.stderr)
+        print(f"without a partner: {len(found.alone)}, {found.alone[0]} for example", file=sys.stderr)
     print(f"{options.out}: {len(found.pairs)} pairs; names are seen from {root or 'where howl runs'}")
 
 
@@ -112,6 +124,9 @@ def pairs_of_photos(
     encoder: Encoder, photos: Sequence[Path], queries: Sequence[Path] | None, root: Path | None, selection: Selection
 ) -> Pairs:
     """The pairs among photos, or of queries with photos, by an index that is made for this.
+
+    Without queries those of all photos wait in memory, some 50 kB each; an index of its own (``pairs_of_index``) needs
+    no such memory, and encodes the photos once more.
 
     Args:
         encoder: of the engine.
@@ -123,37 +138,39 @@ def pairs_of_photos(
     Raises:
         HowlError: a name cannot be written, or no photo can be read.
     """
-    names = names_of(photos, root)
+    layout, fingerprint = encoder.first_stage.layout, encoder.manifest.fingerprint
+    selection.check(encoder.path, layout)
     result = Pairs()
+    names = names_of(distinct(photos, root, result), root)
+    places = by_place({name: path for path, name in names.items()})
+    asked_names = names_of(distinct(queries, root, result), root) if queries is not None else {}
 
     def encode(features: Features) -> tuple[Any, Any]:
         return encoder.encode_database(features), encoder.encode_query(features) if queries is None else None
 
-    with TemporaryDirectory(prefix="howl-pairs-") as folder, ExitStack() as stack:
-        layout, fingerprint = encoder.first_stage.layout, encoder.manifest.fingerprint
-        index = stack.enter_context(
-            closing(Index.create(Path(folder, "index"), fingerprint=fingerprint, layout=layout))
-        )
-        asked: dict[str, Any] = {}
-        waiting: dict[str, Any] = {}
-        with tqdm(total=len(photos), desc="reading", unit="photo", disable=None) as bar:
-            for path, sides in encoder.encode_all(photos, encode):
-                bar.update()
+    with TemporaryDirectory(prefix="howl-pairs-") as folder:
+        made = Index.create(Path(folder, "index"), fingerprint=fingerprint, layout=layout)
+        with closing(made) as index:
+            asked: dict[str, Any] = {}
+            waiting: dict[str, Any] = {}
+            for path, sides in tqdm(
+                encoder.encode_all(list(names), encode), total=len(names), desc="reading", unit="photo", disable=None
+            ):
                 if isinstance(sides, ImageError):
-                    result.unreadable[str(path)] = str(sides)
+                    result.left_out[str(path)] = str(sides)
                     continue
-                name = names[path]
-                waiting[name], asked[name] = sides
+                waiting[names[path]], asked[names[path]] = sides
                 if len(waiting) == BATCH:
                     index.add(list(waiting), list(waiting.values()))
                     waiting.clear()
-        if waiting:
-            index.add(list(waiting), list(waiting.values()))
-        if not len(index):
-            raise ImageError(f"{next(iter(result.unreadable.values()))}; no photo is left")
-        if queries is None:
-            return collect(iter(asked.items()), index, selection, result, is_database=True)
-        return collect(read(encoder, queries, root, result), index, selection, result)
+            if waiting:
+                index.add(list(waiting), list(waiting.values()))
+            if not len(index):
+                raise ImageError(f"{next(iter(result.left_out.values()))}; no photo is left")
+            if queries is None:
+                return among(asked.items(), index, {name: name for name in asked}, selection, result)
+            with_others(read(encoder, asked_names, result), index, places, {}, selection, result)
+            return result
 
 
 def pairs_of_index(
@@ -162,62 +179,139 @@ def pairs_of_index(
     """The pairs among the photos of an index, or of queries with them: ``pairs_of_photos``."""
     layout, fingerprint = encoder.first_stage.layout, encoder.manifest.fingerprint
     with closing(Index.of_engine(path, encoder.path, fingerprint, layout)) as index:
-        result = Pairs()
+        selection.check(path, index.layout)
+        result, ids = Pairs(), index.ids()
+        files = {id_: Path(root or "", id_) for id_ in ids}
+        names = {id_: name_of(file, root) for id_, file in files.items()}
         if queries is not None:
-            return collect(read(encoder, queries, root, result), index, selection, result)
-        photos = [Path(root or "", id_) for id_ in index.ids()]
-        missing = [photo for photo in photos if not photo.is_file()]
-        if missing:
+            asked = names_of(distinct(queries, root, result), root)
+            with_others(read(encoder, asked, result), index, by_place(files), names, selection, result)
+            return result
+        of_file = {file: id_ for id_, file in files.items() if file.is_file()}
+        if files and not of_file:
             raise MissingError(
-                f"{missing[0]}: not there, and {len(missing) - 1} more of {path}: its photos are the queries; name the "
-                "folder from which the ids are seen with --root"
+                f"{next(iter(files.values()))}: not there, nor any other photo of {path}: they are the queries; name "
+                "the folder from which the ids are seen with --root"
             )
-        return collect(read(encoder, photos, root, result), index, selection, result, is_database=True)
+        for file in files.values():
+            if file not in of_file:
+                result.left_out[str(file)] = f"{file}: not there any more; take it out of the index (howl index --sync)"
+        queries_by_id = ((of_file[file], query) for file, query in read(encoder, of_file, result))
+        return among(queries_by_id, index, names, selection, result)
 
 
-def read(encoder: Encoder, photos: Sequence[Path], root: Path | None, result: Pairs) -> Iterator[tuple[str, Any]]:
-    """Every readable photo's name and query."""
-    names = names_of(photos, root)
+def read(encoder: Encoder, photos: Collection[Path], result: Pairs) -> Iterator[tuple[Path, Any]]:
+    """Every readable photo, and its query."""
     for path, query in tqdm(
-        encoder.encode_all(photos, encoder.encode_query), total=len(photos), desc="asking", unit="photo", disable=None
+        encoder.encode_all(list(photos), encoder.encode_query),
+        total=len(photos),
+        desc="asking",
+        unit="photo",
+        disable=None,
     ):
         if isinstance(query, ImageError):
-            result.unreadable[str(path)] = str(query)
+            result.left_out[str(path)] = str(query)
         else:
-            yield names[path], query
+            yield path, query
 
 
-def collect(
-    queries: Iterator[tuple[str, Any]], index: Index, selection: Selection, result: Pairs, *, is_database: bool = False
+def among(
+    queries: Iterable[tuple[str, Any]], index: Index, names: Mapping[str, str], selection: Selection, result: Pairs
 ) -> Pairs:
-    """Fills ``result`` with the pairs of queries; of a database with itself, each unordered pair once."""
+    """Fills ``result`` with the pairs of a database with itself, each unordered pair once.
+
+    Args:
+        queries: the ids of its photos, and their queries.
+        index: the database.
+        names: of its photos, by id.
+        selection: which answers become pairs.
+        result: filled, and returned.
+    """
     known: set[frozenset[str]] = set()
-    for name, query in queries:
-        hits = selection.select(query, name, index)
-        if not hits:
-            result.alone.append(name)
-        for hit in hits:
-            both = frozenset((name, hit.id))
-            if is_database and both in known:
-                continue
-            known.add(both)
-            result.pairs.append((name, hit.id))
+    asked = []
+    for id_, query in queries:
+        asked.append(id_)
+        for hit in selection.select(query, {id_}, index):
+            if frozenset((id_, hit.id)) not in known:
+                known.add(frozenset((id_, hit.id)))
+                result.pairs.append((names[id_], names[hit.id]))
+    paired = {id_ for pair in known for id_ in pair}
+    result.alone += [names[id_] for id_ in asked if id_ not in paired]
     return result
 
 
-def names_of(photos: Sequence[Path], root: Path | None) -> Mapping[Path, str]:
-    """The name of every photo. Raises IdError if one lies outside the root, or a blank would split it in two."""
-    names = {photo: id_of_path(photo, root) for photo in photos}
-    for photo, name in names.items():
-        if name.split() != [name]:
-            raise IdError(f"{photo}: the name has a blank, and a pair is two names with a blank between; rename it")
+def with_others(
+    queries: Iterable[tuple[Path, Any]],
+    index: Index,
+    places: Mapping[int, str],
+    names: Mapping[str, str],
+    selection: Selection,
+    result: Pairs,
+) -> None:
+    """Adds the pairs of photos, which have names in ``result``, with those of an index.
+
+    Args:
+        queries: photos and their queries.
+        index: the database.
+        places: the ids of its photos, by the places of their files: a query that is in it is no answer to itself.
+        names: of its photos, by id; those that are missing are their own names.
+        selection: which answers become pairs.
+        result: filled.
+    """
+    known: set[frozenset[str]] = set()  # of two queries that are in the database, each finds the other
+    for path, query in queries:
+        origin = Origin.of(path)
+        own = {places[origin.place]} if origin is not None and origin.place in places else set()
+        name = result.names[path]
+        hits = selection.select(query, own, index)
+        for other in (names.get(hit.id, hit.id) for hit in hits):
+            if frozenset((name, other)) not in known:
+                known.add(frozenset((name, other)))
+                result.pairs.append((name, other))
+        result.alone += [] if hits else [name]
+
+
+def distinct(photos: Sequence[Path], root: Path | None, result: Pairs) -> list[Path]:
+    """The photos whose files are not named twice; the others are left out. Gives every photo its name in ``result``."""
+    known: dict[int, Path] = {}
+    for photo in photos:
+        origin = Origin.of(photo)
+        first = photo if origin is None else known.setdefault(origin.place, photo)
+        if first != photo:
+            result.left_out[str(photo)] = f"{photo}: the file of {first} under another name"
+        else:
+            result.names[photo] = name_of(photo, root)
+    return [photo for photo in photos if photo in result.names]
+
+
+def by_place(files: Mapping[str, Path]) -> dict[int, str]:
+    """Ids by the places of their files."""
+    origins = ((id_, Origin.of(file)) for id_, file in files.items())
+    return {origin.place: id_ for id_, origin in origins if origin is not None}
+
+
+def names_of(photos: Sequence[Path], root: Path | None) -> dict[Path, str]:
+    """The name of every photo. Raises IdError as ``name_of``, or if two have one name."""
+    names = {photo: name_of(photo, root) for photo in photos}
     check_ids(Path(root or "."), list(names.values()))
     return names
 
 
-def common_root(photos: Sequence[str]) -> Path | None:
-    """The folder from which names are seen if nothing else is said: the only one that was named."""
-    return Path(photos[0]) if len(photos) == 1 and Path(photos[0]).is_dir() else None
+def name_of(photo: Path, root: Path | None) -> str:
+    """The name of a photo. Raises IdError if it lies outside the root, or a blank would split the name in two."""
+    name = id_of_path(photo, root)
+    if name.split() != [name]:
+        raise IdError(f"{photo}: the name has a blank, and a pair is two names with a blank between; rename it")
+    return name
+
+
+def common_root(photos: Sequence[str], queries: Sequence[Path] | None) -> Path | None:
+    """The folder from which names are seen if nothing else is said: the only one that was named, if all lies in it."""
+    if len(photos) != 1 or not Path(photos[0]).is_dir():
+        return None
+    root = Path(photos[0])
+    inside = all(Path(os.path.abspath(query)).is_relative_to(os.path.abspath(root)) for query in queries or ())
+    return root if inside else None
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -234,9 +328,14 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--min-inliers", type=positive_int, default=0, metavar="N", help="that a pair needs, with --rerank"
     )
-    parser.add_argument("--root", metavar="DIR", help="from which names are seen; default: PHOTOS if it is one folder")
+    parser.add_argument(
+        "--root",
+        metavar="DIR",
+        help="from which names are seen, and where the ids of --index lead to; default: PHOTOS if it is one folder",
+    )
     parser.add_argument("--out", type=Path, default=Path("pairs.txt"), metavar="FILE", help="default: %(default)s")
     options = parser.parse_args(arguments)
+    check_rerank_arguments(parser, options)
     if bool(options.photos) == (options.index is not None):
-        parser.error("name the database: PHOTOS, or --index DIR")
+        parser.error("name the database: either PHOTOS or --index DIR")
     return options

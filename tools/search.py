@@ -13,7 +13,7 @@ from dataclasses import asdict
 
 from runtime.errors import ImageError, UnknownIdError
 from runtime.index import Hit
-from runtime.io.cli import add_engine_arguments, add_rerank_arguments, positive_int, program
+from runtime.io.cli import add_engine_arguments, add_rerank_arguments, check_rerank_arguments, positive_int, program
 from runtime.retriever import Retriever
 
 
@@ -75,14 +75,19 @@ def print_hits(
     for rank, hit in enumerate(hits, 1):
         geometry = ""
         if hit.inliers is not None:
-            geometry = f"  {hit.inliers:4d} inliers  {'verified' if hit.verified else '        '}"
+            geometry = f"  {hit.inliers:4d} inliers  {'verified' if hit.verified else '':8}"
         print(f"{rank:4d}  {hit.score:.6f}{geometry}  {hit.id}")
     if not hits and min_score is not None:
         print(f"no answer scores {min_score:g} or more")
     elif not hits:
         print("nothing in the index resembles this photo")
-    elif stranger_score is not None and hits[0].score < stranger_score:
+    elif stranger_score is not None and all(first_score(hit) < stranger_score for hit in hits):
         print(f"no answer stands out: photos of other places score up to about {stranger_score:.6f} here")
+
+
+def first_score(hit: Hit) -> float:
+    """What the first stage gave, which is what the scores of strangers are."""
+    return hit.score if hit.first_score is None else hit.first_score
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -98,7 +103,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--min-score",
         type=float,
         metavar="S",
-        help="the least score of an answer (howl index --stats has a scale)",
+        help="the least score of an answer, before --rerank (howl index --stats has a scale)",
     )
     parser.add_argument("--only", metavar="ID", action="append", help="search only this photo or folder; repeatable")
     parser.add_argument(
@@ -109,4 +114,6 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     add_rerank_arguments(parser)
     parser.add_argument("--json", action="store_true", help="a line of JSON for each query")
-    return parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
+    check_rerank_arguments(parser, options)
+    return options

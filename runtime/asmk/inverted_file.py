@@ -54,7 +54,7 @@ class InvertedFile:
 
     @classmethod
     def build(cls, images: Sequence[AsmkCodes], layout: Layout) -> "InvertedFile":
-        """The inverted file of at most 65,536 images. Raises ValueError if one lacks geometry that the layout has."""
+        """The inverted file of at most 65,536 images. Raises IncompatibleError if one lacks what the layout keeps."""
         length = code_length(layout.dimensions)
         if len(images) > MAX_IMAGES:
             raise ValueError(f"{len(images)} images: an inverted file holds {MAX_IMAGES} at most")
@@ -230,7 +230,7 @@ class InvertedFile:
 def _geometry_of(images: Sequence[AsmkCodes]) -> NDArray[np.uint32]:
     parts = [image.geometry for image in images if image.geometry is not None]
     if len(parts) != len(images):
-        raise ValueError("an image has no geometry, and the index keeps it")
+        raise IncompatibleError("an image does not say where its features lie, and the index keeps that")
     return np.concatenate([np.empty(0, np.uint32), *parts])
 
 

@@ -43,18 +43,23 @@ def fuse_convolutions(module: Any, torch: Any) -> int:
 
 def _addition(node: Any, relu: Any, torch: Any) -> tuple[Any, Any] | None:
     """The convolution and the other summand, if a node is their sum and only ``relu`` takes it."""
-    targets = torch.ops.aten.add.Tensor, torch.ops.aten.add_.Tensor
-    if node.target not in targets or node.kwargs or not _is_only_for(node, relu):
+    if node.target != torch.ops.aten.add.Tensor or node.kwargs or not _is_only_for(node, relu):
         return None
     for convolution, other in (node.args[:2], node.args[1::-1]):
-        if _is_convolution(convolution, torch) and _is_only_for(convolution, node) and hasattr(other, "op"):
+        if not _is_convolution(convolution, torch) or not _is_only_for(convolution, node) or not hasattr(other, "op"):
+            continue
+        # As texts: a side may be a symbol.
+        shapes = {str(tuple(node.meta["val"].shape)) for node in (convolution, other) if "val" in node.meta}
+        if len(shapes) < 2:  # what is broadcast, cuDNN does not add
             return convolution, other
     return None
 
 
 def _is_convolution(node: Any, torch: Any) -> bool:
     """Whether a node is a convolution with a bias."""
-    return bool(node.target == torch.ops.aten.conv2d.default and len(node.args) > 2 and node.args[2] is not None)
+    if node.target != torch.ops.aten.conv2d.default or node.kwargs:
+        return False
+    return len(node.args) > 2 and node.args[2] is not None
 
 
 def _is_only_for(node: Any, user: Any) -> bool:

@@ -130,10 +130,10 @@ def choose_provider(device: str | None, available: list[str]) -> str:
     if device == "cpu":
         return CPU
     if device == "cuda":
-        if CUDA not in available:
-            raise DeviceError("the installed ONNX Runtime has no CUDA: install onnxruntime-gpu instead")
         if not find_gpus():
             raise DeviceError("no NVIDIA GPU was found on this machine; leave the device out, or ask for cpu")
+        if CUDA not in available:
+            raise DeviceError("the installed ONNX Runtime has no CUDA: install onnxruntime-gpu instead")
         return CUDA
     if device is None:
         return CUDA if CUDA in available and find_gpus() else CPU

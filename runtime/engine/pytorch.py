@@ -21,13 +21,18 @@ from runtime.engine.graph_cache import GraphCache, Work
 from runtime.engine.schema import check_tensors, features_of
 from runtime.errors import DamagedError, DependencyError, DeviceError, HowlError, IncompatibleError, UsageError
 from runtime.features import Features
+from runtime.forking import renew_after_fork
 from runtime.gpu import find_gpus
 from runtime.io.files import read_file
 
 GRAPHS = 8  # kept at a time: photos usually have no more shapes
 RECORD = "howl.json"  # in the archive: the names of the tensors, and the least side of an image
-MODEL = re.compile(r"models/model\.json|data/sample_inputs/model\.pt|extra/\w+\.json|data/(weights|constants)/.*")
-TENSOR = re.compile(r"(weight|tensor)_\d+")
+TENSOR = r"(weight|tensor)_\d+"
+FILE = re.compile(  # of an archive, below its only folder
+    r"models/model\.json|data/sample_inputs/model\.pt|extra/howl\.json"
+    rf"|data/(weights|constants)/({TENSOR}|model_(weights|constants)_config\.json)"
+    r"|archive_(format|version)|byteorder|(\.data/)?(version|serialization_id|alignment)"
+)
 
 
 class PyTorchEngine:
@@ -52,17 +57,19 @@ class PyTorchEngine:
         self._torch = torch = import_pytorch()
         self._path = path
         self._device = choose_device(torch, device)
-        check_archive(path, torch)
+        content = read_program(path, torch)
         record = {RECORD: ""}
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # of PyTorch's, on itself
-                program = torch.export.load(path, extra_files=record)
+                program = torch.export.load(io.BytesIO(content), extra_files=record)
+            described = json.loads(record[RECORD])
+            inputs, outputs = list(described["inputs"]), list(described["outputs"])
+            self._smallest = int(described["smallest"])
         except Exception as error:  # its exceptions share no base class
             raise DamagedError(f"{path}: PyTorch {torch.__version__} cannot load it: {_first_line(error)}") from None
-        described = json.loads(record[RECORD] or "{}")
-        self._outputs = check_tensors(path, described.get("inputs", ()), described.get("outputs", ()))
-        self._smallest = int(described.get("smallest", 0))
+        check_tensors(path, inputs, outputs)
+        self._outputs = tuple(outputs)  # in the order in which the program gives them
         if threads is not None and self._device == "cpu":
             torch.set_num_threads(threads)
         self.provider = f"PyTorch {torch.__version__} on the CPU"
@@ -82,6 +89,13 @@ class PyTorchEngine:
         self._image: Any = None  # page-locked, as large as the largest image so far
         self._values: dict[str, Any] = {}  # of the last run, on the host, page-locked
         self._turn = threading.Lock()
+        if self._device == "cpu":  # CUDA cannot be forked
+            renew_after_fork(self)
+
+    def renew_after_fork(self) -> None:
+        """Lets go of what another thread held, and of PyTorch's threads, which are not forked: one is left."""
+        self._turn = threading.Lock()
+        self._torch.set_num_threads(1)
 
     def extract(self, image: NDArray[np.uint8]) -> Features:
         """The features of an RGB uint8 image [H, W, 3].
@@ -99,7 +113,9 @@ class PyTorchEngine:
             )
         with self._turn, self._running(image.shape):
             if self._graphs is None:
-                values = dict(zip(self._outputs, self._module(self._torch.from_numpy(image)), strict=True))
+                values = dict(
+                    zip(self._outputs, self._module(self._torch.from_numpy(np.ascontiguousarray(image))), strict=True)
+                )
             else:
                 self._write(image)
                 work = partial(self._work, image.shape)
@@ -137,8 +153,10 @@ class PyTorchEngine:
                 yield
         except HowlError:
             raise
-        except RuntimeError as error:
-            raise DeviceError(f"{self._path}: PyTorch failed on an image {list(shape)}: {_first_line(error)}") from None
+        except (AssertionError, RuntimeError, ValueError) as error:
+            raise (DeviceError if self._device == "cuda" else HowlError)(
+                f"{self._path}: PyTorch failed on an image {list(shape)}: {_first_line(error)}"
+            ) from None
 
 
 class _Stream:
@@ -194,21 +212,28 @@ def choose_device(torch: Any, device: str | None) -> str:
     return "cuda" if has_cuda else "cpu"
 
 
-def check_archive(path: Path, torch: Any) -> None:
-    """Raises HowlError unless a program's archive holds nothing but tensors and descriptions.
+def read_program(path: Path, torch: Any) -> bytes:
+    """The bytes of a program's archive, which holds nothing but tensors and descriptions.
 
-    PyTorch would run code of any pickle that it finds there.
+    PyTorch would run the code of any pickle that it finds there. It looks for files by their names in any case, and of
+    two with one name takes another than Python does: both are refused.
+
+    Raises:
+        HowlError: there is no such file, it is damaged, or it holds more.
     """
     try:
         content = read_file(path)
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
-            names = {name.partition("/")[2]: name for name in archive.namelist()}
-            known = {name for name in names if MODEL.fullmatch(name)}
-            others = {name for name in names if name.startswith(("models/", "data/", "extra/"))} - known
-            configs = [json.loads(archive.read(names[name])) for name in known if name.endswith("_config.json")]
-            samples = archive.read(names["data/sample_inputs/model.pt"])
+            names = [name for name in archive.namelist() if not name.endswith("/")]
+            roots = {name.partition("/")[0] for name in names}
+            files = {name.partition("/")[2]: name for name in names}
+            is_plain = len(roots) == 1 and len({name.casefold() for name in names}) == len(names)
+            if not is_plain or not all(FILE.fullmatch(file) for file in files):
+                raise IncompatibleError(f"{path}: holds more than tensors; it is not an engine that howl exported")
+            configs = [json.loads(archive.read(name)) for file, name in files.items() if file.endswith("_config.json")]
+            samples = archive.read(files["data/sample_inputs/model.pt"])
         entries = [entry for config in configs for entry in config["config"].values()]
-        if others or any(entry["use_pickle"] or not TENSOR.fullmatch(entry["path_name"]) for entry in entries):
+        if any(entry["use_pickle"] is not False or not re.fullmatch(TENSOR, entry["path_name"]) for entry in entries):
             raise IncompatibleError(f"{path}: holds more than tensors; it is not an engine that howl exported")
         if samples:
             torch.load(io.BytesIO(samples), weights_only=True)
@@ -216,6 +241,7 @@ def check_archive(path: Path, torch: Any) -> None:
         raise
     except Exception as error:  # whatever a damaged archive causes
         raise DamagedError(f"{path}: not a program of PyTorch's ({_first_line(error)}); export it again") from None
+    return content
 
 
 def is_half(module: Any, torch: Any) -> bool:

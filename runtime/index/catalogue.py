@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from runtime.asmk.geometry import FORM
 from runtime.errors import DamagedError, IncompatibleError, MissingError, StorageError, WriterBusyError
 from runtime.first_stage import MAX_DIMENSIONS, Layout
 from runtime.index.arrays import HINT, Checksum
@@ -154,7 +155,13 @@ class Catalogue:
         dimensions = self.number("dimensions")
         if not 1 <= dimensions <= MAX_DIMENSIONS:
             raise DamagedError(f"{self.path}: damaged: descriptors of {str(dimensions)[:80]} dimensions; {HINT}")
-        return Layout(self.metadata("method"), dimensions, geometry=self.find_metadata("geometry") == "yes")
+        geometry = self.find_metadata("geometry") or "no"  # indexes of format 4 do not say it
+        if geometry not in ("no", FORM):
+            raise IncompatibleError(
+                f"{self.path}: keeps where features lie in a form that this version of howl does not read "
+                f"({geometry[:80]}); make an index of the photos anew"
+            )
+        return Layout(self.metadata("method"), dimensions, geometry=geometry == FORM)
 
     def _check_file(self) -> None:
         """Raises DamagedError if the file is cut short, of which SQLite reads the rest as zeros, or else damaged."""

@@ -35,13 +35,15 @@ class Hit:
         score: similarity, larger is better: ASMK's is above 0, that of global descriptors is their inner product.
         inliers: features of the query that lie in the image as one view of it would have them; None if no re-ranking
             has looked.
-        verified: whether geometry says that it is the same place; None likewise.
+        verified: whether geometry says that it is the same place; None likewise, and where it cannot tell.
+        first_score: the first stage's score, if a re-ranking gave another; ``stranger_score`` is a scale for it.
     """
 
     id: str
     score: float
     inliers: int | None = None
     verified: bool | None = None
+    first_score: float | None = None
 
 
 @dataclass(frozen=True)
@@ -232,11 +234,12 @@ class IndexReader:
     def located(self, ids: Sequence[str]) -> list[tuple[Segment, NDArray[np.int64], NDArray[np.int64]]]:
         """Where images lie: each segment that has some, their rows in it, and their places among ``ids``.
 
-        Images that were removed since are in none.
+        Ids that are not in what was loaded are nowhere.
         """
         with self._lock:
             numbers = self._catalogue.numbers(ids)
         ordinals = np.array([numbers.get(id_, -1) for id_ in ids], np.int64)
+        is_open = np.ones(len(ids), bool)
         found = []
         for segment, live in self.parts():
             rows = np.searchsorted(segment.ordinals, ordinals)
@@ -244,6 +247,13 @@ class IndexReader:
             places = inside[(segment.ordinals[rows[inside]] == ordinals[inside]) & live[rows[inside]]]
             if len(places):
                 found.append((segment, rows[places], places))
+                is_open[places] = False
+        # What another process has removed or replaced since is still there in what was loaded.
+        missing = {ids[place]: place for place in np.flatnonzero(is_open).tolist()}
+        for segment, live in self.parts() if missing else ():
+            rows = np.array([row for row, id_ in enumerate(segment.ids) if id_ in missing and live[row]], np.int64)
+            if len(rows):
+                found.append((segment, rows, np.array([missing[segment.ids[row]] for row in rows.tolist()])))
         return found
 
     def located_at(self, positions: NDArray[np.int64]) -> list[tuple[Segment, NDArray[np.int64], NDArray[np.int64]]]:

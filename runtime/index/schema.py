@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from runtime.asmk.geometry import FORM
 from runtime.first_stage import Layout
 from runtime.index.arrays import Checksum
 
@@ -48,7 +49,7 @@ def write_empty(path: Path, fingerprint: str, layout: Layout) -> None:
             "fingerprint": fingerprint,
             "method": layout.method,
             "dimensions": str(layout.dimensions),
-            "geometry": "yes" if layout.geometry else "no",
+            "geometry": FORM if layout.geometry else "no",
             "version": str(VERSION),
         }
         connection.executemany("INSERT INTO metadata VALUES (?, ?)", rows.items())

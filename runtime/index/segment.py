@@ -79,7 +79,9 @@ class Segment:
         """What a query shares with some images: ``InvertedFile.correspond``. Raises DamagedError as ``best`` does."""
         store = cast(InvertedFile, self.store)
         if store.geometry is None:
-            raise IncompatibleError(f"{self.folder}: does not keep where its features lie; index its photos again")
+            raise IncompatibleError(
+                f"{self.folder}: does not keep where its features lie; make another index of the photos"
+            )
         with self._naming_damage():
             store.correspond(*arguments)
 

@@ -3,8 +3,8 @@
 Every function checks its arrays, and lets other Python threads run while it computes. An array of another data type or
 layout raises ``ctypes.ArgumentError``; one whose shape does not fit the others raises ``ValueError``.
 
-Those that search, ``score`` and ``products``, survive the loss of memory-mapped pages (``guard.h``). All others, and
-NumPy, do not: read a memory map with them only right after a check of its file.
+Those that search, ``score``, ``correspond`` and ``products``, survive the loss of memory-mapped pages (``guard.h``).
+All others, and NumPy, do not: read a memory map with them only right after a check of its file.
 """
 
 import ctypes
@@ -506,7 +506,9 @@ def verify(
     _check_shapes(counts=(counts, (candidates,)))
     if candidates and (int(counts.max()) > capacity or int(counts.min()) < 0):
         raise ValueError("more correspondences than there is room for")
-    if any(int(found["row"][i, :n].max(initial=0)) >= max(1, len(query)) for i, n in enumerate(counts.tolist()) if n):
+    if hypotheses < 1 or refinements < 0:
+        raise ValueError(f"{hypotheses} hypotheses and {refinements} refinements")
+    if any(int(found["row"][i, :n].max(initial=0)) >= len(query) for i, n in enumerate(counts.tolist()) if n):
         raise ValueError("a correspondence of no word of the query")
     weights, inliers = np.zeros(candidates), np.zeros(candidates, np.int32)
     maps, marks = np.zeros((candidates, TERMS)), np.zeros((candidates, capacity), np.uint8)

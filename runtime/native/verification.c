@@ -12,8 +12,9 @@
 
 enum {
     SIDE_BITS = 13, /* of x, and of y: runtime/asmk/geometry.py */
-    STEPS_AN_OCTAVE = 12,
-    SCALE_OFFSET = 40,
+    UNIT = 2, /* pixels */
+    STEPS_AN_OCTAVE = 8,
+    SCALE_OFFSET = 28,
     IMAGES = 65536, /* as many as uint16 can number */
     STEP = 16,      /* entries that are looked at together: few are of a candidate */
     TERMS = 6, /* of an affine map: x' = m[0] x + m[1] y + m[2], y' = m[3] x + m[4] y + m[5] */
@@ -78,9 +79,11 @@ static void collect(void *arguments)
             int any = 0;
             for (int64_t k = entry; k < stop; k++)
                 any |= wanted[at.images[k]];
-            for (int64_t k = any ? entry : stop; k < stop; k++)
-                if (wanted[at.images[k]])
-                    keep(&at, i, k, at.candidates[at.images[k]]);
+            for (int64_t k = any ? entry : stop; k < stop; k++) {
+                const int32_t candidate = at.candidates[at.images[k]]; /* read once: the file may change meanwhile */
+                if (candidate >= 0)
+                    keep(&at, i, k, candidate);
+            }
         }
     }
 }
@@ -124,12 +127,12 @@ static float octaves(uint32_t geometry)
 
 static float x_of(uint32_t geometry)
 {
-    return (float)(geometry & ((1u << SIDE_BITS) - 1));
+    return UNIT * (float)(geometry & ((1u << SIDE_BITS) - 1));
 }
 
 static float y_of(uint32_t geometry)
 {
-    return (float)(geometry >> SIDE_BITS & ((1u << SIDE_BITS) - 1));
+    return UNIT * (float)(geometry >> SIDE_BITS & ((1u << SIDE_BITS) - 1));
 }
 
 /* Pairs of one query descriptor side by side, those of more weight first. */

@@ -1,12 +1,14 @@
 """The interface of every re-ranker."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 from runtime.features import Features
 from runtime.index import Hit, Index
 from runtime.io.image import PhotoInput
+
+CANDIDATES = 100  # that a re-ranker looks at, if nothing else is said
 
 
 @dataclass(frozen=True)
@@ -17,11 +19,13 @@ class Query:
         photo: as the caller gave it.
         features: what the engine gave for it; positions are in pixels of the image that the engine took.
         encoded: what the first stage searched with.
+        settings: of the first stage, as it names them (``FirstStage.settings``).
     """
 
     photo: PhotoInput
     features: Features
     encoded: Any
+    settings: Mapping[str, Any]
 
 
 @runtime_checkable

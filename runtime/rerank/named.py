@@ -11,7 +11,7 @@ RERANKERS: Mapping[str, Callable[[], Reranker]] = {"spatial": Spatial}
 
 def reranker_of(rerank: "str | Reranker | None") -> Reranker | None:
     """The re-ranker that is meant: by its name, or the object itself. Raises UsageError if it is none."""
-    if rerank is None or (isinstance(rerank, Reranker) and not isinstance(rerank, str)):
+    if rerank is None or (isinstance(rerank, Reranker) and not isinstance(rerank, str | type)):
         return rerank
     if isinstance(rerank, str) and rerank in RERANKERS:
         return RERANKERS[rerank]()

@@ -14,8 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runtime import native
+from runtime.arguments import finite_number, whole_number_above_0
 from runtime.asmk.codes import AsmkQuery
-from runtime.errors import IncompatibleError
+from runtime.errors import IncompatibleError, UsageError
 from runtime.first_stage import ASMK
 from runtime.index import Hit, Index
 from runtime.rerank.interface import Query
@@ -83,6 +84,7 @@ class Spatial:
         gain: how often what agrees of a score is added to it.
         least: the part of the first stage's score that agrees, from which on an image is verified. At most one in a
             thousand pairs of photos of different places reaches it (docs/rerank.md).
+        alpha: α of the search for which ``least`` holds; with another, no image is said to be verified or not.
     """
 
     tolerance: float = 48.0
@@ -93,6 +95,16 @@ class Spatial:
     most_zoom: float = 2.0
     gain: float = 3.0
     least: float = 0.008
+    alpha: float = 3.0
+
+    def __post_init__(self) -> None:
+        """Raises UsageError if a value is none that geometry can work with."""
+        for name in ("tolerance", "octaves", "pull", "most_zoom", "gain", "least", "alpha"):
+            if finite_number(name, getattr(self, name)) < 0:
+                raise UsageError(f"{name}={getattr(self, name)}: must be at least 0")
+        whole_number_above_0("hypotheses", self.hypotheses)
+        if self.refinements != 0:
+            whole_number_above_0("refinements", self.refinements)
 
     def rerank(self, query: Query, candidates: Sequence[Hit], index: Index) -> list[Hit]:
         """The candidates by the first stage's score and their inliers together (``scores``).
@@ -104,15 +116,22 @@ class Spatial:
             raise IncompatibleError(f"{index.path}: holds {index.layout.method}, and spatial verification needs ASMK")
         if not index.layout.geometry:
             raise IncompatibleError(
-                f"{index.path}: does not keep where its features lie, which spatial verification needs; index the "
-                "photos again"
+                f"{index.path}: does not keep where its features lie, which spatial verification needs; make another "
+                "index of the photos (howl index)"
             )
         located = [Located(*each) for each in index.located([hit.id for hit in candidates])]
         found = self.verify(query.encoded, located, len(candidates))
         before = np.array([hit.score for hit in candidates])
         scores, verified = self.scores(before, found), self.agreeing(before, found) >= self.least
+        can_tell = query.settings.get("alpha") == self.alpha
         hits = [
-            replace(hit, score=score, inliers=inliers, verified=is_verified)
+            replace(
+                hit,
+                score=score,
+                inliers=inliers,
+                verified=is_verified if can_tell else None,
+                first_score=hit.score,
+            )
             for hit, score, inliers, is_verified in zip(
                 candidates, scores.tolist(), found.inliers.tolist(), verified.tolist(), strict=True
             )

@@ -52,10 +52,24 @@ def test_an_index_gives_the_pairs_of_its_photos(
     assert lines_of(tmp_path / "a.txt") == lines_of(tmp_path / "b.txt")
     capsys.readouterr()
     assert run(engine, "--index", index, "--root", tmp_path, "--out", tmp_path / "c.txt") == 1
-    assert (
-        "its photos are the queries; name the folder from which the ids are seen with --root" in capsys.readouterr().err
-    )
+    assert "name the folder from which the ids are seen with --root" in capsys.readouterr().err
     assert not (tmp_path / "c.txt").exists()
+
+
+def test_a_photo_of_an_index_that_is_gone_is_left_out_and_named(
+    exported: Path, photos: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, engine, out = tmp_path / "some", exported / "engine.onnx", tmp_path / "pairs.txt"
+    folder.mkdir()
+    for number, photo in enumerate(photos[:3]):
+        (folder / f"{number}.png").write_bytes(Path(photo).read_bytes())
+    with Retriever(engine, tmp_path / "index", device="cpu", root=folder) as retriever:
+        retriever.add(sorted(folder.iterdir()))
+    (folder / "1.png").unlink()
+    capsys.readouterr()
+    assert run(engine, "--index", tmp_path / "index", "--root", folder, "--out", out) == 0
+    assert f"left out: {folder / '1.png'}: not there any more" in capsys.readouterr().err
+    assert lines_of(out)
 
 
 def test_queries_come_first_and_need_not_be_in_the_database(
@@ -68,13 +82,22 @@ def test_queries_come_first_and_need_not_be_in_the_database(
     assert Path(query).name not in {second for _, second in lines_of(out)}
 
 
+def test_queries_that_are_the_database_give_each_pair_once(exported: Path, folder: Path, tmp_path: Path) -> None:
+    engine = exported / "engine.onnx"
+    assert run(engine, folder, "--top", 3, "--out", tmp_path / "a.txt") == 0
+    assert run(engine, folder, "--queries", folder, "--top", 3, "--out", tmp_path / "b.txt") == 0
+    assert lines_of(tmp_path / "a.txt") == lines_of(tmp_path / "b.txt")
+
+
 def test_inliers_are_asked_of_a_reranking(
     exported: Path, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    """Where none has them, the pairs of before stay."""
     engine, out = exported / "engine.onnx", tmp_path / "pairs.txt"
-    assert run(engine, folder, "--rerank", "spatial", "--min-inliers", 10_000, "--out", out) == 0
-    assert lines_of(out) == []
-    assert "photos have no partner" in capsys.readouterr().err
+    out.write_text("of before\n")
+    assert run(engine, folder, "--rerank", "spatial", "--min-inliers", 10_000, "--out", out) == 1
+    assert lines_of(out) == [("of", "before")]
+    assert "not written, as no photo has a partner" in capsys.readouterr().err
     assert run(engine, folder, "--rerank", "spatial", "--out", out) == 0
     assert lines_of(out)
     assert run(engine, folder, "--min-inliers", 5, "--out", out) == 2
@@ -84,8 +107,8 @@ def test_inliers_are_asked_of_a_reranking(
 @pytest.mark.parametrize(
     ("arguments", "status", "line"),
     [
-        (["{engine}"], 2, "name the database: PHOTOS, or --index DIR"),
-        (["{engine}", "{folder}", "--index", "x"], 2, "name the database: PHOTOS, or --index DIR"),
+        (["{engine}"], 2, "name the database: either PHOTOS or --index DIR"),
+        (["{engine}", "{folder}", "--index", "x"], 2, "name the database: either PHOTOS or --index DIR"),
         (["{engine}", "{folder}", "--root", "{engine}.index"], 1, "lies outside the root"),
         (["{engine}", "{blank}"], 1, "a b.png: the name has a blank"),
         (["{engine}", "nowhere"], 1, "nowhere: no such file or folder"),

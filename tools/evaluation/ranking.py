@@ -15,6 +15,7 @@ from runtime.features import Features
 from runtime.first_stage import FirstStage, Store
 from runtime.index import Index
 from runtime.index.origin import Origin
+from runtime.rerank import CANDIDATES
 from runtime.rerank.spatial import Located, Spatial
 from train.data.labelled import ALL, LabelledPhotos, Truth
 from train.metrics import average_precision, positive_ranks, precision_at
@@ -22,7 +23,6 @@ from train.metrics import average_precision, positive_ranks, precision_at
 Result = TypeVar("Result")
 
 BUILD_BATCH = 16_384  # photos whose codes lie in memory twice, while they go into a store
-CANDIDATES = 100  # that are re-ranked
 PRECISION_DEPTHS = (1, 5, 10)
 
 

@@ -4,17 +4,17 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from runtime.bundle import load_manifest
 from runtime.encoder import Encoder
-from runtime.errors import UsageError
-from runtime.first_stage import FirstStage
+from runtime.errors import IncompatibleError, UsageError
+from runtime.first_stage import ASMK, FirstStage
 from runtime.index import Index
 from runtime.io.image import describe_unreadable
-from runtime.rerank import Spatial, reranker_of
+from runtime.rerank import CANDIDATES, Spatial, reranker_of
 from tools.evaluation.distractors import open_distractors
-from tools.evaluation.ranking import CANDIDATES, QueryResult, Summary, evaluate_set, means
+from tools.evaluation.ranking import QueryResult, Summary, evaluate_set, means
 from train.data.labelled import ALL
 from train.data.sources import open_set
 
@@ -29,6 +29,7 @@ class Evaluation:
         engine: path of the engine.
         provider: what ran it.
         first_stage: what searched with its features.
+        rerank: by what the first answers were put into another order, and how many; None if they were not.
         distractors: as they were named.
         skipped: the reason, by path, of photos that could not be read and were left out.
         sets: what each set of labelled photos gave, in the order in which they were named.
@@ -37,6 +38,7 @@ class Evaluation:
     engine: str
     provider: str
     first_stage: FirstStage
+    rerank: tuple[str, int] | None
     distractors: str | None
     skipped: Mapping[str, str]
     sets: Sequence[Summary]
@@ -47,6 +49,7 @@ class Evaluation:
             "engine": self.engine,
             "provider": self.provider,
             "search": self.first_stage.settings,
+            "rerank": None if self.rerank is None else dict(zip(("by", "candidates"), self.rerank, strict=True)),
             "distractors": self.distractors,
             "skipped": dict(self.skipped),
             "sets": [_as_dict(summary) for summary in self.sets],
@@ -54,12 +57,27 @@ class Evaluation:
 
     def as_text(self) -> str:
         """The means of every set, its worst queries by name, and what was left out."""
-        lines = [f"{self.engine}, {self.provider}, {self.first_stage}"]
+        order = "" if self.rerank is None else f", the first {self.rerank[1]} re-ranked: {self.rerank[0]}"
+        lines = [f"{self.engine}, {self.provider}, {self.first_stage}{order}"]
         for summary in self.sets:
             lines += _lines(summary)
         if self.skipped:
             lines.append(describe_unreadable(self.skipped))
         return "\n".join(lines)
+
+
+def spatial_of(rerank: str | None, encoder: Encoder, index: Index | None) -> Spatial | None:
+    """The re-ranker, if one is asked for. Raises HowlError if it is none, or engine or index lack what it needs."""
+    spatial = reranker_of(rerank)
+    if spatial is None:
+        return None
+    if not isinstance(spatial, Spatial) or encoder.first_stage.layout.method != ASMK:
+        raise IncompatibleError(f"{encoder.path}: --rerank {rerank} needs local features, and it gives none")
+    if index is not None and not index.layout.geometry:
+        raise IncompatibleError(
+            f"{index.path}: does not keep where its features lie, which --rerank needs; make another of the photos"
+        )
+    return spatial
 
 
 def evaluate_engine(
@@ -90,7 +108,7 @@ def evaluate_engine(
         threshold: τ of the search; None for the engine's.
         alpha: α of the search; None for the engine's.
         rerank: ``spatial``, to put the first answers into a better order.
-        candidates: answers that it looks at.
+        candidates: answers that it looks at, the query's own photo among them.
 
     Raises:
         HowlError: engine, data or distractors are missing, damaged or not as they were published, or no query has a
@@ -109,7 +127,7 @@ def evaluate_engine(
             if index is not None:
                 opened = Index.of_engine(index, engine, manifest.fingerprint, encoder.first_stage.layout)
                 held = stack.enter_context(closing(opened))
-            spatial = cast(Spatial | None, reranker_of(rerank))
+            spatial = spatial_of(rerank, encoder, held)
             summaries = [
                 evaluate_set(encoder, labelled, indexes, index=held, spatial=spatial, candidates=candidates)
                 for labelled in sets
@@ -117,7 +135,8 @@ def evaluate_engine(
     for labelled in sets:
         unreadable = zip(labelled.paths, labelled.names, strict=True)
         skipped |= {str(path): labelled.unreadable[name] for path, name in unreadable if name in labelled.unreadable}
-    return Evaluation(str(engine), encoder.engine.provider, encoder.first_stage, distractors, skipped, summaries)
+    order = None if rerank is None else (rerank, candidates)
+    return Evaluation(str(engine), encoder.engine.provider, encoder.first_stage, order, distractors, skipped, summaries)
 
 
 def _as_dict(summary: Summary) -> dict[str, Any]:

@@ -101,10 +101,13 @@ def plant(
     )
     for word in random.choice(there, -(-SHARED * candidates // min(AT_ONCE, candidates))).tolist():
         begin, end = file.offsets[rows[word]], file.offsets[rows[word] + 1]
-        taken = min(AT_ONCE, candidates, int(end - begin))
-        at = begin + np.sort(random.choice(int(end - begin), taken, replace=False))
-        images[at] = np.sort(random.choice(chosen, taken, replace=False))
-        codes[at] = query.codes[word]
+        own = images[begin:end]
+        others = np.setdiff1d(chosen, own)
+        taken = min(AT_ONCE, len(others), int(end - begin))
+        at = random.choice(int(end - begin), taken, replace=False)
+        own[at] = random.choice(others, taken, replace=False)
+        codes[begin + at] = query.codes[word]
+        own.sort()
     planted = replace(file, images=images, codes=codes)
     return planted, Located(planted, chosen.astype(np.int64), np.arange(candidates))
 

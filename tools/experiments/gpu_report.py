@@ -12,8 +12,11 @@ if __name__ == "__main__":
 import argparse
 import json
 import multiprocessing
+import os
+import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from functools import cache
 from importlib import import_module
 from pathlib import Path
@@ -108,15 +111,22 @@ def run_step(name: str, prepared: Path, out: Path) -> None:
         keep()
 
 
+def in_a_group(work: Callable[..., None], *arguments: Any) -> None:
+    """Runs work as the leader of a group of processes, which ends as one."""
+    os.setsid()
+    work(*arguments)
+
+
 def run_limited(work: Callable[..., None], arguments: tuple[Any, ...], limit: float) -> str | None:
     """Runs work in a new process; None, or what became of it if it did not end by itself and well."""
-    process = processes().Process(target=work, args=arguments)
+    process = processes().Process(target=in_a_group, args=(work, *arguments))
     process.start()
     process.join(limit)
     if process.is_alive():
-        process.terminate()
-        process.join(GRACE)
-        process.kill()
+        for signal_ in (signal.SIGTERM, signal.SIGKILL):  # the processes that it started, too
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal_)
+            process.join(GRACE)
         return f"stopped after {limit:g} seconds"
     return None if process.exitcode == 0 else f"the process ended with status {process.exitcode}"
 

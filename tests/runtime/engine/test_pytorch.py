@@ -202,9 +202,27 @@ def trapped_samples(name: str, content: bytes) -> bytes:
         (unchanged, {"models/second.json": b"{}"}),
         (unchanged, {"data/aotinductor/model/model.so": b"machine code"}),
         (unchanged, {"data/sample_inputs/second.pt": pickle.dumps(Trap())}),
+        (unchanged, {"DATA/SAMPLE_INPUTS/MODEL.PT": pickle.dumps(Trap())}),
+        (unchanged, {"data/sample_inputs/model.pt": pickle.dumps(Trap())}),
+        (unchanged, {"data/weights/MODEL_WEIGHTS_CONFIG.JSON": b"{}"}),
+        (unchanged, {"serialized_exported_program.json": b"{}"}),
+        (unchanged, {"../other/models/model.json": b"{}"}),
     ],
-    ids=["pickled weights", "an object", "a trap as example", "a second model", "machine code", "a second example"],
+    ids=[
+        "pickled weights",
+        "an object",
+        "a trap as example",
+        "a second model",
+        "machine code",
+        "a second example",
+        "the example in capitals",
+        "the example twice",
+        "a configuration in capitals",
+        "a program of an earlier form",
+        "another folder",
+    ],
 )
+@pytest.mark.filterwarnings("ignore:Duplicate name")
 def test_an_archive_with_more_than_tensors_is_refused(
     program: Path, tmp_path: Path, change: Callable[[str, bytes], bytes], extra: dict[str, bytes]
 ) -> None:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 import runtime.index
 from runtime.asmk.codes import AsmkCodes, pack_signs
 from runtime.asmk.inverted_file import InvertedFile
+from runtime.errors import IncompatibleError
 from runtime.first_stage import ASMK, Layout
 from runtime.index import Hit, Index
 from runtime.index.catalogue import Catalogue
@@ -550,9 +551,29 @@ def test_an_index_of_the_format_before_opens_searches_and_grows(path: Path) -> N
     assert not list(path.rglob("geometry.npy"))
 
 
+def test_geometry_of_another_form_is_not_read(index: Index, path: Path) -> None:
+    """Its numbers would mean other places."""
+    index.close()
+    tell(path / CATALOGUE, "UPDATE metadata SET value = 'yes' WHERE key = 'geometry'")
+    line = refusal(lambda: Index(path))
+    assert "keeps where features lie in a form that this version of howl does not read (yes)" in line
+    assert line.endswith("make an index of the photos anew")
+
+
+def test_a_stale_reader_finds_where_another_has_moved_an_image(index: Index, path: Path) -> None:
+    ids, images = make_images(60, 61)
+    index.add(ids, images)
+    with closing(Index(path)) as writer:
+        assert {id_ for segment, rows, _ in index.located(ids) for id_ in np.array(segment.ids)[rows]} == set(ids)
+        writer.remove([ids[0]])
+        writer.add([ids[0]], [images[1]])
+    found = index.located(ids)
+    assert sorted(place for _, _, places in found for place in places.tolist()) == [0, 1]
+
+
 def test_an_image_without_geometry_is_refused_where_it_is_kept(index: Index) -> None:
     (id_,), (image,) = make_images(77)
-    with pytest.raises(ValueError, match="an image has no geometry"):
+    with pytest.raises(IncompatibleError, match="does not say where its features lie"):
         index.add([id_], [image._replace(geometry=None)])
     assert index.existing([id_]) == []
 

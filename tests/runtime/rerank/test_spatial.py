@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from runtime import IncompatibleError, Retriever, native
+from runtime import IncompatibleError, Retriever, UsageError, native
 from runtime.asmk.codes import AsmkCodes, AsmkQuery, pack_signs
 from runtime.asmk.geometry import pack_geometry, unpack_geometry
 from runtime.asmk.inverted_file import InvertedFile
@@ -220,6 +220,38 @@ def test_hits_say_what_agrees(exported: Path, tmp_path: Path, photos: list[str])
         assert len(retriever.search(photos[0], top=2, rerank="spatial", candidates=1)) == 2
 
 
+def test_many_searches_give_what_each_gives(exported: Path, tmp_path: Path, photos: list[str]) -> None:
+    with Retriever(exported / "engine.onnx", tmp_path / "index", device="cpu") as retriever:
+        retriever.add(photos)
+        many = retriever.search_many(photos, 3, rerank="spatial")
+        assert many == [retriever.search(photo, 3, rerank="spatial") for photo in photos]
+        assert many != retriever.search_many(photos, 3)
+
+
+def test_the_least_score_is_one_of_the_first_stage(exported: Path, tmp_path: Path, photos: list[str]) -> None:
+    """Only that is to be compared with the scores of strangers."""
+    with Retriever(exported / "engine.onnx", tmp_path / "index", device="cpu") as retriever:
+        retriever.add(photos)
+        first = {hit.id: hit.score for hit in retriever.search(photos[0])}
+        least = sorted(first.values())[-2]
+        hits = retriever.search(photos[0], rerank="spatial", min_score=least)
+        assert {hit.id: hit.first_score for hit in hits} == {id_: s for id_, s in first.items() if s >= least}
+
+
+def test_what_is_verified_is_not_known_for_another_alpha(exported: Path, tmp_path: Path, photos: list[str]) -> None:
+    with Retriever(exported / "engine.onnx", tmp_path / "index", device="cpu", alpha=1) as retriever:
+        retriever.add(photos)
+        assert {hit.verified for hit in retriever.search(photos[0], rerank="spatial")} == {None}
+        known = retriever.search(photos[0], rerank=Spatial(alpha=1, least=0.1))
+        assert known[0].verified is True
+
+
+@pytest.mark.parametrize("wrong", [{"hypotheses": 0}, {"refinements": -1}, {"tolerance": -1.0}, {"gain": float("nan")}])
+def test_values_that_geometry_cannot_work_with_are_refused(wrong: dict[str, float]) -> None:
+    with pytest.raises(UsageError, match=f"{next(iter(wrong))}"):
+        Spatial(**wrong)  # type: ignore[arg-type]
+
+
 def test_an_index_without_geometry_says_so(exported: Path, tmp_path: Path, photos: list[str]) -> None:
     """It searches as ever, and takes photos as ever; the retriever that opens it need not ask for the same."""
     with Retriever(exported / "engine.onnx", tmp_path / "index", device="cpu", geometry=False) as retriever:
@@ -230,7 +262,5 @@ def test_an_index_without_geometry_says_so(exported: Path, tmp_path: Path, photo
     with Retriever(exported / "engine.onnx", tmp_path / "index", device="cpu") as retriever:
         retriever.add(photos[3:])
         assert retriever.search(photos[0])[0] == expected[0]
-        with pytest.raises(
-            IncompatibleError, match=r"index: does not keep where its features lie.*index the photos again"
-        ):
+        with pytest.raises(IncompatibleError, match=r"index: does not keep where its features lie.*make another"):
             retriever.search(photos[0], rerank="spatial")

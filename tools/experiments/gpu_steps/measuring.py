@@ -41,13 +41,17 @@ class Result:
 
     @contextmanager
     def attempt(self, **row: Any) -> Iterator[dict[str, Any]]:
-        """A row of the table, to be filled in the block; if the block fails, the row says why, and the step goes on."""
-        self.rows.append(row)
+        """A row of the table, to be filled in the block; if the block fails, the row says why, and the step goes on.
+
+        A row to which the block adds nothing is left out: the block has added its own.
+        """
+        given = len(row)
         try:
             yield row
         except Exception as error:
             row["failed"] = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
-        self.keep()
+        if len(row) > given:
+            self.add(**row)
 
 
 def milliseconds(run: Callable[[], object], runs: int = RUNS) -> str:
