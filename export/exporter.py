@@ -89,7 +89,7 @@ def export_checkpoint(options: ExportOptions, say: Say = print) -> Exported:
         manifest = add_plan(checkpoint, precision, files, photos, say)
     elif find_gpus():
         say(f"{files.plan}: not built, TensorRT is not installed; {files.program.name} takes its place")
-    else:
+    elif options.out != files.program:
         learned = checkpoint.codebook is not own_codebook
         command = options.elsewhere(files.codebook if learned else None).command()
         say(f"{files.plan}: not built, there is no NVIDIA GPU here; on a machine with one: {command}")

@@ -2,6 +2,7 @@
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 
 from runtime.asmk.geometry import unpack_geometry
@@ -12,7 +13,7 @@ from runtime.io.image import Image, to_original_pixels
 from runtime.native import UNIT
 from runtime.rerank.spatial import Located, Spatial
 from tools.visualization.canvas import Photo
-from tools.visualization.matches import GAP, draw_pairs
+from tools.visualization.matches import GAP, draw_pairs, moved
 
 FRAME_COLOUR, FRAME_WIDTH = "#ffd92f", 2.5
 
@@ -41,20 +42,24 @@ def draw_verified(encoder: Encoder, query: Photo, image: Photo, top: int) -> Fig
     inliers = found.correspondences[0][: found.counts[0]][found.marks[0][: found.counts[0]]]
     inliers = inliers[np.argsort(-inliers["weight"], kind="stable")[:top]]
     ends = unpack_geometry(asked.geometry[inliers["row"]]), unpack_geometry(inliers["geometry"])
+    drawn = f", the heaviest {len(inliers)} drawn" if len(inliers) < found.inliers[0] else ""
     figure = draw_pairs(
         query,
         image,
         in_photo(ends[0], left, query),
         in_photo(ends[1], right, image),
         inliers["weight"] * UNIT,
-        f"{verdict}: {found.inliers[0]} inliers of {found.counts[0]} shared visual words\n"
-        f"score {score[0]:.4f}, re-ranked {spatial.scores(score, found)[0]:.4f}",
+        f"{verdict}: {found.inliers[0]} inliers of {found.counts[0]} shared visual words{drawn}\n"
+        f"score {score[0]:.4f}, re-ranked {spatial.scores(score, found)[0]:.4f}; yellow: the frame of the query",
     )
     if found.inliers[0]:
         frame = in_photo(frame_of(left) @ found.maps[0].T, right, image)
         shift, factor = query.width + GAP * query.height, query.height / image.height
-        moved = (frame + 0.5) * factor - 0.5 + [shift, 0]
-        figure.axes[0].plot(*moved.T, color=FRAME_COLOUR, linewidth=FRAME_WIDTH, clip_on=True)
+        axes, (first, last, bottom, top_edge) = figure.axes[0], moved(image, shift, factor)
+        corners = (frame + 0.5) * factor - 0.5 + [shift, 0]
+        (line,) = axes.plot(*corners.T, color=FRAME_COLOUR, linewidth=FRAME_WIDTH)
+        # Only within the photo: a wrong map may reach anywhere.
+        line.set_clip_path(Rectangle((first, top_edge), last - first, bottom - top_edge, transform=axes.transData))
     return figure
 
 
