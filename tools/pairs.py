@@ -1,7 +1,8 @@
 """The pairs of photos worth matching, for COLMAP and hloc: ``python tools/pairs.py engine.onnx PHOTOS``.
 
 A line for each pair, ``name name``: what hloc calls pairs, and COLMAP imported pairs. Names are paths as seen from
-``--root``, which is the folder that the other program is given as its images.
+``--root``, which is the folder that the other program is given as its images. ``--format h5`` writes what hloc makes
+pairs of itself: the global descriptors of an engine that has them.
 """
 
 if __name__ == "__main__":
@@ -32,8 +33,10 @@ from runtime.io.cli import add_engine_arguments, add_rerank_arguments, check_rer
 from runtime.io.files import atomic_write, ensure_writable
 from runtime.io.finding import find_photos
 from runtime.rerank import CANDIDATES, Query, Reranker, reranker_of
+from tools.descriptors import save_descriptors
 
 TOP = 20
+TXT, H5 = "txt", "h5"
 BATCH = 1000  # photos that go into the index together
 
 
@@ -96,6 +99,8 @@ class Pairs:
 def main(arguments: Sequence[str] | None = None) -> None:
     options = parse(arguments)
     ensure_writable(options.out)
+    if options.format == H5:
+        return write_descriptors(options)
     selection = Selection(options.top, reranker_of(options.rerank), options.candidates, options.min_inliers)
     encoder = Encoder(
         Path(options.engine),
@@ -118,6 +123,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if found.alone:
         print(f"without a partner: {len(found.alone)}, {found.alone[0]} for example", file=sys.stderr)
     print(f"{options.out}: {len(found.pairs)} pairs; names are seen from {root or 'where howl runs'}")
+
+
+def write_descriptors(options: argparse.Namespace) -> None:
+    """Global descriptors of PHOTOS, by the names that pairs would have."""
+    encoder = Encoder(Path(options.engine), device=options.device, threads=options.threads)
+    if encoder.first_stage.layout.method == ASMK:
+        raise IncompatibleError(f"{encoder.path}: gives local features only, and --format h5 is for global descriptors")
+    root = Path(options.root) if options.root is not None else common_root(options.photos, None)
+    result = Pairs()
+    names = names_of(distinct(find_photos(options.photos), root, result), root)
+    result.left_out |= save_descriptors(encoder, names, options.out)
+    for reason in result.left_out.values():
+        print(f"left out: {reason}", file=sys.stderr)
+    written = len(names) - sum(str(photo) in result.left_out for photo in names)
+    print(f"{options.out}: {written} descriptors; names are seen from {root or 'where howl runs'}")
 
 
 def pairs_of_photos(
@@ -333,9 +353,18 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         metavar="DIR",
         help="from which names are seen, and where the ids of --index lead to; default: PHOTOS if it is one folder",
     )
-    parser.add_argument("--out", type=Path, default=Path("pairs.txt"), metavar="FILE", help="default: %(default)s")
+    parser.add_argument(
+        "--format",
+        choices=(TXT, H5),
+        default=TXT,
+        help="h5: no pairs, but the global descriptors of PHOTOS, for hloc (%(default)s)",
+    )
+    parser.add_argument("--out", type=Path, metavar="FILE", help="default: pairs.txt, or descriptors.h5")
     options = parser.parse_args(arguments)
     check_rerank_arguments(parser, options)
     if bool(options.photos) == (options.index is not None):
         parser.error("name the database: either PHOTOS or --index DIR")
+    if options.format == H5 and (options.index is not None or options.queries or options.rerank or options.min_inliers):
+        parser.error("--format h5: is for PHOTOS alone, without --index, --queries, --rerank and --min-inliers")
+    options.out = options.out or Path("descriptors.h5" if options.format == H5 else "pairs.txt")
     return options

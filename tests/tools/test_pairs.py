@@ -3,9 +3,11 @@
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from runtime import Retriever
+from runtime.encoder import Encoder
 from runtime.io.cli import run_command
 from tools import pairs
 
@@ -153,3 +155,36 @@ def test_a_photo_that_cannot_be_read_is_left_out_and_named(
     assert run(exported / "engine.onnx", folder, "--out", tmp_path / "pairs.txt") == 0
     assert f"left out: {folder / 'broken.png'}" in capsys.readouterr().err
     assert all("broken" not in name for pair in lines_of(tmp_path / "pairs.txt") for name in pair)
+
+
+def test_global_descriptors_are_written_as_hloc_keeps_them(
+    global_engine: Path, photos: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A group a photo, by its name, which may have folders."""
+    h5py = pytest.importorskip("h5py")
+    folder, out = tmp_path / "some", tmp_path / "global.h5"
+    (folder / "deep").mkdir(parents=True)
+    for number, photo in enumerate(photos[:3]):
+        (folder / "deep" / f"{number}.png").write_bytes(Path(photo).read_bytes())
+    (folder / "broken.png").write_bytes(b"no photo")
+    assert run(global_engine, folder, "--format", "h5", "--device", "cpu", "--out", out) == 0
+    assert f"left out: {folder / 'broken.png'}" in capsys.readouterr().err
+    encoder = Encoder(global_engine, device="cpu")
+    with h5py.File(out) as file:
+        assert sorted(file["deep"]) == ["0.png", "1.png", "2.png"]
+        assert list(file) == ["deep"]
+        for number, photo in enumerate(photos[:3]):
+            expected = encoder.engine.extract(encoder.load(photo)).need_global()
+            np.testing.assert_array_equal(file[f"deep/{number}.png"]["global_descriptor"][()], expected)
+
+
+def test_local_features_are_no_global_descriptors(
+    exported: Path, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "global.h5"
+    assert run(exported / "engine.onnx", folder, "--format", "h5", "--out", out) == 1
+    assert "gives local features only, and --format h5 is for global descriptors" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        run(exported / "engine.onnx", folder, "--format", "h5", "--rerank", "spatial", "--out", out)
+    assert "--format h5: is for PHOTOS alone" in capsys.readouterr().err
+    assert not out.exists()
