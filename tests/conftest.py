@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -27,6 +28,9 @@ from runtime.gpu import find_gpus
 from runtime.gpu.device import Device
 
 from .cuda.stand_in import StandIn
+
+# A shell ignores Ctrl-C for what it starts in the background, and new processes would inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
