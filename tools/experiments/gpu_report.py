@@ -66,14 +66,14 @@ STEPS = {
 def main(arguments: Sequence[str] | None = None) -> None:
     options = parse(arguments)
     require_packages("torch", "onnx", "tyro")
+    if not options.prepare:
+        if not find_gpus():
+            raise DeviceError("the report needs an NVIDIA GPU, and none was found; --prepare does what needs none")
+        require_packages("pandas", "tabulate")
     ensure_writable(options.out / "report.md")
     prepared = prepare(options.out / "prepared")
-    if options.prepare:
-        return
-    if not find_gpus():
-        raise DeviceError("the report needs an NVIDIA GPU, and none was found; --prepare does what needs none")
-    require_packages("pandas", "tabulate")
-    measure(prepared, options.out, options.steps)
+    if not options.prepare:
+        measure(prepared, options.out, options.steps)
 
 
 def measure(prepared: Prepared, out: Path, steps: Sequence[str]) -> None:

@@ -80,13 +80,14 @@ def test_rows_are_kept_when_a_step_fails_in_the_middle(tmp_path: Path, monkeypat
     assert report(tmp_path) == text
 
 
-def test_without_a_gpu_it_says_so(
+def test_without_a_gpu_it_says_so_before_it_prepares(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(gpu_report, "find_gpus", list)
-    monkeypatch.setattr(gpu_report, "prepare", Prepared)
+    monkeypatch.setattr(gpu_report, "prepare", lambda _: pytest.fail("it prepares, which takes minutes"))
     assert run_command(lambda _: gpu_report.main(["--out", str(tmp_path)])) == 1
     assert "the report needs an NVIDIA GPU, and none was found; --prepare" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_what_is_prepared_has_a_file_each() -> None:
