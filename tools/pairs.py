@@ -82,13 +82,11 @@ class Pairs:
         pairs: the query first; each unordered pair once.
         alone: photos that are in no pair.
         left_out: why a photo was left out, by its path.
-        names: of the photos that were not.
     """
 
     pairs: list[tuple[str, str]] = field(default_factory=list)
     alone: list[str] = field(default_factory=list)
     left_out: dict[str, str] = field(default_factory=dict)
-    names: dict[Path, str] = field(default_factory=dict)
 
     def save(self, path: Path) -> None:
         """Writes a line for each pair, whole or not at all."""
@@ -132,7 +130,7 @@ def write_descriptors(options: argparse.Namespace) -> None:
         raise IncompatibleError(f"{encoder.path}: gives local features only, and --format h5 is for global descriptors")
     root = Path(options.root) if options.root is not None else common_root(options.photos, None)
     result = Pairs()
-    names = names_of(distinct(find_photos(options.photos), root, result), root)
+    names = names_of(find_photos(options.photos), root, result)
     result.left_out |= save_descriptors(encoder, names, options.out)
     for reason in result.left_out.values():
         print(f"left out: {reason}", file=sys.stderr)
@@ -161,9 +159,9 @@ def pairs_of_photos(
     layout, fingerprint = encoder.first_stage.layout, encoder.manifest.fingerprint
     selection.check(encoder.path, layout)
     result = Pairs()
-    names = names_of(distinct(photos, root, result), root)
+    names = names_of(photos, root, result)
     places = by_place({name: path for path, name in names.items()})
-    asked_names = names_of(distinct(queries, root, result), root) if queries is not None else {}
+    asked_names = names_of(queries, root, result) if queries is not None else {}
 
     def encode(features: Features) -> tuple[Any, Any]:
         return encoder.encode_database(features), encoder.encode_query(features) if queries is None else None
@@ -189,7 +187,7 @@ def pairs_of_photos(
                 raise ImageError(f"{next(iter(result.left_out.values()))}; no photo is left")
             if queries is None:
                 return among(asked.items(), index, {name: name for name in asked}, selection, result)
-            with_others(read(encoder, asked_names, result), index, places, {}, selection, result)
+            with_others(read(encoder, asked_names, result), asked_names, index, places, {}, selection, result)
             return result
 
 
@@ -204,8 +202,8 @@ def pairs_of_index(
         files = {id_: Path(root or "", id_) for id_ in ids}
         names = {id_: name_of(file, root) for id_, file in files.items()}
         if queries is not None:
-            asked = names_of(distinct(queries, root, result), root)
-            with_others(read(encoder, asked, result), index, by_place(files), names, selection, result)
+            asked = names_of(queries, root, result)
+            with_others(read(encoder, asked, result), asked, index, by_place(files), names, selection, result)
             return result
         of_file = {file: id_ for id_, file in files.items() if file.is_file()}
         if files and not of_file:
@@ -262,16 +260,18 @@ def among(
 
 def with_others(
     queries: Iterable[tuple[Path, Any]],
+    asked: Mapping[Path, str],
     index: Index,
     places: Mapping[int, str],
     names: Mapping[str, str],
     selection: Selection,
     result: Pairs,
 ) -> None:
-    """Adds the pairs of photos, which have names in ``result``, with those of an index.
+    """Adds the pairs of photos with those of an index.
 
     Args:
         queries: photos and their queries.
+        asked: the names of these photos.
         index: the database.
         places: the ids of its photos, by the places of their files: a query that is in it is no answer to itself.
         names: of its photos, by id; those that are missing are their own names.
@@ -282,7 +282,7 @@ def with_others(
     for path, query in queries:
         origin = Origin.of(path)
         own = {places[origin.place]} if origin is not None and origin.place in places else set()
-        name = result.names[path]
+        name = asked[path]
         hits = selection.select(query, own, index)
         for other in (names.get(hit.id, hit.id) for hit in hits):
             if frozenset((name, other)) not in known:
@@ -291,8 +291,12 @@ def with_others(
         result.alone += [] if hits else [name]
 
 
-def distinct(photos: Sequence[Path], root: Path | None, result: Pairs) -> list[Path]:
-    """The photos whose files are not named twice; the others are left out. Gives every photo its name in ``result``."""
+def names_of(photos: Sequence[Path], root: Path | None, result: Pairs) -> dict[Path, str]:
+    """The names of the photos; those whose file was named before are left out.
+
+    Raises IdError as ``name_of``, or if two have one name.
+    """
+    names: dict[Path, str] = {}
     known: dict[int, Path] = {}
     for photo in photos:
         origin = Origin.of(photo)
@@ -300,21 +304,15 @@ def distinct(photos: Sequence[Path], root: Path | None, result: Pairs) -> list[P
         if first != photo:
             result.left_out[str(photo)] = f"{photo}: the file of {first} under another name"
         else:
-            result.names[photo] = name_of(photo, root)
-    return [photo for photo in photos if photo in result.names]
+            names[photo] = name_of(photo, root)
+    check_ids(Path(root or "."), list(names.values()))
+    return names
 
 
 def by_place(files: Mapping[str, Path]) -> dict[int, str]:
     """Ids by the places of their files."""
     origins = ((id_, Origin.of(file)) for id_, file in files.items())
     return {origin.place: id_ for id_, origin in origins if origin is not None}
-
-
-def names_of(photos: Sequence[Path], root: Path | None) -> dict[Path, str]:
-    """The name of every photo. Raises IdError as ``name_of``, or if two have one name."""
-    names = {photo: name_of(photo, root) for photo in photos}
-    check_ids(Path(root or "."), list(names.values()))
-    return names
 
 
 def name_of(photo: Path, root: Path | None) -> str:
