@@ -5,6 +5,7 @@
 
 #include "cpu.h"
 #include "guard.h"
+#include "inverted_file.h"
 
 enum {
     STEP = 16,        /* entries that are compared at a time */
@@ -12,16 +13,6 @@ enum {
     AHEAD = 64,       /* how many steps ahead entries are fetched: lists lie anywhere in a large file */
     LISTS = 512,      /* lists that are looked up at a time */
     SOON = 16,        /* how many words of the query ahead their rows are fetched */
-    IMAGES = 65536,   /* as many as uint16 can number */
-};
-
-struct inverted_file {
-    const uint32_t *words; /* ascending */
-    const int64_t *offsets;
-    int64_t rows;
-    const uint16_t *images;
-    const uint64_t *codes;
-    int64_t code_length;
 };
 
 /* The sums of all images: int64 [IMAGES] or, if they are known to fit, uint32 [IMAGES] in units of 2^shift. That halves
@@ -39,14 +30,6 @@ struct list {
     int64_t entries;
     const uint64_t *query;
 };
-
-static inline int64_t hamming(const uint64_t *a, const uint64_t *b, int64_t length)
-{
-    int64_t different = 0;
-    for (int64_t i = 0; i < length; i++)
-        different += __builtin_popcountll(a[i] ^ b[i]);
-    return different;
-}
 
 /* Adds the weights of entries, each given as distance << 16 | image. */
 static inline void add(const uint32_t *kept, int64_t count, const int64_t *weights, struct sums sums)

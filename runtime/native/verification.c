@@ -9,14 +9,14 @@
 
 #include "cpu.h"
 #include "guard.h"
+#include "inverted_file.h"
 
 enum {
     SIDE_BITS = 13, /* of x, and of y: runtime/asmk/geometry.py */
-    UNIT = 2, /* pixels */
+    UNIT = 2,       /* pixels */
     STEPS_AN_OCTAVE = 8,
     SCALE_OFFSET = 28,
-    IMAGES = 65536, /* as many as uint16 can number */
-    STEP = 16,      /* entries that are looked at together: few are of a candidate */
+    STEP = 16, /* entries that are looked at together: few are of a candidate */
     TERMS = 6, /* of an affine map: x' = m[0] x + m[1] y + m[2], y' = m[3] x + m[4] y + m[5] */
 };
 
@@ -28,13 +28,8 @@ struct correspondence {
 
 /* The arguments of howl_correspond. */
 struct corresponding {
-    const uint32_t *words;
-    const int64_t *offsets;
-    int64_t rows;
-    const uint16_t *images;
-    const uint64_t *codes;
+    struct inverted_file file;
     const uint32_t *geometry;
-    int64_t code_length;
     const uint32_t *query_words;
     const uint64_t *query_codes;
     int64_t query_rows;
@@ -48,11 +43,8 @@ struct corresponding {
 /* Adds the correspondence of an entry with the query's word `word`, if it has a weight. */
 static void keep(const struct corresponding *at, int64_t word, int64_t entry, int32_t candidate)
 {
-    const uint64_t *code = at->codes + entry * at->code_length, *query = at->query_codes + word * at->code_length;
-    int64_t distance = 0;
-    for (int64_t k = 0; k < at->code_length; k++)
-        distance += __builtin_popcountll(code[k] ^ query[k]);
-    int64_t weight = at->weights[distance];
+    const int64_t length = at->file.code_length;
+    int64_t weight = at->weights[hamming(at->file.codes + entry * length, at->query_codes + word * length, length)];
     int32_t *count = at->counts + candidate;
     if (weight > 0 && *count < at->capacity)
         at->found[candidate * at->capacity + (*count)++] =
@@ -62,25 +54,26 @@ static void keep(const struct corresponding *at, int64_t word, int64_t entry, in
 static void collect(void *arguments)
 {
     const struct corresponding at = *(struct corresponding *)arguments;
+    const struct inverted_file file = at.file;
     uint8_t wanted[IMAGES]; /* a quarter of `candidates`, which would not stay in the nearest cache */
     for (int64_t image = 0; image < IMAGES; image++)
         wanted[image] = at.candidates[image] >= 0;
     int64_t row = 0;
     for (int64_t i = 0; i < at.query_rows; i++) {
-        while (row < at.rows && at.words[row] < at.query_words[i])
+        while (row < file.rows && file.words[row] < at.query_words[i])
             row++;
-        if (row == at.rows)
+        if (row == file.rows)
             return;
-        if (at.words[row] != at.query_words[i])
+        if (file.words[row] != at.query_words[i])
             continue;
-        const int64_t end = at.offsets[row + 1];
-        for (int64_t entry = at.offsets[row]; entry < end; entry += STEP) {
+        const int64_t end = file.offsets[row + 1];
+        for (int64_t entry = file.offsets[row]; entry < end; entry += STEP) {
             const int64_t stop = entry + STEP < end ? entry + STEP : end;
             int any = 0;
             for (int64_t k = entry; k < stop; k++)
-                any |= wanted[at.images[k]];
+                any |= wanted[file.images[k]];
             for (int64_t k = any ? entry : stop; k < stop; k++) {
-                const int32_t candidate = at.candidates[at.images[k]]; /* read once: the file may change meanwhile */
+                const int32_t candidate = at.candidates[file.images[k]]; /* read once: the file may change meanwhile */
                 if (candidate >= 0)
                     keep(&at, i, k, candidate);
             }
@@ -96,8 +89,9 @@ int howl_correspond(const uint32_t *words, const int64_t *offsets, int64_t rows,
                     const uint64_t *query_codes, int64_t query_rows, const int64_t *weights, const int32_t *candidates,
                     int64_t capacity, int32_t *counts, struct correspondence *found)
 {
-    struct corresponding at = {words,       offsets,    rows,    images,     codes,    geometry, code_length, query_words,
-                               query_codes, query_rows, weights, candidates, capacity, counts,   found};
+    struct inverted_file file = {words, offsets, rows, images, codes, code_length};
+    struct corresponding at = {file,    geometry,   query_words, query_codes, query_rows,
+                               weights, candidates, capacity,    counts,      found};
     return howl_guarded(collect, &at);
 }
 
