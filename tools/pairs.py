@@ -32,7 +32,7 @@ from runtime.index.origin import Origin
 from runtime.io.cli import add_engine_arguments, add_rerank_arguments, check_rerank_arguments, positive_int, program
 from runtime.io.files import atomic_write, ensure_writable
 from runtime.io.finding import find_photos
-from runtime.rerank import CANDIDATES, Query, Reranker, reranker_of
+from runtime.rerank import CANDIDATES, Query, Reranker, Spatial, reranker_of
 from tools.descriptors import save_descriptors
 
 TOP = 20
@@ -62,8 +62,8 @@ class Selection:
 
     def check(self, path: Path, layout: Layout) -> None:
         """Raises IncompatibleError if the re-ranker cannot work with the features of an engine or an index."""
-        if self.reranker is not None and not (layout.method == ASMK and layout.geometry):
-            raise IncompatibleError(f"{path}: --rerank needs local features and where they lie, which it does not have")
+        if isinstance(self.reranker, Spatial):
+            self.reranker.check(path, layout)
 
     def select(self, query: Any, own: Collection[str], index: Index) -> list[Hit]:
         """The answers to an encoded query, best first, but for those that are the query's own photo."""

@@ -77,13 +77,8 @@ class Segment:
 
     def correspond(self, *arguments: Any) -> None:
         """What a query shares with some images: ``InvertedFile.correspond``. Raises DamagedError as ``best`` does."""
-        store = cast(InvertedFile, self.store)
-        if store.geometry is None:
-            raise IncompatibleError(
-                f"{self.folder}: does not keep where its features lie; make another index of the photos"
-            )
         with self._naming_damage():
-            store.correspond(*arguments)
+            cast(InvertedFile, self.store).correspond(*arguments)
 
     @contextmanager
     def _naming_damage(self) -> Iterator[None]:

@@ -8,6 +8,7 @@ it, and what agrees then are the inliers.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -17,7 +18,7 @@ from runtime import native
 from runtime.arguments import finite_number, whole_number_above_0
 from runtime.asmk.codes import AsmkQuery
 from runtime.errors import IncompatibleError, UsageError
-from runtime.first_stage import ASMK
+from runtime.first_stage import ASMK, Layout
 from runtime.index import Hit, Index
 from runtime.rerank.interface import Query
 
@@ -106,19 +107,24 @@ class Spatial:
         if self.refinements != 0:
             whole_number_above_0("refinements", self.refinements)
 
+    @staticmethod
+    def check(path: Path, layout: Layout) -> None:
+        """Raises IncompatibleError unless an index or an engine of this layout has what verification needs."""
+        if layout.method != ASMK:
+            raise IncompatibleError(f"{path}: has {layout.method}, and spatial verification needs ASMK")
+        if not layout.geometry:
+            raise IncompatibleError(
+                f"{path}: does not keep where its features lie, which spatial verification needs; make another "
+                "index of the photos (howl index)"
+            )
+
     def rerank(self, query: Query, candidates: Sequence[Hit], index: Index) -> list[Hit]:
         """The candidates by the first stage's score and their inliers together (``scores``).
 
         Raises:
             IncompatibleError: the index does not keep where its features lie, or is none of ASMK's.
         """
-        if index.layout.method != ASMK:
-            raise IncompatibleError(f"{index.path}: holds {index.layout.method}, and spatial verification needs ASMK")
-        if not index.layout.geometry:
-            raise IncompatibleError(
-                f"{index.path}: does not keep where its features lie, which spatial verification needs; make another "
-                "index of the photos (howl index)"
-            )
+        self.check(index.path, index.layout)
         located = [Located(*each) for each in index.located([hit.id for hit in candidates])]
         found = self.verify(query.encoded, located, len(candidates))
         before = np.array([hit.score for hit in candidates])

@@ -188,3 +188,12 @@ def test_local_features_are_no_global_descriptors(
         run(exported / "engine.onnx", folder, "--format", "h5", "--rerank", "spatial", "--out", out)
     assert "--format h5: is for PHOTOS alone" in capsys.readouterr().err
     assert not out.exists()
+
+
+def test_reranking_needs_local_features(
+    global_engine: Path, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "pairs.txt"
+    assert run(global_engine, folder, "--rerank", "spatial", "--out", out) == 1
+    assert f"{global_engine}: has vectors, and spatial verification needs ASMK" in capsys.readouterr().err
+    assert not out.exists()

@@ -9,7 +9,7 @@ from typing import Any
 from runtime.bundle import load_manifest
 from runtime.encoder import Encoder
 from runtime.errors import IncompatibleError, UsageError
-from runtime.first_stage import ASMK, FirstStage
+from runtime.first_stage import FirstStage
 from runtime.index import Index
 from runtime.io.image import describe_unreadable
 from runtime.rerank import CANDIDATES, Spatial, reranker_of
@@ -71,12 +71,11 @@ def spatial_of(rerank: str | None, encoder: Encoder, index: Index | None) -> Spa
     spatial = reranker_of(rerank)
     if spatial is None:
         return None
-    if not isinstance(spatial, Spatial) or encoder.first_stage.layout.method != ASMK:
-        raise IncompatibleError(f"{encoder.path}: --rerank {rerank} needs local features, and it gives none")
-    if index is not None and not index.layout.geometry:
-        raise IncompatibleError(
-            f"{index.path}: does not keep where its features lie, which --rerank needs; make another of the photos"
-        )
+    if not isinstance(spatial, Spatial):
+        raise IncompatibleError(f"--rerank {rerank}: only spatial verification can be evaluated")
+    spatial.check(encoder.path, encoder.first_stage.layout)
+    if index is not None:
+        spatial.check(index.path, index.layout)
     return spatial
 
 
