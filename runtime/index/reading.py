@@ -258,14 +258,9 @@ class IndexReader:
 
     def located_at(self, positions: NDArray[np.int64]) -> list[tuple[Segment, NDArray[np.int64], NDArray[np.int64]]]:
         """``located``, of images by their positions among ``ids()``; a negative one is nowhere."""
-        found, first = [], 0
-        for segment, live in self.parts():
-            rows = np.flatnonzero(live)
-            places = np.flatnonzero((positions >= first) & (positions < first + len(rows)))
-            if len(places):
-                found.append((segment, rows[positions[places] - first], places))
-            first += len(rows)
-        return found
+        parts = [(segment, np.flatnonzero(live)) for segment, live in self.parts()]
+        lengths = [len(rows) for _, rows in parts]
+        return [(parts[part][0], parts[part][1][own], places) for part, own, places in divided(positions, lengths)]
 
     def narrowed(
         self,
@@ -340,3 +335,24 @@ def size_of(path: Path) -> int:
         return path.stat().st_size if path.is_file() else 0
     except FileNotFoundError:
         return 0
+
+
+def divided(
+    positions: NDArray[np.int64], lengths: Sequence[int]
+) -> list[tuple[int, NDArray[np.int64], NDArray[np.int64]]]:
+    """Which of several parts, one after the other, positions lie in; a negative one lies in none.
+
+    Args:
+        positions: int64 [n], counted through all parts.
+        lengths: of the parts.
+
+    Returns:
+        for each part that has some: its number, the positions counted from its start, and their places among all.
+    """
+    found, first = [], 0
+    for part, length in enumerate(lengths):
+        places = np.flatnonzero((positions >= first) & (positions < first + length))
+        if len(places):
+            found.append((part, positions[places] - first, places))
+        first += length
+    return found

@@ -15,6 +15,7 @@ from runtime.features import Features
 from runtime.first_stage import FirstStage, Store
 from runtime.index import Index
 from runtime.index.origin import Origin
+from runtime.index.reading import divided
 from runtime.rerank import CANDIDATES
 from runtime.rerank.spatial import Located, Spatial
 from train.data.labelled import ALL, LabelledPhotos, Truth
@@ -58,12 +59,8 @@ class Encoded:
     def located_at(self, numbers: NDArray[np.int64]) -> Sequence[tuple[Any, NDArray[np.int64], NDArray[np.int64]]]:
         """``Searchable.located_at``; photos that cannot be read are nowhere."""
         stored = np.where(self.readable[numbers], np.cumsum(self.readable)[numbers] - 1, -1)
-        found, first = [], 0
-        for piece in self.pieces:
-            places = np.flatnonzero((stored >= first) & (stored < first + len(piece)))
-            found.append((piece, stored[places] - first, places))
-            first += len(piece)
-        return found
+        lengths = [len(piece) for piece in self.pieces]
+        return [(self.pieces[part], rows, places) for part, rows, places in divided(stored, lengths)]
 
     def scores(self, query: Any) -> NDArray[np.float64]:
         """The score of every searched photo, float64 [n]; 0 for one that cannot be read, which is junk."""
@@ -208,11 +205,8 @@ def reranked(
     """
     best = np.argsort(-scores, kind="stable")[:candidates]
     located: list[Located] = []
-    first = 0
-    for part in searched:
-        places = np.flatnonzero((best >= first) & (best < first + len(part)))
-        located += [Located(store, rows, places[own]) for store, rows, own in part.located_at(best[places] - first)]
-        first += len(part)
+    for part, numbers, places in divided(best, [len(part) for part in searched]):
+        located += [Located(store, rows, places[own]) for store, rows, own in searched[part].located_at(numbers)]
     changed = scores.copy()
     changed[best] = spatial.scores(scores[best], spatial.verify(query, located, len(best)))
     return changed

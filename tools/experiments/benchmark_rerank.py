@@ -13,6 +13,7 @@ import argparse
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -26,6 +27,8 @@ from tools.experiments.benchmark_gpu import draw_popularity, make_file, make_que
 SHARED = 150  # words that a candidate shares with the query, of 435: as photos of one place do
 AT_ONCE = 40  # candidates that get a word together
 QUERIES, WARM_UP = 30, 3
+
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -76,10 +79,8 @@ def measure(images: int, candidates: int, queries: int = QUERIES) -> Timing:
         query = make_query(random, popularity)
         query = query._replace(geometry=random.integers(0, 2**32, len(query.words), np.uint32))
         planted, located = plant(random, file, query, candidates)
-        first = timed(lambda planted=planted, query=query: planted.best(query, live, candidates))  # type: ignore[misc]
-        start = time.process_time()
-        verified = Spatial().verify(query, [located], candidates)
-        second = 1e3 * (time.process_time() - start)
+        _, first = timed(planted.best, query, live, candidates)
+        verified, second = timed(Spatial().verify, query, [located], candidates)
         if number >= WARM_UP:
             scoring.append(first)
             verifying.append(second)
@@ -112,11 +113,14 @@ def plant(
     return planted, Located(planted, chosen.astype(np.int64), np.arange(candidates))
 
 
-def timed(work: Callable[[], object]) -> float:
-    """Milliseconds of the processor, which other work beside it does not change much; all of it is one thread."""
+def timed(work: Callable[..., Result], *arguments: Any) -> tuple[Result, float]:
+    """What work gives, and its milliseconds of the processor, which other work beside it does not change much.
+
+    All of it is one thread.
+    """
     start = time.process_time()
-    work()
-    return 1e3 * (time.process_time() - start)
+    result = work(*arguments)
+    return result, 1e3 * (time.process_time() - start)
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
