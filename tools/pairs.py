@@ -93,6 +93,11 @@ class Pairs:
         with atomic_write(path) as file:
             file.write("".join(f"{first} {second}\n" for first, second in self.pairs).encode())
 
+    def print_left_out(self) -> None:
+        """A line on standard error for every photo that was left out."""
+        for reason in self.left_out.values():
+            print(f"left out: {reason}", file=sys.stderr)
+
 
 def main(arguments: Sequence[str] | None = None) -> None:
     options = parse(arguments)
@@ -108,13 +113,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         alpha=options.alpha,
     )
     queries = find_photos(options.queries) if options.queries else None
-    root = Path(options.root) if options.root is not None else common_root(options.photos, queries)
+    root = root_of(options, queries)
     if options.index is None:
         found = pairs_of_photos(encoder, find_photos(options.photos), queries, root, selection)
     else:
         found = pairs_of_index(encoder, Path(options.index), queries, root, selection)
-    for reason in found.left_out.values():
-        print(f"left out: {reason}", file=sys.stderr)
+    found.print_left_out()
     if not found.pairs:
         raise DataError(f"{options.out}: not written, as no photo has a partner")
     found.save(options.out)
@@ -128,12 +132,11 @@ def write_descriptors(options: argparse.Namespace) -> None:
     encoder = Encoder(Path(options.engine), device=options.device, threads=options.threads)
     if encoder.first_stage.layout.method == ASMK:
         raise IncompatibleError(f"{encoder.path}: gives local features only, and --format h5 is for global descriptors")
-    root = Path(options.root) if options.root is not None else common_root(options.photos, None)
+    root = root_of(options, None)
     result = Pairs()
     names = names_of(find_photos(options.photos), root, result)
     result.left_out |= save_descriptors(encoder, names, options.out)
-    for reason in result.left_out.values():
-        print(f"left out: {reason}", file=sys.stderr)
+    result.print_left_out()
     written = len(names) - sum(str(photo) in result.left_out for photo in names)
     print(f"{options.out}: {written} descriptors; names are seen from {root or 'where howl runs'}")
 
@@ -323,11 +326,13 @@ def name_of(photo: Path, root: Path | None) -> str:
     return name
 
 
-def common_root(photos: Sequence[str], queries: Sequence[Path] | None) -> Path | None:
-    """The folder from which names are seen if nothing else is said: the only one that was named, if all lies in it."""
-    if len(photos) != 1 or not Path(photos[0]).is_dir():
+def root_of(options: argparse.Namespace, queries: Sequence[Path] | None) -> Path | None:
+    """The folder from which names are seen: --root, or the only folder that was named, if all lies in it."""
+    if options.root is not None:
+        return Path(options.root)
+    if len(options.photos) != 1 or not Path(options.photos[0]).is_dir():
         return None
-    root = Path(photos[0])
+    root = Path(options.photos[0])
     inside = all(Path(os.path.abspath(query)).is_relative_to(os.path.abspath(root)) for query in queries or ())
     return root if inside else None
 
