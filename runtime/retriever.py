@@ -32,7 +32,7 @@ from runtime.index.ids import check_ids, duplicate, id_of_path, ids_of
 from runtime.index.strangers import LEAST_IMAGES, LEAST_SAMPLE, SAMPLE, Strangers
 from runtime.io.decoding import MAX_PIXELS
 from runtime.io.image import PhotoInput, describe
-from runtime.rerank import CANDIDATES, Query, Reranker, reranker_of
+from runtime.rerank import HitOrder, Query, Reranker, reranker_of
 
 
 class Retriever:
@@ -289,7 +289,7 @@ class Retriever:
         only: Iterable[str | os.PathLike[str]] | None = None,
         exclude: Iterable[str | os.PathLike[str]] = (),
         rerank: str | Reranker | None = None,
-        candidates: int = CANDIDATES,
+        candidates: int | None = None,
     ) -> list[Hit]:
         """The photos of the index most similar to ``photo``, best first; fewer than ``top`` if few share anything.
 
@@ -301,7 +301,7 @@ class Retriever:
             exclude: ids of photos that are to be no hits.
             rerank: puts the first stage's best hits into a better order: ``spatial``, or a re-ranker with other
                 settings (``runtime.rerank``).
-            candidates: how many of them it gets, at least ``top``.
+            candidates: how many of them it looks at; None for its own number. The others follow as they are.
 
         Raises:
             ImageError: the photo cannot be read.
@@ -313,14 +313,12 @@ class Retriever:
         """
         index, top = self._existing_index(), whole_number_above_0("top", top)
         least = _least(min_score)
-        candidates = whole_number_above_0("candidates", candidates)
-        reranker = reranker_of(rerank)
+        order = HitOrder(reranker_of(rerank), candidates)
         features = self.encoder.engine.extract(self.encoder.load(photo))
         encoded = self.encoder.encode_query(features, threads=self._threads)
-        depth = top if reranker is None else max(candidates, top)
-        hits = self._searcher_of(index).search(encoded, depth, only=only, exclude=exclude)
-        query = Query(photo, features, encoded, self.encoder.first_stage.settings)
-        return _in_order(reranker, query, [hit for hit in hits if hit.score >= least], index)[:top]
+        hits = self._searcher_of(index).search(encoded, max(top, order.count), only=only, exclude=exclude)
+        query = Query(photo, encoded, self.encoder.first_stage.settings, features)
+        return order.apply(query, [hit for hit in hits if hit.score >= least], index, self.root)[:top]
 
     def search_many(
         self,
@@ -331,7 +329,7 @@ class Retriever:
         only: Iterable[str | os.PathLike[str]] | None = None,
         exclude: Iterable[str | os.PathLike[str]] = (),
         rerank: str | Reranker | None = None,
-        candidates: int = CANDIDATES,
+        candidates: int | None = None,
         skipped: dict[int, str] | None = None,
     ) -> list[list[Hit]]:
         """``search`` for each of the photos, a few at a time, so that all cores are busy.
@@ -356,22 +354,20 @@ class Retriever:
         if skipped is not None and not isinstance(skipped, dict):
             raise UsageError(f"skipped: a dict is needed, not {type(skipped).__name__}")
         only, exclude = None if only is None else ids_of(only, "only"), ids_of(exclude, "exclude")
-
-        candidates = whole_number_above_0("candidates", candidates)
-        reranker = reranker_of(rerank)
-        depth = top if reranker is None else max(candidates, top)
+        order = HitOrder(reranker_of(rerank), candidates)
         searcher, settings = self._searcher_of(index), self.encoder.first_stage.settings
 
         def hits_of(features: Features) -> tuple[Features, Any, list[Hit]]:
             encoded = self.encoder.encode_query(features)
-            hits = searcher.search(encoded, depth, only=only, exclude=exclude)
+            hits = searcher.search(encoded, max(top, order.count), only=only, exclude=exclude)
             return features, encoded, [hit for hit in hits if hit.score >= least]
 
         answers: list[list[Hit]] = []
         for photo, found in self.encoder.encode_all(listed(photos, "photos"), hits_of):
             if not isinstance(found, ImageError):
                 features, encoded, hits = found
-                answers.append(_in_order(reranker, Query(photo, features, encoded, settings), hits, index)[:top])
+                query = Query(photo, encoded, settings, features)
+                answers.append(order.apply(query, hits, index, self.root)[:top])
             elif skipped is None:
                 raise found
             else:
@@ -441,10 +437,6 @@ class Retriever:
             if not Index.exists(self._index_place):
                 raise
             return self._open_index()  # another process was faster
-
-
-def _in_order(reranker: Reranker | None, query: Query, hits: list[Hit], index: Index) -> list[Hit]:
-    return hits if reranker is None else reranker.rerank(query, hits, index)
 
 
 def _least(min_score: float | None) -> float:

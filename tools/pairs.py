@@ -25,14 +25,14 @@ from tqdm import tqdm
 from runtime.encoder import Encoder
 from runtime.errors import DataError, IdError, ImageError, IncompatibleError, MissingError, UsageError
 from runtime.features import Features
-from runtime.first_stage import ASMK, Layout
+from runtime.first_stage import ASMK
 from runtime.index import Hit, Index
 from runtime.index.ids import check_ids, id_of_path
 from runtime.index.origin import Origin
 from runtime.io.cli import add_engine_arguments, add_rerank_arguments, check_rerank_arguments, positive_int, program
 from runtime.io.files import atomic_write, ensure_writable
 from runtime.io.finding import find_photos
-from runtime.rerank import CANDIDATES, Query, Reranker, Spatial, reranker_of
+from runtime.rerank import FIRST_STAGE, HitOrder, Query, reranker_of
 from tools.descriptors import save_descriptors
 
 TOP = 20
@@ -46,31 +46,25 @@ class Selection:
 
     Attributes:
         top: of each query, at most.
-        reranker: that puts them into a better order; None for the first stage's.
-        candidates: how many it looks at.
+        order: in which they are.
+        root: the folder from which names and ids are seen; None for paths as they are given.
         min_inliers: that an answer needs; only a re-ranker counts them.
     """
 
     top: int = TOP
-    reranker: Reranker | None = None
-    candidates: int = CANDIDATES
+    order: HitOrder = FIRST_STAGE
+    root: Path | None = None
     min_inliers: int = 0
 
     def __post_init__(self) -> None:
-        if self.min_inliers and self.reranker is None:
+        if self.min_inliers and self.order.reranker is None:
             raise UsageError("--min-inliers: only a re-ranking counts inliers; add --rerank spatial")
 
-    def check(self, path: Path, layout: Layout) -> None:
-        """Raises IncompatibleError if the re-ranker cannot work with the features of an engine or an index."""
-        if isinstance(self.reranker, Spatial):
-            self.reranker.check(path, layout)
-
-    def select(self, query: Any, own: Collection[str], index: Index) -> list[Hit]:
-        """The answers to an encoded query, best first, but for those that are the query's own photo."""
-        depth = self.top if self.reranker is None else max(self.top, self.candidates)
-        hits = [hit for hit in index.search(query, depth + len(own)) if hit.id not in own][:depth]
-        if self.reranker is not None:
-            hits = self.reranker.rerank(Query("", Features(), query, {}), hits, index)
+    def select(self, photo: Path, encoded: Any, own: Collection[str], index: Index) -> list[Hit]:
+        """The answers to a photo, of which the query is given too, best first, but for those that are itself."""
+        depth = max(self.top, self.order.count)
+        hits = [hit for hit in index.search(encoded, depth + len(own)) if hit.id not in own][:depth]
+        hits = self.order.apply(Query(photo, encoded, {}), hits, index, self.root)
         return [hit for hit in hits if not self.min_inliers or (hit.inliers or 0) >= self.min_inliers][: self.top]
 
 
@@ -104,7 +98,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     ensure_writable(options.out)
     if options.format == H5:
         return write_descriptors(options)
-    selection = Selection(options.top, reranker_of(options.rerank), options.candidates, options.min_inliers)
+    order = HitOrder(reranker_of(options.rerank), options.candidates)
+    queries = find_photos(options.queries) if options.queries else None
+    root = root_of(options, queries)
+    selection = Selection(options.top, order, root, options.min_inliers)
     encoder = Encoder(
         Path(options.engine),
         device=options.device,
@@ -112,12 +109,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         threshold=options.threshold,
         alpha=options.alpha,
     )
-    queries = find_photos(options.queries) if options.queries else None
-    root = root_of(options, queries)
     if options.index is None:
-        found = pairs_of_photos(encoder, find_photos(options.photos), queries, root, selection)
+        found = pairs_of_photos(encoder, find_photos(options.photos), queries, selection)
     else:
-        found = pairs_of_index(encoder, Path(options.index), queries, root, selection)
+        found = pairs_of_index(encoder, Path(options.index), queries, selection)
     found.print_left_out()
     if not found.pairs:
         raise DataError(f"{options.out}: not written, as no photo has a partner")
@@ -142,7 +137,7 @@ def write_descriptors(options: argparse.Namespace) -> None:
 
 
 def pairs_of_photos(
-    encoder: Encoder, photos: Sequence[Path], queries: Sequence[Path] | None, root: Path | None, selection: Selection
+    encoder: Encoder, photos: Sequence[Path], queries: Sequence[Path] | None, selection: Selection
 ) -> Pairs:
     """The pairs among photos, or of queries with photos, by an index that is made for this.
 
@@ -153,14 +148,13 @@ def pairs_of_photos(
         encoder: of the engine.
         photos: of the database.
         queries: photos; None for those of the database.
-        root: the folder from which names are seen; None for paths as they are given.
         selection: which answers become pairs.
 
     Raises:
         HowlError: a name cannot be written, or no photo can be read.
     """
-    layout, fingerprint = encoder.first_stage.layout, encoder.manifest.fingerprint
-    selection.check(encoder.path, layout)
+    layout, fingerprint, root = encoder.first_stage.layout, encoder.manifest.fingerprint, selection.root
+    selection.order.check(encoder.path, layout)
     result = Pairs()
     names = names_of(photos, root, result)
     places = by_place({name: path for path, name in names.items()})
@@ -194,13 +188,11 @@ def pairs_of_photos(
             return result
 
 
-def pairs_of_index(
-    encoder: Encoder, path: Path, queries: Sequence[Path] | None, root: Path | None, selection: Selection
-) -> Pairs:
+def pairs_of_index(encoder: Encoder, path: Path, queries: Sequence[Path] | None, selection: Selection) -> Pairs:
     """The pairs among the photos of an index, or of queries with them: ``pairs_of_photos``."""
-    layout, fingerprint = encoder.first_stage.layout, encoder.manifest.fingerprint
+    layout, fingerprint, root = encoder.first_stage.layout, encoder.manifest.fingerprint, selection.root
     with closing(Index.of_engine(path, encoder.path, fingerprint, layout)) as index:
-        selection.check(path, index.layout)
+        selection.order.check(path, index.layout)
         result, ids = Pairs(), index.ids()
         files = {id_: Path(root or "", id_) for id_ in ids}
         names = {id_: name_of(file, root) for id_, file in files.items()}
@@ -252,7 +244,7 @@ def among(
     asked = []
     for id_, query in queries:
         asked.append(id_)
-        for hit in selection.select(query, {id_}, index):
+        for hit in selection.select(Path(selection.root or "", id_), query, {id_}, index):
             if frozenset((id_, hit.id)) not in known:
                 known.add(frozenset((id_, hit.id)))
                 result.pairs.append((names[id_], names[hit.id]))
@@ -286,7 +278,7 @@ def with_others(
         origin = Origin.of(path)
         own = {places[origin.place]} if origin is not None and origin.place in places else set()
         name = asked[path]
-        hits = selection.select(query, own, index)
+        hits = selection.select(path, query, own, index)
         for other in (names.get(hit.id, hit.id) for hit in hits):
             if frozenset((name, other)) not in known:
                 known.add(frozenset((name, other)))

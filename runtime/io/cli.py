@@ -136,7 +136,7 @@ def add_engine_options(parser: argparse.ArgumentParser, *, searches: bool) -> No
 
 def add_rerank_arguments(parser: argparse.ArgumentParser) -> None:
     """How the first answers are put into a better order."""
-    from runtime.rerank import CANDIDATES, RERANKERS  # late: it imports the index
+    from runtime.rerank import RERANKERS  # late: it imports the index
 
     parser.add_argument(
         "--rerank", choices=RERANKERS, help="put the first answers into a better order; spatial: by geometry"
@@ -145,17 +145,14 @@ def add_rerank_arguments(parser: argparse.ArgumentParser) -> None:
         "--candidates",
         type=positive_int,
         metavar="N",
-        help=f"answers that --rerank looks at, no fewer than are shown ({CANDIDATES})",
+        help="answers that --rerank looks at; the others follow as they are (spatial: 100)",
     )
 
 
 def check_rerank_arguments(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
-    """Fills in what was left out, once arguments are parsed. Candidates without a re-ranking are a usage error."""
-    from runtime.rerank import CANDIDATES
-
+    """Candidates without a re-ranking are a usage error."""
     if options.candidates is not None and options.rerank is None:
         parser.error("--candidates: only a re-ranking looks at them; add --rerank spatial")
-    options.candidates = options.candidates or CANDIDATES
 
 
 def positive_int(text: str) -> int:

@@ -1,7 +1,19 @@
 """Re-ranking: the best answers of the first stage, put in a better order."""
 
-from runtime.rerank.interface import CANDIDATES, Query, Reranker
+from runtime.rerank.hits import FIRST_STAGE, HitOrder
+from runtime.rerank.interface import Candidates, Located, Query, Reranker, Reranking
 from runtime.rerank.named import RERANKERS, reranker_of
 from runtime.rerank.spatial import Spatial
 
-__all__ = ["CANDIDATES", "RERANKERS", "Query", "Reranker", "Spatial", "reranker_of"]
+__all__ = [
+    "FIRST_STAGE",
+    "RERANKERS",
+    "Candidates",
+    "HitOrder",
+    "Located",
+    "Query",
+    "Reranker",
+    "Reranking",
+    "Spatial",
+    "reranker_of",
+]

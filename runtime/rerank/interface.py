@@ -1,14 +1,16 @@
-"""The interface of every re-ranker."""
+"""The interface of every re-ranker: what it is given, and what it answers."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
 
 from runtime.features import Features
-from runtime.index import Hit, Index
+from runtime.first_stage import Layout
 from runtime.io.image import PhotoInput
-
-CANDIDATES = 100  # that a re-ranker looks at, if nothing else is said
 
 
 @dataclass(frozen=True)
@@ -17,30 +19,83 @@ class Query:
 
     Attributes:
         photo: as the caller gave it.
-        features: what the engine gave for it; positions are in pixels of the image that the engine took.
         encoded: what the first stage searched with.
         settings: of the first stage, as it names them (``FirstStage.settings``).
+        features: what the engine gave for it, with positions in pixels of the image that the engine took; None where
+            they were not kept.
     """
 
     photo: PhotoInput
-    features: Features
     encoded: Any
     settings: Mapping[str, Any]
+    features: Features | None = None
+
+
+class Located(NamedTuple):
+    """Images that lie in one store.
+
+    Attributes:
+        store: a segment of an index, or what is searched instead (``runtime.first_stage.Store``).
+        rows: int64 [k], the images in it.
+        places: int64 [k], their places among all candidates.
+    """
+
+    store: Any
+    rows: NDArray[np.int64]
+    places: NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """The first stage's best answers, c of them, best first.
+
+    Attributes:
+        scores: float64 [c], the first stage's.
+        located: where they lie, for a re-ranker that works with what the index holds of them.
+        photos: c paths of their files, which need not be there, for one that works with pixels.
+    """
+
+    scores: NDArray[np.float64]
+    located: Sequence[Located]
+    photos: Sequence[Path]
+
+    def __len__(self) -> int:
+        return len(self.scores)
+
+
+@dataclass(frozen=True)
+class Reranking:
+    """What a re-ranker says of c candidates, in the order in which it was given them.
+
+    Attributes:
+        scores: float64 [c], larger is better; of equal ones, the first stage's order stays.
+        inliers: int [c], features of the query that lie in the image as one view would have them; None if the
+            re-ranker counts none.
+        verified: bool [c], whether that says that it is the same place; None where it cannot tell.
+    """
+
+    scores: NDArray[np.float64]
+    inliers: NDArray[np.integer] | None = None
+    verified: NDArray[np.bool_] | None = None
+
+    def order(self) -> NDArray[np.int64]:
+        """int64 [c]: the candidates, best first."""
+        return np.argsort(-self.scores, kind="stable")
 
 
 @runtime_checkable
 class Reranker(Protocol):
     """Puts the first stage's candidates into a better order."""
 
-    def rerank(self, query: Query, candidates: Sequence[Hit], index: Index) -> list[Hit]:
-        """The same candidates, best first, with scores of the re-ranker's own.
+    @property
+    def candidates(self) -> int:
+        """How many it looks at, if nothing else is said."""
+        ...
 
-        Args:
-            query: what was searched for.
-            candidates: the first stage's best, best first.
-            index: the index that they are in.
+    def check(self, path: Path, layout: Layout) -> None:
+        """Raises IncompatibleError if an index or an engine of this layout lacks what it needs; names ``path``."""
+        ...
 
-        Raises:
-            IncompatibleError: the engine or the index lacks what this re-ranker needs.
-        """
+    def rerank(self, query: Query, candidates: Candidates) -> Reranking:
+        """Scores of its own for the candidates. Raises HowlError where it cannot."""
         ...

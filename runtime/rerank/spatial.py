@@ -7,9 +7,9 @@ it, and what agrees then are the inliers.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,8 +19,7 @@ from runtime.arguments import finite_number, whole_number_above_0
 from runtime.asmk.codes import AsmkQuery
 from runtime.errors import IncompatibleError, UsageError
 from runtime.first_stage import ASMK, Layout
-from runtime.index import Hit, Index
-from runtime.rerank.interface import Query
+from runtime.rerank.interface import Candidates, Located, Query, Reranking
 
 
 @dataclass(frozen=True)
@@ -47,30 +46,6 @@ class Verified:
     marks: NDArray[np.bool_]
 
 
-class Located(NamedTuple):
-    """Images to verify that lie in one store.
-
-    Attributes:
-        store: a segment, or an inverted file.
-        rows: int64 [k], the images in it.
-        places: int64 [k], their places among all that are verified.
-    """
-
-    store: "Corresponding"
-    rows: NDArray[np.int64]
-    places: NDArray[np.int64]
-
-
-class Corresponding(Protocol):
-    """Knows which words a query and an image share, and where."""
-
-    def correspond(
-        self, query: AsmkQuery, candidates: NDArray[np.int32], counts: NDArray[np.int32], found: NDArray[np.void]
-    ) -> None:
-        """Appends the correspondences: ``InvertedFile.correspond``."""
-        ...
-
-
 @dataclass(frozen=True)
 class Spatial:
     """Re-ranks by what agrees with one view of the place. The values were chosen on training scenes: docs/rerank.md.
@@ -87,6 +62,8 @@ class Spatial:
             thousand pairs of photos of different places reaches it (docs/rerank.md).
         alpha: α of the search for which ``least`` holds; with another, no image is said to be verified or not.
     """
+
+    candidates: ClassVar[int] = 100
 
     tolerance: float = 48.0
     octaves: float = 0.9
@@ -118,31 +95,17 @@ class Spatial:
                 "index of the photos (howl index)"
             )
 
-    def rerank(self, query: Query, candidates: Sequence[Hit], index: Index) -> list[Hit]:
-        """The candidates by the first stage's score and their inliers together (``scores``).
+    def rerank(self, query: Query, candidates: Candidates) -> Reranking:
+        """The first stage's scores and the inliers together (``scores``).
 
         Raises:
-            IncompatibleError: the index does not keep where its features lie, or is none of ASMK's.
+            IncompatibleError: positions of the query or of an image are not known.
         """
-        self.check(index.path, index.layout)
-        located = [Located(*each) for each in index.located([hit.id for hit in candidates])]
-        found = self.verify(query.encoded, located, len(candidates))
-        before = np.array([hit.score for hit in candidates])
-        scores, verified = self.scores(before, found), self.agreeing(before, found) >= self.least
+        before = candidates.scores
+        found = self.verify(query.encoded, candidates.located, len(candidates))
         can_tell = query.settings.get("alpha") == self.alpha
-        hits = [
-            replace(
-                hit,
-                score=score,
-                inliers=inliers,
-                verified=is_verified if can_tell else None,
-                first_score=hit.score,
-            )
-            for hit, score, inliers, is_verified in zip(
-                candidates, scores.tolist(), found.inliers.tolist(), verified.tolist(), strict=True
-            )
-        ]
-        return sorted(hits, key=lambda hit: -hit.score)
+        verified = self.agreeing(before, found) >= self.least if can_tell else None
+        return Reranking(self.scores(before, found), found.inliers, verified)
 
     def scores(self, before: NDArray[np.float64], found: Verified) -> NDArray[np.float64]:
         """The first stage's scores, and ``gain`` times what of them agrees with one view.

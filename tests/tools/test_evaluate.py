@@ -12,12 +12,15 @@ import pytest
 from runtime import Retriever
 from runtime.encoder import Encoder
 from runtime.errors import HowlError, UsageError
+from runtime.first_stage import Layout
 from runtime.index import Index
 from runtime.io.finding import find_photos
-from runtime.rerank import Spatial
+from runtime.rerank import Candidates, HitOrder, Query, Reranking, Spatial
 from tools import evaluate
 from tools.evaluation import evaluate_engine
-from tools.evaluation.ranking import Encoded, Indexed, reranked
+from tools.evaluation.distractors import Distractors, open_distractors
+from tools.evaluation.ranking import Encoded, Indexed, evaluate_set, ranked
+from train.data.sources import open_set
 
 
 @pytest.fixture
@@ -74,33 +77,74 @@ def test_reranking_finds_near_copies_wherever_the_photos_lie(
     assert run(capsys, engine, labelled, "--index", index, "--rerank", "spatial")["sets"][0]["mAP"] == 1
 
 
-def test_reranked_scores_do_not_depend_on_where_photos_lie(exported: Path, photos: list[str], tmp_path: Path) -> None:
-    encoder, spatial = Encoder(exported / "engine.onnx", device="cpu"), Spatial()
+def test_the_reranked_order_does_not_depend_on_where_photos_lie(
+    exported: Path, photos: list[str], tmp_path: Path
+) -> None:
+    encoder, order = Encoder(exported / "engine.onnx", device="cpu"), HitOrder(Spatial(), 3)
     images = [encoder.encode_database(encoder.extract(photo)) for photo in photos]
-    query = encoder.encode_query(encoder.extract(photos[1]))
+    asked = encoder.encode_query(encoder.extract(photos[1]))
+    query = Query(photos[1], asked, {})
     stage = encoder.first_stage
     n = len(photos)
-    whole = Encoded([stage.build(images)], np.ones(n, bool), {})
+    paths = list(map(Path, photos))
+    whole = Encoded([stage.build(images)], np.ones(n, bool), paths, {})
+    expected = ranked(order, query, whole.scores(asked), [whole])
+    assert expected[0] == 1
+    assert sorted(expected) == list(range(n))
+
     readable = np.insert(np.ones(n, bool), 2, False)  # one photo cannot be read
-    split = Encoded([stage.build(images[:2]), stage.build(images[2:])], readable, {})
+    parts = [stage.build(images[:2]), stage.build(images[2:])]
+    split = Encoded(parts, readable, [*paths[:2], Path("broken"), *paths[2:]], {})
+    numbers = np.insert(np.arange(n), 2, -1)
+    got = numbers[ranked(order, query, split.scores(asked), [split])]
+    np.testing.assert_array_equal(got[got >= 0], expected)
+
     index = Index.create(tmp_path / "index", fingerprint="x", layout=stage.layout)
     index.add(["gone", *photos], [images[0], *images])
     index.remove(["gone"])
     positions = np.array([n - 1, -1, *range(n - 1)])  # the last comes first, and one is not there
-    indexed = Indexed(index, positions, {})
-    expected = reranked(spatial, query, whole.scores(query), [whole], 3)
-    assert (expected > whole.scores(query)).any()
-    got = reranked(spatial, query, split.scores(query), [split], 3)
-    np.testing.assert_array_equal(np.delete(got, 2), expected)
-    got = reranked(spatial, query, indexed.scores(query), [indexed], 3)
-    np.testing.assert_array_equal(got[[*range(2, n + 1), 0]], expected)
-    first, second = (
-        Encoded([stage.build(images[:3])], np.ones(3, bool), {}),
-        Index.create(tmp_path / "rest", fingerprint="x", layout=stage.layout),
-    )
-    second.add(photos[3:], images[3:])
-    scores = np.concatenate([first.scores(query), second.scores(query)])
-    np.testing.assert_array_equal(reranked(spatial, query, scores, [first, second], 3), expected)
+    indexed = Indexed(index, positions, [paths[-1], Path("elsewhere"), *paths[:-1]], {})
+    got = positions[ranked(order, query, indexed.scores(asked), [indexed])]
+    np.testing.assert_array_equal(got[got >= 0], expected)
+
+    first = Encoded([stage.build(images[:3])], np.ones(3, bool), paths[:3], {})
+    rest = Index.create(tmp_path / "rest", fingerprint="x", layout=stage.layout)
+    rest.add(photos[3:], images[3:])
+    second = Distractors(rest, paths[3:])
+    scores = np.concatenate([first.scores(asked), second.scores(asked)])
+    np.testing.assert_array_equal(ranked(order, query, scores, [first, second]), expected)
+
+
+class Noting:
+    """A re-ranker that keeps the order, and notes the files of its candidates."""
+
+    candidates = 4
+
+    def check(self, path: Path, layout: Layout) -> None: ...
+
+    def rerank(self, query: Query, candidates: Candidates) -> Reranking:
+        self.query, self.photos = query, list(candidates.photos)
+        return Reranking(candidates.scores)
+
+
+def test_a_reranker_is_given_the_files_of_photos(engine: Path, labelled: Path, others: Path, tmp_path: Path) -> None:
+    """Of the labelled ones, of distractors, and of those that an index holds besides."""
+    encoder, noting = Encoder(engine, device="cpu"), Noting()
+    everything = set(find_photos([labelled, others]))
+    evaluate_set(encoder, open_set(str(labelled), image_size=64, root=tmp_path), order=HitOrder(noting, 100))
+    assert noting.query.photo == find_photos([labelled])[3]
+    assert set(noting.photos) == set(find_photos([labelled]))
+    with open_distractors(str(others), engine, "cpu", tmp_path, [], {}) as distractors:
+        evaluate_set(
+            encoder, open_set(str(labelled), image_size=64, root=tmp_path), distractors, order=HitOrder(noting, 100)
+        )
+        assert set(noting.photos) == everything
+    with Retriever(engine, tmp_path / "index", device="cpu") as retriever:
+        retriever.add(sorted(everything))
+        assert retriever.index is not None
+        labels = open_set(str(labelled), image_size=64, root=tmp_path)
+        evaluate_set(encoder, labels, index=retriever.index, order=HitOrder(noting, 100))
+        assert set(noting.photos) == everything
 
 
 def test_without_an_engine_it_is_the_one_in_this_folder(

@@ -2,8 +2,13 @@
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from runtime.bundle import EngineFiles
 from runtime.errors import DataError, ImageError, IncompatibleError
@@ -16,10 +21,38 @@ from train.data.revisited import million
 R1M = "r1m"
 
 
+@dataclass(frozen=True)
+class Distractors:
+    """An index of photos, and their files (``tools.evaluation.ranking.Searchable``).
+
+    Attributes:
+        index: holds them.
+        paths: their files, in the order of the index.
+    """
+
+    index: Index
+    paths: Sequence[Path]
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def scores(self, query: Any) -> NDArray[np.float64]:
+        """The score of every photo, float64 [n]."""
+        return self.index.scores(query)
+
+    def located_at(self, numbers: NDArray[np.int64]) -> Sequence[tuple[Any, NDArray[np.int64], NDArray[np.int64]]]:
+        """Where photos lie in the index."""
+        return self.index.located_at(numbers)
+
+    def photos_at(self, numbers: NDArray[np.int64]) -> Sequence[Path]:
+        """The files of photos."""
+        return [self.paths[number] for number in numbers.tolist()]
+
+
 @contextmanager
 def open_distractors(
     named: str | None, engine: Path, device: str | None, root: Path, labelled: Iterable[Path], skipped: dict[str, str]
-) -> Iterator[list[Index]]:
+) -> Iterator[list[Distractors]]:
     """The index of the photos in a folder, gone at the end of the block; or that of the million, which stays.
 
     Args:
@@ -38,14 +71,15 @@ def open_distractors(
         photos, hint = million(root)
         fill(index, engine, device, photos, skipped, hint)
         with closing(Index(index)) as opened:
-            yield [opened]
+            yield [Distractors(opened, [photos[id_] for id_ in opened.ids()])]
     else:
         found = find_photos([named])
         refuse_overlap(labelled, found)
         with TemporaryDirectory(prefix="howl-distractors-") as folder:
-            fill(Path(folder), engine, device, {str(number): path for number, path in enumerate(found)}, skipped)
+            photos = {str(number): path for number, path in enumerate(found)}
+            fill(Path(folder), engine, device, photos, skipped)
             with closing(Index(Path(folder))) as opened:
-                yield [opened]
+                yield [Distractors(opened, [photos[id_] for id_ in opened.ids()])]
 
 
 def refuse_overlap(labelled: Iterable[Path], distractors: Sequence[Path]) -> None:

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
+from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
@@ -16,8 +17,9 @@ from runtime.first_stage import FirstStage, Store
 from runtime.index import Index
 from runtime.index.origin import Origin
 from runtime.index.reading import divided
-from runtime.rerank import CANDIDATES
-from runtime.rerank.spatial import Located, Spatial
+from runtime.io.image import PhotoInput
+from runtime.lazy import lazy_property
+from runtime.rerank import FIRST_STAGE, Candidates, HitOrder, Located, Query
 from train.data.labelled import ALL, LabelledPhotos, Truth
 from train.metrics import average_precision, positive_ranks, precision_at
 
@@ -38,6 +40,10 @@ class Searchable(Protocol):
         """Where photos lie: each store that has some, their rows in it, and their places among ``numbers``."""
         ...
 
+    def photos_at(self, numbers: NDArray[np.int64]) -> Sequence[Path]:
+        """The files of photos."""
+        ...
+
 
 @dataclass(frozen=True)
 class Encoded:
@@ -46,11 +52,13 @@ class Encoded:
     Attributes:
         pieces: the readable photos that are searched, in order.
         readable: bool [n], which of the searched photos can be read.
+        paths: of the searched photos.
         queries: those that can be read, by number.
     """
 
     pieces: Sequence[Store]
     readable: NDArray[np.bool_]
+    paths: Sequence[Path]
     queries: Mapping[int, Any]
 
     def __len__(self) -> int:
@@ -61,6 +69,10 @@ class Encoded:
         stored = np.where(self.readable[numbers], np.cumsum(self.readable)[numbers] - 1, -1)
         lengths = [len(piece) for piece in self.pieces]
         return [(self.pieces[part], rows, places) for part, rows, places in divided(stored, lengths)]
+
+    def photos_at(self, numbers: NDArray[np.int64]) -> Sequence[Path]:
+        """``Searchable.photos_at``."""
+        return [self.paths[number] for number in numbers.tolist()]
 
     def scores(self, query: Any) -> NDArray[np.float64]:
         """The score of every searched photo, float64 [n]; 0 for one that cannot be read, which is junk."""
@@ -76,11 +88,13 @@ class Indexed:
     Attributes:
         index: of the engine that encoded the queries.
         positions: int64 [n], where the searched photos are in the index; −1 for one that is not there.
+        paths: of the searched photos.
         queries: those that can be read, by number.
     """
 
     index: Index
     positions: NDArray[np.int64]
+    paths: Sequence[Path]
     queries: Mapping[int, Any]
 
     def scores(self, query: Any) -> NDArray[np.float64]:
@@ -95,8 +109,23 @@ class Indexed:
 
     def located_at(self, numbers: NDArray[np.int64]) -> Sequence[tuple[Any, NDArray[np.int64], NDArray[np.int64]]]:
         """``Searchable.located_at``; photos that are not in the index are nowhere."""
+        return self.index.located_at(self._in_index(numbers))
+
+    def photos_at(self, numbers: NDArray[np.int64]) -> Sequence[Path]:
+        """``Searchable.photos_at``; the others are those of their ids."""
+        positions = self._in_index(numbers)
+        return [
+            self.paths[number] if number < len(self.positions) else Path(self._ids[position])
+            for number, position in zip(numbers.tolist(), positions.tolist(), strict=True)
+        ]
+
+    @lazy_property
+    def _ids(self) -> list[str]:
+        return self.index.ids()
+
+    def _in_index(self, numbers: NDArray[np.int64]) -> NDArray[np.int64]:
         others = np.delete(np.arange(len(self.index)), self.positions[self.positions >= 0])
-        return self.index.located_at(np.concatenate([self.positions, others])[numbers])
+        return np.concatenate([self.positions, others])[numbers]
 
     @property
     def others(self) -> int:
@@ -148,8 +177,7 @@ def evaluate_set(
     distractors: Sequence[Searchable] = (),
     *,
     index: Index | None = None,
-    spatial: Spatial | None = None,
-    candidates: int = CANDIDATES,
+    order: HitOrder = FIRST_STAGE,
     build_batch: int = BUILD_BATCH,
 ) -> Summary:
     """Searches the photos and the distractors for every query; photos that cannot be read are left out of the set.
@@ -159,8 +187,7 @@ def evaluate_set(
         labelled: photos in files, read at the engine's image size.
         distractors: photos that are wrong answers to all queries.
         index: holds the photos, so that only queries are encoded, and distractors of its own; None to encode all.
-        spatial: puts the first answers into a better order; None for the first stage's.
-        candidates: answers that it looks at, the query's own photo among them.
+        order: of the answers; a re-ranker gets the query's own photo, too.
         build_batch: photos of one store at most.
 
     Raises:
@@ -173,9 +200,8 @@ def evaluate_set(
     for query in tqdm(queries, desc="searching", unit="query", disable=None):
         asked = encoded.queries[query]
         scores = np.concatenate([part.scores(asked) for part in searched])
-        if spatial is not None:
-            scores = reranked(spatial, asked, scores, searched, candidates)
-        ranking = np.argsort(-scores, kind="stable")
+        whole = Query(as_photo(labelled, query), asked, encoder.first_stage.settings)
+        ranking = ranked(order, whole, scores, searched)
         for setting, truth in labelled.truths(query).items():
             results[setting].append(evaluate_query(str(labelled.paths[query]), ranking, truth))
     for setting, of_setting in results.items():
@@ -187,29 +213,36 @@ def evaluate_set(
     return Summary(labelled, photos, len(queries), results)
 
 
-def reranked(
-    spatial: Spatial,
-    query: Any,
-    scores: NDArray[np.float64],
-    searched: Sequence[Searchable],
-    candidates: int,
-) -> NDArray[np.float64]:
-    """The scores of all searched photos, those of the best verified.
+def as_photo(labelled: LabelledPhotos, query: int) -> PhotoInput:
+    """A query as a retriever takes it: its file, or what was cut out of it for a query that is not searched itself."""
+    if query < labelled.database_size:
+        return labelled.paths[query]
+    return np.ascontiguousarray(labelled.load(query)[:, :, ::-1])
+
+
+def ranked(
+    order: HitOrder, query: Query, scores: NDArray[np.float64], searched: Sequence[Searchable]
+) -> NDArray[np.int64]:
+    """The numbers of all searched photos, best first, int64 [n].
 
     Args:
-        spatial: verifies.
-        query: as the first stage encoded it.
+        order: of the best of them.
+        query: what is searched for.
         scores: float64 [n], the first stage's, of all parts.
         searched: the parts.
-        candidates: how many of the best are verified.
     """
-    best = np.argsort(-scores, kind="stable")[:candidates]
+    ranking = np.argsort(-scores, kind="stable")
+    if order.reranker is None:
+        return ranking
+    best = ranking[: order.count]
     located: list[Located] = []
+    photos: dict[int, Path] = {}
     for part, numbers, places in divided(best, [len(part) for part in searched]):
         located += [Located(store, rows, places[own]) for store, rows, own in searched[part].located_at(numbers)]
-    changed = scores.copy()
-    changed[best] = spatial.scores(scores[best], spatial.verify(query, located, len(best)))
-    return changed
+        photos |= zip(places.tolist(), searched[part].photos_at(numbers), strict=True)
+    candidates = Candidates(scores[best], located, [photos[place] for place in range(len(best))])
+    found = order.reranker.rerank(query, candidates)
+    return np.concatenate([best[found.order()], ranking[order.count :]])
 
 
 def evaluate_query(query: str, ranking: NDArray[np.int64], truth: Truth) -> QueryResult:
@@ -252,7 +285,8 @@ def encode(encoder: Encoder, labelled: LabelledPhotos, build_batch: int) -> Enco
             yield of_photo
 
     pieces = in_pieces(encoder.first_stage, database(), build_batch)
-    return Encoded(pieces, labelled.usable[: labelled.database_size].copy(), queries)
+    size = labelled.database_size
+    return Encoded(pieces, labelled.usable[:size].copy(), labelled.paths[:size], queries)
 
 
 def find_in_index(encoder: Encoder, labelled: LabelledPhotos, index: Index) -> Indexed:
@@ -270,7 +304,8 @@ def find_in_index(encoder: Encoder, labelled: LabelledPhotos, index: Index) -> I
             labelled.drop(photo, f"{path}: not in {index.path}")
     asked = labelled.queries().tolist()
     encoded = encode_all(encoder, labelled, asked, encoder.encode_query, labelled.source)
-    return Indexed(index, positions, {query: sides for query, sides in encoded if sides is not None})
+    queries = {query: sides for query, sides in encoded if sides is not None}
+    return Indexed(index, positions, labelled.paths[: labelled.database_size], queries)
 
 
 def encode_all(

@@ -8,11 +8,11 @@ from typing import Any
 
 from runtime.bundle import load_manifest
 from runtime.encoder import Encoder
-from runtime.errors import IncompatibleError, UsageError
+from runtime.errors import UsageError
 from runtime.first_stage import FirstStage
 from runtime.index import Index
 from runtime.io.image import describe_unreadable
-from runtime.rerank import CANDIDATES, Spatial, reranker_of
+from runtime.rerank import HitOrder, reranker_of
 from tools.evaluation.distractors import open_distractors
 from tools.evaluation.ranking import QueryResult, Summary, evaluate_set, means
 from train.data.labelled import ALL
@@ -66,19 +66,6 @@ class Evaluation:
         return "\n".join(lines)
 
 
-def spatial_of(rerank: str | None, encoder: Encoder, index: Index | None) -> Spatial | None:
-    """The re-ranker, if one is asked for. Raises HowlError if it is none, or engine or index lack what it needs."""
-    spatial = reranker_of(rerank)
-    if spatial is None:
-        return None
-    if not isinstance(spatial, Spatial):
-        raise IncompatibleError(f"--rerank {rerank}: only spatial verification can be evaluated")
-    spatial.check(encoder.path, encoder.first_stage.layout)
-    if index is not None:
-        spatial.check(index.path, index.layout)
-    return spatial
-
-
 def evaluate_engine(
     engine: Path,
     data: Sequence[str],
@@ -91,7 +78,7 @@ def evaluate_engine(
     threshold: float | None = None,
     alpha: float | None = None,
     rerank: str | None = None,
-    candidates: int = CANDIDATES,
+    candidates: int | None = None,
 ) -> Evaluation:
     """Searches labelled photos, and distractors if there are any, for every query, and evaluates the rankings.
 
@@ -107,7 +94,7 @@ def evaluate_engine(
         threshold: τ of the search; None for the engine's.
         alpha: α of the search; None for the engine's.
         rerank: ``spatial``, to put the first answers into a better order.
-        candidates: answers that it looks at, the query's own photo among them.
+        candidates: answers that it looks at, the query's own photo among them; None for its own number.
 
     Raises:
         HowlError: engine, data or distractors are missing, damaged or not as they were published, or no query has a
@@ -115,6 +102,7 @@ def evaluate_engine(
     """
     if index is not None and distractors is not None:
         raise UsageError(f"{index}: its photos without a label are the distractors; leave {distractors} out")
+    order = HitOrder(reranker_of(rerank), candidates)
     manifest = load_manifest(engine)
     sets = [open_set(name, image_size=manifest.image_size, root=data_root) for name in data]
     paths = {path for labelled in sets for path in labelled.paths}
@@ -126,16 +114,15 @@ def evaluate_engine(
             if index is not None:
                 opened = Index.of_engine(index, engine, manifest.fingerprint, encoder.first_stage.layout)
                 held = stack.enter_context(closing(opened))
-            spatial = spatial_of(rerank, encoder, held)
-            summaries = [
-                evaluate_set(encoder, labelled, indexes, index=held, spatial=spatial, candidates=candidates)
-                for labelled in sets
-            ]
+            order.check(encoder.path, encoder.first_stage.layout)
+            if held is not None:
+                order.check(held.path, held.layout)
+            summaries = [evaluate_set(encoder, labelled, indexes, index=held, order=order) for labelled in sets]
     for labelled in sets:
         unreadable = zip(labelled.paths, labelled.names, strict=True)
         skipped |= {str(path): labelled.unreadable[name] for path, name in unreadable if name in labelled.unreadable}
-    order = None if rerank is None else (rerank, candidates)
-    return Evaluation(str(engine), encoder.engine.provider, encoder.first_stage, order, distractors, skipped, summaries)
+    by = None if rerank is None else (rerank, order.count)
+    return Evaluation(str(engine), encoder.engine.provider, encoder.first_stage, by, distractors, skipped, summaries)
 
 
 def _as_dict(summary: Summary) -> dict[str, Any]:

@@ -20,7 +20,7 @@ import numpy as np
 from runtime.asmk.codes import AsmkQuery
 from runtime.asmk.inverted_file import InvertedFile
 from runtime.io.cli import positive_int, program
-from runtime.rerank.spatial import Located, Spatial
+from runtime.rerank import Located, Spatial
 from tools.environment import describe_machine
 from tools.experiments.benchmark_gpu import draw_popularity, make_file, make_query
 

@@ -11,7 +11,7 @@ from runtime.encoder import Encoder
 from runtime.errors import IncompatibleError
 from runtime.io.image import Image, to_original_pixels
 from runtime.native import UNIT
-from runtime.rerank.spatial import Located, Spatial
+from runtime.rerank import Located, Spatial
 from tools.visualization.canvas import Photo
 from tools.visualization.matches import GAP, draw_pairs, moved
 

@@ -1,28 +1,60 @@
 """Re-ranking: what a re-ranker is given, and what becomes of its answer."""
 
-from collections.abc import Sequence
 from pathlib import Path
 
-from runtime import Hit, Index, Retriever
-from runtime.rerank import Query
+import numpy as np
+
+from runtime import Retriever
+from runtime.first_stage import Layout
+from runtime.rerank import Candidates, Query, Reranking
 
 
 class Reversed:
     """Turns the order around, and keeps what it was given."""
 
-    def rerank(self, query: Query, candidates: Sequence[Hit], index: Index) -> list[Hit]:
-        self.query, self.candidates, self.index = query, list(candidates), index
-        return list(reversed(candidates))
+    candidates = 3
+
+    def check(self, path: Path, layout: Layout) -> None:
+        self.layout = layout
+
+    def rerank(self, query: Query, candidates: Candidates) -> Reranking:
+        self.query, self.given = query, candidates
+        return Reranking(np.arange(len(candidates), dtype=float))
 
 
 def test_a_reranker_orders_the_candidates_of_the_first_stage(engine: Path, photos: list[str]) -> None:
     with Retriever(engine) as retriever:
         retriever.add(photos)
         first = retriever.search(photos[0], top=100)
+        ids = [hit.id for hit in first]
         reranker = Reversed()
-        assert retriever.search(photos[0], top=2, rerank=reranker, candidates=3) == first[:3][::-1][:2]
-        assert reranker.candidates == first[:3]
-        assert reranker.index is retriever.index
+        hits = retriever.search(photos[0], top=2, rerank=reranker)
+        assert [hit.id for hit in hits] == ids[:3][::-1][:2]
+        assert [(hit.score, hit.first_score) for hit in hits] == [(2, first[2].score), (1, first[1].score)]
+        assert reranker.given.scores.tolist() == [hit.score for hit in first[:3]]
+        assert [str(photo) for photo in reranker.given.photos] == ids[:3]
+        assert sorted(np.concatenate([places for *_, places in reranker.given.located])) == [0, 1, 2]
+        assert retriever.index is not None
+        assert reranker.layout == retriever.index.layout
         assert reranker.query.photo == photos[0]
+        assert reranker.query.features is not None
         assert len(reranker.query.features.need_local()) > 0
-        assert retriever.search(photos[0], top=5, rerank=reranker, candidates=1) == first[:5][::-1]
+
+
+def test_hits_that_it_does_not_look_at_follow_as_they_are(engine: Path, photos: list[str]) -> None:
+    with Retriever(engine) as retriever:
+        retriever.add(photos)
+        first = retriever.search(photos[0], top=100)
+        for given in (1, 2):
+            hits = retriever.search(photos[0], top=5, rerank=Reversed(), candidates=given)
+            assert [hit.id for hit in hits] == [hit.id for hit in [*first[:given][::-1], *first[given:5]]]
+            assert hits[given:] == first[given:5]
+
+
+def test_candidates_are_seen_from_the_root(engine: Path, photos: list[str]) -> None:
+    root = Path(photos[0]).parent
+    with Retriever(engine, root=root) as retriever:
+        retriever.add(photos)
+        reranker = Reversed()
+        retriever.search(photos[0], rerank=reranker)
+        assert all(photo.is_file() and photo.parent == root for photo in reranker.given.photos)

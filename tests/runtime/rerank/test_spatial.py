@@ -14,8 +14,8 @@ from runtime.asmk.inverted_file import InvertedFile
 from runtime.asmk.kernel import AsmkParameters, selectivity
 from runtime.first_stage import ASMK, Layout
 from runtime.index import Index
-from runtime.rerank import Spatial
-from runtime.rerank.spatial import Located, Verified
+from runtime.rerank import Located, Spatial
+from runtime.rerank.spatial import Verified
 
 D = 64
 TABLE = selectivity(D, AsmkParameters())

@@ -1,0 +1,79 @@
+"""Re-ranking the hits of an index."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from runtime.arguments import whole_number_above_0
+from runtime.first_stage import Layout
+from runtime.index import Hit, Index
+from runtime.rerank.interface import Candidates, Located, Query, Reranker
+
+
+@dataclass(frozen=True)
+class HitOrder:
+    """The order in which hits are given: the first stage's, or that of a re-ranker for the first of them.
+
+    Attributes:
+        reranker: None for the first stage's order.
+        candidates: how many hits it looks at; None for its own number.
+    """
+
+    reranker: Reranker | None = None
+    candidates: int | None = None
+
+    def __post_init__(self) -> None:
+        """Raises UsageError if the number is none."""
+        if self.candidates is not None:
+            whole_number_above_0("candidates", self.candidates)
+
+    @property
+    def count(self) -> int:
+        """How many hits the re-ranker looks at."""
+        if self.reranker is None:
+            return 0
+        return self.reranker.candidates if self.candidates is None else self.candidates
+
+    def check(self, path: Path, layout: Layout) -> None:
+        """Raises IncompatibleError if an index or an engine of this layout lacks what the re-ranker needs."""
+        if self.reranker is not None:
+            self.reranker.check(path, layout)
+
+    def apply(self, query: Query, hits: Sequence[Hit], index: Index, root: Path | None) -> list[Hit]:
+        """The hits in this order; those that the re-ranker does not look at follow as they are.
+
+        Args:
+            query: what was searched for.
+            hits: of the first stage, best first; ``count`` of them at least, if there are as many.
+            index: the index that they are in.
+            root: the folder from which their ids are seen; None if they are the paths of their photos.
+
+        Raises:
+            IncompatibleError: the index lacks what the re-ranker needs.
+            HowlError: what the re-ranker says.
+        """
+        if self.reranker is None:
+            return list(hits)
+        self.check(index.path, index.layout)
+        first, rest = hits[: self.count], hits[self.count :]
+        ids = [hit.id for hit in first]
+        located = [Located(*each) for each in index.located(ids)]
+        scores = np.array([hit.score for hit in first])
+        photos = [Path(root or "", id_) for id_ in ids]
+        found = self.reranker.rerank(query, Candidates(scores, located, photos))
+        reordered = [
+            replace(
+                first[place],
+                score=float(found.scores[place]),
+                inliers=None if found.inliers is None else int(found.inliers[place]),
+                verified=None if found.verified is None else bool(found.verified[place]),
+                first_score=first[place].score,
+            )
+            for place in found.order().tolist()
+        ]
+        return [*reordered, *rest]
+
+
+FIRST_STAGE = HitOrder()  # nothing is re-ranked
