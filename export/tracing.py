@@ -8,13 +8,13 @@ import json
 import logging
 import warnings
 from bisect import bisect_left
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
@@ -27,6 +27,10 @@ from train.models.base import Extractor, RetrievalModel
 OPSET = 20  # the newest that TensorRT 10 parses
 EXAMPLE = (1152, 1664, 3)  # height and width are dynamic, but the tracer ties a side to 1, 2 or 3 if it has that value:
 # the smallest level that there can be, a tenth at stride 32, is 4×6 here
+SIDES = {
+    0: torch.export.Dim("height", min=MIN_SIDE, max=MAX_SIDE),
+    1: torch.export.Dim("width", min=MIN_SIDE, max=MAX_SIDE),
+}
 
 
 def fold(network: RetrievalModel, precision: str) -> RetrievalModel:
@@ -65,18 +69,38 @@ def export_onnx(extractor: Extractor, path: Path, metadata: dict[str, str]) -> N
         path: of the .onnx file.
         metadata: strings kept in the file.
     """
-    size = {
-        0: torch.export.Dim("height", min=MIN_SIDE, max=MAX_SIDE),
-        1: torch.export.Dim("width", min=MIN_SIDE, max=MAX_SIDE),
-    }
+    trace_onnx(
+        extractor, path, (torch.zeros(EXAMPLE, dtype=torch.uint8),), (SIDES,), (IMAGE,), extractor.outputs, metadata
+    )
+
+
+def trace_onnx(
+    module: nn.Module,
+    path: Path,
+    examples: Sequence[Tensor],
+    dynamic: Sequence[Mapping[int, Any]],
+    inputs: Sequence[str],
+    outputs: Sequence[str],
+    metadata: Mapping[str, str],
+) -> None:
+    """Writes a module as an ONNX file.
+
+    Args:
+        module: in eval mode, on the CPU.
+        path: of the .onnx file.
+        examples: inputs to trace it with.
+        dynamic: of each input, the axes that may have another length.
+        inputs, outputs: the names of its tensors.
+        metadata: texts kept in the file, by name.
+    """
     with _quiet_exporter():
         program = torch.onnx.export(
-            extractor,
-            (torch.zeros(EXAMPLE, dtype=torch.uint8),),
+            module,
+            tuple(examples),
             dynamo=True,
-            dynamic_shapes=(size,),
-            input_names=[IMAGE],
-            output_names=list(extractor.outputs),
+            dynamic_shapes=tuple(dynamic),
+            input_names=list(inputs),
+            output_names=list(outputs),
             opset_version=OPSET,
             verbose=False,
         )

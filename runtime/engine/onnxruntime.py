@@ -1,6 +1,7 @@
 """ONNX Runtime, on the CPU or on CUDA."""
 
 import os
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from importlib import metadata
@@ -25,19 +26,32 @@ CUDA = "CUDAExecutionProvider"
 _ABANDONED: list[Any] = []  # sessions from before a fork: their end would wait for threads that are not there
 
 
-class OnnxRuntimeEngine:
-    """Runs ``engine.onnx``.
+class OnnxSession:
+    """A graph that ONNX Runtime has loaded. Any thread may run it; the memory of its activations is kept between runs.
 
-    The memory of its activations is kept from photo to photo. After a rush of callers, on the CPU, it is given back.
+    Attributes:
+        path: of the file.
+        inputs, outputs: the names of its tensors, in order.
+        metadata: the texts that were written into the file, by name.
+        provider: what runs it.
     """
 
-    def __init__(self, path: Path, device: str | None = None, threads: int | None = None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        device: str | None = None,
+        threads: int | None = None,
+        *,
+        smallest: Mapping[str, NDArray] | None = None,
+    ) -> None:
         """Loads the graph.
 
         Args:
             path: of the graph.
             device: ``cpu``, ``cuda``, or None for CUDA if both ONNX Runtime and the machine have it.
-            threads: CPU threads that share the work of an image; None for one per core.
+            threads: CPU threads that share the work of a run; None for one per core.
+            smallest: inputs of a run that costs little, at whose end ONNX Runtime gives back the memory that a rush of
+                callers took; None to keep it.
 
         Raises:
             HowlError: ONNX Runtime is missing or installed twice, cannot read the file, or was asked for CUDA and
@@ -63,13 +77,13 @@ class OnnxRuntimeEngine:
         except Exception as error:  # its exceptions share no base class
             raise DamagedError(f"{path}: ONNX Runtime cannot load it: {_first_line(error)}") from None
         self.path = path
-        inputs, outputs = (
-            [tensor.name for tensor in tensors] for tensors in (self._session.get_inputs(), self._session.get_outputs())
-        )
-        self._outputs = list(check_tensors(path, inputs, outputs))
+        self.inputs = [tensor.name for tensor in self._session.get_inputs()]
+        self.outputs = [tensor.name for tensor in self._session.get_outputs()]
+        self.metadata: Mapping[str, str] = self._session.get_modelmeta().custom_metadata_map
+        self._smallest = smallest
         self._shrinking = runtime.RunOptions()
         self._shrinking.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
-        self._clear_up = self._give_back if wanted == CPU else None
+        self._clear_up = self._give_back if wanted == CPU and smallest is not None else None
         self._turns = Turns(PHOTO_BATCH, self._clear_up)
         self.provider: str = self._session.get_providers()[0]
         if self.provider != wanted:
@@ -80,18 +94,17 @@ class OnnxRuntimeEngine:
         if wanted == CPU:  # CUDA cannot be forked
             renew_after_fork(self)
 
-    def extract(self, image: NDArray[np.uint8]) -> Features:
-        """The features of an RGB uint8 image [H, W, 3]."""
+    def run(self, outputs: Sequence[str], inputs: Mapping[str, NDArray]) -> dict[str, NDArray]:
+        """The outputs of these names. Raises HowlError if ONNX Runtime fails."""
         try:
             with self._turns.turn():
                 if self._session is None:
                     self._session = self._load()
-                values = self._session.run(self._outputs, {IMAGE: image})
+                values = self._session.run(outputs, inputs)
         except Exception as error:  # its exceptions share no base class
-            raise HowlError(
-                f"{self.path}: ONNX Runtime failed on an image {image.shape}: {_first_line(error)}"
-            ) from None
-        return features_of(dict(zip(self._outputs, values, strict=True)))
+            shapes = ", ".join(f"{name} {value.shape}" for name, value in inputs.items())
+            raise HowlError(f"{self.path}: ONNX Runtime failed on {shapes}: {_first_line(error)}") from None
+        return dict(zip(outputs, values, strict=True))
 
     def renew_after_fork(self) -> None:
         """Has the graph loaded again when it is next run: its threads are not forked, and runs under way never end."""
@@ -102,7 +115,27 @@ class OnnxRuntimeEngine:
     def _give_back(self) -> None:
         """Returns the memory that no run uses to the system, which ONNX Runtime only does at the end of a run."""
         with suppress(Exception):  # where there is no arena, there is nothing to give back
-            self._session.run(self._outputs, {IMAGE: np.zeros((MIN_SIDE, MIN_SIDE, 3), np.uint8)}, self._shrinking)
+            self._session.run(self.outputs, self._smallest, self._shrinking)
+
+
+class OnnxRuntimeEngine:
+    """Runs ``engine.onnx``. After a rush of callers, on the CPU, its memory is given back."""
+
+    def __init__(self, path: Path, device: str | None = None, threads: int | None = None) -> None:
+        """Loads the graph: ``OnnxSession``.
+
+        Raises:
+            HowlError: as there; or it is no engine.
+        """
+        smallest = {IMAGE: np.zeros((MIN_SIDE, MIN_SIDE, 3), np.uint8)}
+        self.session = OnnxSession(path, device, threads, smallest=smallest)
+        self.path = path
+        self._outputs = list(check_tensors(path, self.session.inputs, self.session.outputs))
+        self.provider = self.session.provider
+
+    def extract(self, image: NDArray[np.uint8]) -> Features:
+        """The features of an RGB uint8 image [H, W, 3]."""
+        return features_of(self.session.run(self._outputs, {IMAGE: image}))
 
 
 def import_onnxruntime() -> Any:

@@ -73,7 +73,7 @@ def test_an_engine_says_what_runs_it(exported: Path) -> None:
 def test_an_image_that_the_graph_does_not_take_is_one_line(exported: Path, image: NDArray) -> None:
     engine = OnnxRuntimeEngine(exported / "engine.onnx", "cpu")
     line = refusal(engine.extract, image)
-    assert line.startswith(f"{exported / 'engine.onnx'}: ONNX Runtime failed on an image {image.shape}: ")
+    assert line.startswith(f"{exported / 'engine.onnx'}: ONNX Runtime failed on image {image.shape}: ")
     assert not line.endswith(": ")
 
 
@@ -121,7 +121,7 @@ class FakeSession:
 def with_session(exported: Path, monkeypatch: pytest.MonkeyPatch, work: Callable[[], None]) -> Any:
     """An engine, and the session that it believes to be ONNX Runtime's."""
     engine, session = OnnxRuntimeEngine(exported / "engine.onnx", "cpu"), FakeSession(work)
-    monkeypatch.setattr(engine, "_session", session)
+    monkeypatch.setattr(engine.session, "_session", session)
     return engine, session
 
 
@@ -150,9 +150,8 @@ def test_images_that_fail_hold_up_no_other(exported: Path) -> None:
 
 def test_what_gives_memory_back_is_known_to_onnx_runtime(exported: Path) -> None:
     """It refuses an arena that there is not."""
-    engine = OnnxRuntimeEngine(exported / "engine.onnx", "cpu")
-    image = {IMAGE: random_image(32, 32)}
-    assert engine._session.run(engine._outputs, image, engine._shrinking)
+    session = OnnxRuntimeEngine(exported / "engine.onnx", "cpu").session
+    assert session._session.run(session.outputs, {IMAGE: random_image(32, 32)}, session._shrinking)
 
 
 # ---------------------------------------------------------------------------------------------- the device
@@ -222,7 +221,10 @@ class FakeRuntime:
         self.asked = providers
         tensors = [SimpleNamespace(name=name) for name in (IMAGE, *LOCAL_OUTPUTS)]
         return SimpleNamespace(
-            get_providers=lambda: self.granted, get_inputs=lambda: tensors[:1], get_outputs=lambda: tensors[1:]
+            get_providers=lambda: self.granted,
+            get_inputs=lambda: tensors[:1],
+            get_outputs=lambda: tensors[1:],
+            get_modelmeta=lambda: SimpleNamespace(custom_metadata_map={}),
         )
 
 
