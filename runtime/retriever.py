@@ -32,7 +32,7 @@ from runtime.index.ids import check_ids, duplicate, id_of_path, ids_of
 from runtime.index.strangers import LEAST_IMAGES, LEAST_SAMPLE, SAMPLE, Strangers
 from runtime.io.decoding import MAX_PIXELS
 from runtime.io.image import PhotoInput, describe
-from runtime.rerank import HitOrder, Query, Reranker, reranker_of
+from runtime.rerank import HitOrder, Query, Reranker, Rerankers
 
 
 class Retriever:
@@ -50,6 +50,7 @@ class Retriever:
         *,
         root: str | Path | None = None,
         geometry: bool = True,
+        matcher: str | Path | None = None,
         device: str | None = None,
         threshold: float | None = None,
         alpha: float | None = None,
@@ -68,6 +69,7 @@ class Retriever:
                 the paths as they are given.
             geometry: whether an index that is made keeps where its features lie, which ``rerank="spatial"`` needs: 4
                 bytes in 22 of an entry.
+            matcher: of ``rerank="lightglue"``, made by ``howl matcher``; default: ``matcher.onnx`` beside the engine.
             device: ``cpu``; ``cuda`` for all that a GPU can do: run the engine, quantise, search a copy of the index;
                 or None to run the engine on a GPU if there is one.
             threshold: τ of the search; None for the manifest's.
@@ -101,6 +103,10 @@ class Retriever:
         # Whatever the current folder is later.
         self._engine_place, self._index_place = self.encoder.path.absolute(), self.index_path.absolute()
         self.index: Index | None = self._open_index() if Index.exists(self._index_place) else None
+        self._rerankers = Rerankers.beside(
+            self.encoder.path, matcher, self._index_place, device=device, threads=threads, max_pixels=max_pixels
+        )
+        self._settings["matcher"] = self._rerankers.matcher
         self._searcher: Searcher | None = None  # of the index, made at the first search
         self._searched: Index | None = None
         self._closed = False
@@ -299,8 +305,8 @@ class Retriever:
             min_score: the least score of a hit, before any re-ranking; ``stranger_score`` is a scale for it.
             only: ids of the photos to search; None for all.
             exclude: ids of photos that are to be no hits.
-            rerank: puts the first stage's best hits into a better order: ``spatial``, or a re-ranker with other
-                settings (``runtime.rerank``).
+            rerank: puts the first stage's best hits into a better order: ``spatial``, ``lightglue``, or a re-ranker
+                with other settings (``runtime.rerank``).
             candidates: how many of them it looks at; None for its own number. The others follow as they are.
 
         Raises:
@@ -308,12 +314,13 @@ class Retriever:
             MissingError: there is no index.
             UnknownIdError: one of ``only`` is not in the index.
             IncompatibleError: the engine or the index lacks what the re-ranker needs.
+            HowlError: what the re-ranker says, such as that a matcher or a photo of the index is not there.
             UsageError: ``top`` or ``candidates`` is no whole number above 0, ``min_score`` no finite number, ``only``
                 or ``exclude`` no list, or ``rerank`` is no re-ranker.
         """
         index, top = self._existing_index(), whole_number_above_0("top", top)
         least = _least(min_score)
-        order = HitOrder(reranker_of(rerank), candidates)
+        order = HitOrder(self._rerankers.of(rerank), candidates)
         features = self.encoder.engine.extract(self.encoder.load(photo))
         encoded = self.encoder.encode_query(features, threads=self._threads)
         hits = self._searcher_of(index).search(encoded, max(top, order.count), only=only, exclude=exclude)
@@ -354,7 +361,7 @@ class Retriever:
         if skipped is not None and not isinstance(skipped, dict):
             raise UsageError(f"skipped: a dict is needed, not {type(skipped).__name__}")
         only, exclude = None if only is None else ids_of(only, "only"), ids_of(exclude, "exclude")
-        order = HitOrder(reranker_of(rerank), candidates)
+        order = HitOrder(self._rerankers.of(rerank), candidates)
         searcher, settings = self._searcher_of(index), self.encoder.first_stage.settings
 
         def hits_of(features: Features) -> tuple[Features, Any, list[Hit]]:

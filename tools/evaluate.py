@@ -37,6 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         alpha=options.alpha,
         rerank=options.rerank,
         candidates=options.candidates,
+        matcher=options.matcher,
     )
     print(json.dumps(evaluation.as_dict(), indent=2) if options.json else evaluation.as_text())
 

@@ -29,6 +29,8 @@ from runtime.io.cli import add_engine_options, positive_int, program, seconds
 from runtime.io.decoding import MAX_PIXELS
 from runtime.io.finding import NO_PERMISSION, describe_passed_over, look_for_photos
 from runtime.io.image import describe_unreadable
+from runtime.matching import KeypointStore, Matcher
+from runtime.matching.store import keep, store_path
 from runtime.retriever import Retriever
 from runtime.sync import differences
 from tools.environment import peak_memory
@@ -62,6 +64,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 add(retriever, options.photos, options.existing)
             if options.strangers:
                 retriever.measure_strangers()
+    if options.matcher:
+        keep_keypoints(path, root, Path(options.matcher), options.device, options.threads)
     if options.compact:
         compact(path, options.wait)
     if options.stats:
@@ -202,6 +206,31 @@ def remove(path: Path, names: list[str], root: Path | None, wait: float, *, may_
     print(f"removed {len(ids)} photos from {path}")
 
 
+def keep_keypoints(path: Path, root: Path | None, matcher: Path, device: str | None, threads: int | None) -> None:
+    """Keeps the keypoints of an index's photos beside it, for ``--rerank lightglue`` and localisation.
+
+    Raises:
+        ImageError: photos cannot be read; the keypoints of the others are kept.
+        HowlError: as ``Matcher``, ``Index`` and ``KeypointStore``.
+    """
+    detector = Matcher(matcher, device=device, threads=threads)
+    with (
+        closing(Index(path)) as index,
+        closing(KeypointStore(store_path(path), detector.fingerprint, make=True)) as kept,
+    ):
+        photos = {id_: Path(root or "", id_) for id_ in index.ids()}
+        with tqdm(desc="keypoints", unit="photo", disable=None) as bar:
+            report = keep(kept, photos, detector, bar.update)
+        size = kept.path.stat().st_size / 1e6
+        print(f"{kept.path}: keypoints of {len(kept)} photos, {len(report.added)} of them new, {size:.0f} MB")
+    if report.unreadable:
+        print(describe_unreadable(report.unreadable))
+        raise ImageError(
+            f"{len(report.unreadable)} of {len(photos)} photos have no keypoints; their lines are above. --root is the "
+            "folder from which the ids are seen"
+        )
+
+
 def compact(path: Path, wait: float) -> None:
     """Frees the space of removed photos, and makes searching as fast as it can be."""
     with closing(Index(path, wait=wait)) as index:
@@ -301,6 +330,12 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         action="store_true",
         help="measure again what photos of different places score",
     )
+    parser.add_argument(
+        "--matcher",
+        metavar="FILE",
+        help="keep the keypoints of all photos of the index beside it, found by this matcher (howl matcher): --rerank "
+        "lightglue then needs no photos but the query",
+    )
     parser.add_argument("--stats", action="store_true", help="say what the index holds")
     parser.add_argument("--verify", action="store_true", help="check every file of the index, and name each damage")
     parser.add_argument(
@@ -330,7 +365,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         parser.error("--sync: name the photos or folders that the index is to hold")
     if options.strangers and options.engine is None:
         parser.error("--strangers: name the engine")
-    flags = ("import_asmk", "strangers", "swap", "remove", "compact", "stats", "verify")
+    flags = ("import_asmk", "strangers", "swap", "remove", "matcher", "compact", "stats", "verify")
     if not options.photos and not any(vars(options)[flag] for flag in flags):
         named = ", ".join(f"--{flag.replace('_', '-')}" for flag in flags[:-1])
         parser.error(f"nothing to do: name photos, {named} or --{flags[-1]}")

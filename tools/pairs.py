@@ -32,7 +32,7 @@ from runtime.index.origin import Origin
 from runtime.io.cli import add_engine_arguments, add_rerank_arguments, check_rerank_arguments, positive_int, program
 from runtime.io.files import atomic_write, ensure_writable
 from runtime.io.finding import find_photos
-from runtime.rerank import FIRST_STAGE, HitOrder, Query, reranker_of
+from runtime.rerank import FIRST_STAGE, HitOrder, Query, Rerankers
 from tools.descriptors import save_descriptors
 
 TOP = 20
@@ -98,21 +98,23 @@ def main(arguments: Sequence[str] | None = None) -> None:
     ensure_writable(options.out)
     if options.format == H5:
         return write_descriptors(options)
-    order = HitOrder(reranker_of(options.rerank), options.candidates)
+    engine, index = Path(options.engine), None if options.index is None else Path(options.index)
+    rerankers = Rerankers.beside(engine, options.matcher, index, device=options.device, threads=options.threads)
+    order = HitOrder(rerankers.of(options.rerank), options.candidates)
     queries = find_photos(options.queries) if options.queries else None
     root = root_of(options, queries)
     selection = Selection(options.top, order, root, options.min_inliers)
     encoder = Encoder(
-        Path(options.engine),
+        engine,
         device=options.device,
         threads=options.threads,
         threshold=options.threshold,
         alpha=options.alpha,
     )
-    if options.index is None:
+    if index is None:
         found = pairs_of_photos(encoder, find_photos(options.photos), queries, selection)
     else:
-        found = pairs_of_index(encoder, Path(options.index), queries, selection)
+        found = pairs_of_index(encoder, index, queries, selection)
     found.print_left_out()
     if not found.pairs:
         raise DataError(f"{options.out}: not written, as no photo has a partner")

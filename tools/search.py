@@ -22,6 +22,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with Retriever(
         options.engine,
         options.index,
+        root=options.root,
+        matcher=options.matcher,
         device=options.device,
         threshold=options.threshold,
         alpha=options.alpha,
@@ -113,6 +115,9 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         help="leave out this photo or folder; repeatable",
     )
     add_rerank_arguments(parser)
+    parser.add_argument(
+        "--root", metavar="DIR", help="from which ids are seen: where --rerank lightglue finds the photos of the index"
+    )
     parser.add_argument("--json", action="store_true", help="a line of JSON for each query")
     options = parser.parse_args(arguments)
     check_rerank_arguments(parser, options)

@@ -139,20 +139,29 @@ def add_rerank_arguments(parser: argparse.ArgumentParser) -> None:
     from runtime.rerank import RERANKERS  # late: it imports the index
 
     parser.add_argument(
-        "--rerank", choices=RERANKERS, help="put the first answers into a better order; spatial: by geometry"
+        "--rerank",
+        choices=RERANKERS,
+        help="put the first answers into a better order; spatial: by geometry; lightglue: by matching the photos",
+    )
+    parser.add_argument(
+        "--matcher",
+        metavar="FILE",
+        help="of --rerank lightglue; default: matcher.onnx beside the engine (howl matcher)",
     )
     parser.add_argument(
         "--candidates",
         type=positive_int,
         metavar="N",
-        help="answers that --rerank looks at; the others follow as they are (spatial: 100)",
+        help="answers that --rerank looks at; the others follow as they are (spatial: 100, lightglue: 20)",
     )
 
 
 def check_rerank_arguments(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
-    """Candidates without a re-ranking are a usage error."""
+    """What only a re-ranking uses is a usage error without one."""
     if options.candidates is not None and options.rerank is None:
         parser.error("--candidates: only a re-ranking looks at them; add --rerank spatial")
+    if options.matcher is not None and options.rerank != "lightglue":
+        parser.error(f"--matcher {options.matcher}: only one re-ranking uses it; add --rerank lightglue")
 
 
 def positive_int(text: str) -> int:

@@ -61,7 +61,11 @@ def shrink(image: Image, longest_side: int | None) -> Image:
     if longest_side is None or max(height, width) <= longest_side:
         return image
     factor = longest_side / max(height, width)
-    size = max(MIN_SIDE, round(width * factor)), max(MIN_SIDE, round(height * factor))
+    return resize(image, (max(MIN_SIDE, round(width * factor)), max(MIN_SIDE, round(height * factor))))
+
+
+def resize(image: Image, size: tuple[int, int]) -> Image:
+    """The image with this width and height, in pixels: each pixel is the mean of the area that it covers."""
     return cv2.resize(image, size, interpolation=cv2.INTER_AREA).astype(np.uint8, copy=False)
 
 

@@ -2,7 +2,8 @@
 
 from runtime.rerank.hits import FIRST_STAGE, HitOrder
 from runtime.rerank.interface import Candidates, Located, Query, Reranker, Reranking
-from runtime.rerank.named import RERANKERS, reranker_of
+from runtime.rerank.lightglue import LightGlue
+from runtime.rerank.named import RERANKERS, Rerankers
 from runtime.rerank.spatial import Spatial
 
 __all__ = [
@@ -10,10 +11,11 @@ __all__ = [
     "RERANKERS",
     "Candidates",
     "HitOrder",
+    "LightGlue",
     "Located",
     "Query",
     "Reranker",
+    "Rerankers",
     "Reranking",
     "Spatial",
-    "reranker_of",
 ]

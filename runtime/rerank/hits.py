@@ -62,7 +62,7 @@ class HitOrder:
         located = [Located(*each) for each in index.located(ids)]
         scores = np.array([hit.score for hit in first])
         photos = [Path(root or "", id_) for id_ in ids]
-        found = self.reranker.rerank(query, Candidates(scores, located, photos))
+        found = self.reranker.rerank(query, Candidates(scores, located, ids, photos))
         reordered = [
             replace(
                 first[place],

@@ -52,11 +52,13 @@ class Candidates:
     Attributes:
         scores: float64 [c], the first stage's.
         located: where they lie, for a re-ranker that works with what the index holds of them.
+        ids: c ids.
         photos: c paths of their files, which need not be there, for one that works with pixels.
     """
 
     scores: NDArray[np.float64]
     located: Sequence[Located]
+    ids: Sequence[str]
     photos: Sequence[Path]
 
     def __len__(self) -> int:

@@ -1,18 +1,75 @@
 """Re-rankers by their names."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Self
 
+from runtime.arguments import place
 from runtime.errors import UsageError
+from runtime.io.decoding import MAX_PIXELS
+from runtime.matching import KeypointStore, Matcher
+from runtime.matching.matcher import DEFAULT
+from runtime.matching.store import store_path
 from runtime.rerank.interface import Reranker
+from runtime.rerank.lightglue import LightGlue
 from runtime.rerank.spatial import Spatial
 
-RERANKERS: Mapping[str, Callable[[], Reranker]] = {"spatial": Spatial}
+
+@dataclass
+class Rerankers:
+    """Makes each re-ranker when it is first named.
+
+    Attributes:
+        matcher: of ``lightglue``.
+        index: beside which keypoints may be kept; None if there is none.
+        device, threads: of the matcher: ``Matcher``.
+        max_pixels: of a photo.
+    """
+
+    matcher: Path
+    index: Path | None = None
+    device: str | None = None
+    threads: int | None = None
+    max_pixels: int = MAX_PIXELS
+    _made: dict[str, Reranker] = field(default_factory=dict, init=False, repr=False)
+
+    @classmethod
+    def beside(
+        cls, engine: Path, matcher: str | Path | None = None, index: Path | None = None, **settings: Any
+    ) -> Self:
+        """Those of an engine: its matcher, if no other is named, is ``matcher.onnx`` beside it.
+
+        ``settings`` are the attributes after ``index``. Paths stay what they are, whatever the current folder is later.
+        """
+        file = engine.with_name(DEFAULT) if matcher is None else place("matcher", matcher)
+        return cls(file.absolute(), None if index is None else index.absolute(), **settings)
+
+    def of(self, rerank: "str | Reranker | None") -> Reranker | None:
+        """The re-ranker that is meant: by its name, or the object itself.
+
+        Raises:
+            UsageError: it is none.
+            HowlError: what it needs is missing.
+        """
+        if rerank is None or (isinstance(rerank, Reranker) and not isinstance(rerank, str | type)):
+            return rerank
+        if not isinstance(rerank, str) or rerank not in RERANKERS:
+            names = ", ".join(RERANKERS)
+            raise UsageError(f"rerank={rerank!r}: there is {names}, or give an object with the method rerank")
+        if rerank not in self._made:  # two threads may both make it, and one of the two equal ones stays
+            self._made.setdefault(rerank, RERANKERS[rerank](self))
+        return self._made[rerank]
+
+    def lightglue(self) -> LightGlue:
+        """Learned matching, with the keypoints that are kept beside the index, if there are any."""
+        matcher = Matcher(self.matcher, device=self.device, threads=self.threads, max_pixels=self.max_pixels)
+        kept = None if self.index is None else store_path(self.index)
+        is_kept = kept is not None and kept.exists()
+        return LightGlue(matcher, KeypointStore(kept, matcher.fingerprint) if kept is not None and is_kept else None)
 
 
-def reranker_of(rerank: "str | Reranker | None") -> Reranker | None:
-    """The re-ranker that is meant: by its name, or the object itself. Raises UsageError if it is none."""
-    if rerank is None or (isinstance(rerank, Reranker) and not isinstance(rerank, str | type)):
-        return rerank
-    if isinstance(rerank, str) and rerank in RERANKERS:
-        return RERANKERS[rerank]()
-    raise UsageError(f"rerank={rerank!r}: there is {', '.join(RERANKERS)}, or give an object with the method rerank")
+RERANKERS: Mapping[str, Callable[[Rerankers], Reranker]] = {
+    "spatial": lambda rerankers: Spatial(),
+    "lightglue": Rerankers.lightglue,
+}

@@ -240,7 +240,8 @@ def ranked(
     for part, numbers, places in divided(best, [len(part) for part in searched]):
         located += [Located(store, rows, places[own]) for store, rows, own in searched[part].located_at(numbers)]
         photos |= zip(places.tolist(), searched[part].photos_at(numbers), strict=True)
-    candidates = Candidates(scores[best], located, [photos[place] for place in range(len(best))])
+    files = [photos[place] for place in range(len(best))]
+    candidates = Candidates(scores[best], located, list(map(str, files)), files)
     found = order.reranker.rerank(query, candidates)
     return np.concatenate([best[found.order()], ranking[order.count :]])
 

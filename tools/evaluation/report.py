@@ -12,7 +12,7 @@ from runtime.errors import UsageError
 from runtime.first_stage import FirstStage
 from runtime.index import Index
 from runtime.io.image import describe_unreadable
-from runtime.rerank import HitOrder, reranker_of
+from runtime.rerank import HitOrder, Rerankers
 from tools.evaluation.distractors import open_distractors
 from tools.evaluation.ranking import QueryResult, Summary, evaluate_set, means
 from train.data.labelled import ALL
@@ -79,6 +79,7 @@ def evaluate_engine(
     alpha: float | None = None,
     rerank: str | None = None,
     candidates: int | None = None,
+    matcher: str | Path | None = None,
 ) -> Evaluation:
     """Searches labelled photos, and distractors if there are any, for every query, and evaluates the rankings.
 
@@ -93,8 +94,9 @@ def evaluate_engine(
         threads: CPU threads that share the work of a photo; None for one per core.
         threshold: τ of the search; None for the engine's.
         alpha: α of the search; None for the engine's.
-        rerank: ``spatial``, to put the first answers into a better order.
+        rerank: a name in ``runtime.rerank.RERANKERS``, to put the first answers into a better order.
         candidates: answers that it looks at, the query's own photo among them; None for its own number.
+        matcher: of ``lightglue``; None for ``matcher.onnx`` beside the engine.
 
     Raises:
         HowlError: engine, data or distractors are missing, damaged or not as they were published, or no query has a
@@ -102,7 +104,8 @@ def evaluate_engine(
     """
     if index is not None and distractors is not None:
         raise UsageError(f"{index}: its photos without a label are the distractors; leave {distractors} out")
-    order = HitOrder(reranker_of(rerank), candidates)
+    rerankers = Rerankers.beside(engine, matcher, index, device=device, threads=threads)
+    order = HitOrder(rerankers.of(rerank), candidates)
     manifest = load_manifest(engine)
     sets = [open_set(name, image_size=manifest.image_size, root=data_root) for name in data]
     paths = {path for labelled in sets for path in labelled.paths}

@@ -1,0 +1,28 @@
+"""The keypoints of a photo."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class Keypoints:
+    """The points of a photo that are worth matching, strongest first.
+
+    Attributes:
+        positions: float32 [n, 2], x and y in pixels of the whole upright photo; the centre of the first pixel is 0.
+        descriptors: float32 [n, D], of length 1.
+        size: width and height of the photo, in pixels.
+    """
+
+    positions: NDArray[np.float32]
+    descriptors: NDArray[np.float32]
+    size: tuple[int, int]
+
+    def __len__(self) -> int:
+        return len(self.positions)
+
+    def strongest(self, n: int) -> "Keypoints":
+        """The first ``n`` of them."""
+        return Keypoints(self.positions[:n], self.descriptors[:n], self.size)

@@ -1,0 +1,207 @@
+"""Keypoints of an index's photos, kept beside it, so that a search need not find them again."""
+
+import sqlite3
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from threading import Lock
+
+import numpy as np
+
+from runtime.errors import DamagedError, ImageError, IncompatibleError, StorageError
+from runtime.forking import renew_after_fork
+from runtime.index.origin import Origin
+from runtime.io.prefetch import prefetch_map
+from runtime.matching.keypoints import Keypoints
+from runtime.matching.matcher import Matcher
+
+SCHEMA = """
+CREATE TABLE about (fingerprint TEXT NOT NULL);
+CREATE TABLE keypoints (
+    id TEXT PRIMARY KEY, bytes INTEGER, modified INTEGER,
+    width INTEGER NOT NULL, height INTEGER NOT NULL, positions BLOB NOT NULL, descriptors BLOB NOT NULL
+) WITHOUT ROWID;
+"""
+BATCH = 16  # photos that are written together
+AGAIN = "delete it, and howl index --matcher makes it again"
+
+
+def store_path(index: Path) -> Path:
+    """Where the keypoints of an index's photos are kept."""
+    return index.with_name(f"{index.name}.keypoints")
+
+
+class KeypointStore:
+    """A file of keypoints, by the ids of photos. Any thread and any number of processes may read it.
+
+    Positions are float32 and descriptors float16: with 2,048 keypoints of 64 dimensions, 280 kB a photo.
+    """
+
+    def __init__(self, path: Path, fingerprint: str, *, make: bool = False) -> None:
+        """Opens a file of keypoints.
+
+        Args:
+            path: of the file.
+            fingerprint: of the matcher that found them.
+            make: whether it is made if it is not there.
+
+        Raises:
+            HowlError: it is missing, damaged, or of another matcher.
+        """
+        self.path = path
+        self._fingerprint = fingerprint
+        self._make = make
+        self._lock = Lock()
+        self._connection = self._connect()
+        renew_after_fork(self)
+
+    def renew_after_fork(self) -> None:
+        """Connects anew: SQLite's connections cannot be forked."""
+        self._lock = Lock()
+        self._connection = self._connect()
+
+    def close(self) -> None:
+        self._connection.close()
+
+    def find(self, id_: str, origin: Origin | None) -> Keypoints | None:
+        """The keypoints of a photo, if they are kept.
+
+        Args:
+            id_: of the photo.
+            origin: its file as it is now; keypoints of what it was before are not found. None if it is not there any
+                more, and what is kept is all that there is.
+        """
+        with self._errors(), self._lock:
+            row = self._connection.execute(
+                "SELECT bytes, modified, width, height, positions, descriptors FROM keypoints WHERE id = ?", (id_,)
+            ).fetchone()
+        if row is None or (origin is not None and (origin.size, origin.modified) != row[:2]):
+            return None
+        width, height, positions, descriptors = row[2:]
+        xy = np.frombuffer(positions, np.float32).reshape(-1, 2)
+        values = np.frombuffer(descriptors, np.float16).astype(np.float32)
+        return Keypoints(xy, values.reshape(len(xy), -1), (width, height))
+
+    def missing(self, photos: Iterable[tuple[str, Origin | None]]) -> list[str]:
+        """The ids of photos whose keypoints are not kept as ``find`` would give them."""
+        with self._errors(), self._lock:
+            rows = self._connection.execute("SELECT id, bytes, modified FROM keypoints").fetchall()
+        kept = {id_: stamp for id_, *stamp in rows}
+        return [
+            id_
+            for id_, origin in photos
+            if id_ not in kept or (origin is not None and [origin.size, origin.modified] != kept[id_])
+        ]
+
+    def add(self, photos: Sequence[tuple[str, Origin | None, Keypoints]]) -> None:
+        """Keeps the keypoints of photos, in one commit, instead of those that were kept of them."""
+        rows = [
+            (
+                id_,
+                None if origin is None else origin.size,
+                None if origin is None else origin.modified,
+                *found.size,
+                found.positions.astype(np.float32).tobytes(),
+                found.descriptors.astype(np.float16).tobytes(),
+            )
+            for id_, origin, found in photos
+        ]
+        with self._errors(), self._lock, self._connection:
+            self._connection.executemany("INSERT OR REPLACE INTO keypoints VALUES (?, ?, ?, ?, ?, ?, ?)", rows)
+
+    def keep_only(self, ids: Iterable[str]) -> int:
+        """Forgets the keypoints of all other photos, and gives their number."""
+        wanted = set(ids)
+        with self._errors(), self._lock, self._connection:
+            kept = [row[0] for row in self._connection.execute("SELECT id FROM keypoints")]
+            gone = [(id_,) for id_ in kept if id_ not in wanted]
+            self._connection.executemany("DELETE FROM keypoints WHERE id = ?", gone)
+        return len(gone)
+
+    def __len__(self) -> int:
+        with self._errors(), self._lock:
+            return self._connection.execute("SELECT count(*) FROM keypoints").fetchone()[0]
+
+    def _connect(self) -> sqlite3.Connection:
+        with self._errors():
+            mode = "rwc" if self._make else "ro"
+            place = self.path.absolute().as_uri()
+            connection = sqlite3.connect(f"{place}?mode={mode}", uri=True, timeout=60, check_same_thread=False)
+            if self._make and not connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
+                connection.executescript(SCHEMA)
+                with connection:
+                    connection.execute("INSERT INTO about VALUES (?)", (self._fingerprint,))
+            kept = connection.execute("SELECT fingerprint FROM about").fetchone()
+        if kept != (self._fingerprint,):
+            connection.close()
+            raise IncompatibleError(f"{self.path}: keypoints of another matcher; {AGAIN}")
+        return connection
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.OperationalError as error:
+            if "no such table" in str(error):
+                raise DamagedError(f"{self.path}: no file of keypoints; {AGAIN}") from None
+            raise StorageError(f"{self.path}: {error}") from None
+        except (sqlite3.DatabaseError, ValueError) as error:
+            raise DamagedError(f"{self.path}: damaged ({error}); {AGAIN}") from None
+
+
+@dataclass
+class KeepReport:
+    """What became of photos whose keypoints were to be kept.
+
+    Attributes:
+        added: ids of photos whose keypoints were not kept before.
+        unreadable: the reason, by id, of photos that cannot be read.
+    """
+
+    added: list[str] = field(default_factory=list)
+    unreadable: dict[str, str] = field(default_factory=dict)
+
+
+def keep(
+    store: KeypointStore,
+    photos: Mapping[str, Path],
+    matcher: Matcher,
+    progress: Callable[[int], object] = lambda photos: None,
+) -> KeepReport:
+    """Makes a file hold the keypoints of these photos: of those that are new or changed, and of no others.
+
+    It is written every few photos, so that a run that was interrupted goes on where it was.
+
+    Args:
+        store: the file.
+        photos: by id; what is kept of one that is not there any more stays.
+        matcher: finds the keypoints.
+        progress: is told how many photos were done.
+    """
+    report = KeepReport()
+    origins = {id_: Origin.of(photo) for id_, photo in photos.items()}
+    store.keep_only(photos)
+    new = store.missing(origins.items())
+    progress(len(photos) - len(new))
+
+    def detect(id_: str) -> Keypoints | ImageError:
+        try:
+            return matcher.detect(photos[id_])
+        except ImageError as error:
+            return error
+
+    waiting: list[tuple[str, Origin | None, Keypoints]] = []
+    for id_, found in prefetch_map(detect, new):
+        if isinstance(found, ImageError):
+            report.unreadable[id_] = str(found)
+        else:
+            waiting.append((id_, origins[id_], found))
+        if len(waiting) == BATCH:
+            store.add(waiting)
+            report.added += [kept for kept, *_ in waiting]
+            waiting.clear()
+        progress(1)
+    store.add(waiting)
+    report.added += [kept for kept, *_ in waiting]
+    return report
