@@ -28,6 +28,7 @@ COMMANDS = {
     "index": Command("tools.index", "make and keep an index of photos"),
     "search": Command("tools.search", "search an index with a photo"),
     "pairs": Command("tools.pairs", "write the pairs of photos that are worth matching, for COLMAP and hloc"),
+    "localise": Command("tools.localise", "find where photos were taken, in a reconstruction of COLMAP's"),
     "evaluate": Command("tools.evaluate", "measure an engine on labelled photos"),
     "benchmark": Command("tools.benchmark", "time whole queries, stage by stage"),
     "visualize": Command("tools.visualize", "draw what a network or a search sees"),

@@ -28,8 +28,16 @@ from runtime.features import Features
 from runtime.first_stage import ASMK
 from runtime.index import Hit, Index
 from runtime.index.ids import check_ids, id_of_path
-from runtime.index.origin import Origin
-from runtime.io.cli import add_engine_arguments, add_rerank_arguments, check_rerank_arguments, positive_int, program
+from runtime.index.origin import Origin, ids_by_place
+from runtime.io.cli import (
+    add_engine_arguments,
+    add_matcher_argument,
+    add_rerank_arguments,
+    check_matcher_argument,
+    check_rerank_arguments,
+    positive_int,
+    program,
+)
 from runtime.io.files import atomic_write, ensure_writable
 from runtime.io.finding import find_photos
 from runtime.rerank import FIRST_STAGE, HitOrder, Query, Rerankers
@@ -159,7 +167,7 @@ def pairs_of_photos(
     selection.order.check(encoder.path, layout)
     result = Pairs()
     names = names_of(photos, root, result)
-    places = by_place({name: path for path, name in names.items()})
+    places = ids_by_place({name: path for path, name in names.items()})
     asked_names = names_of(queries, root, result) if queries is not None else {}
 
     def encode(features: Features) -> tuple[Any, Any]:
@@ -200,7 +208,7 @@ def pairs_of_index(encoder: Encoder, path: Path, queries: Sequence[Path] | None,
         names = {id_: name_of(file, root) for id_, file in files.items()}
         if queries is not None:
             asked = names_of(queries, root, result)
-            with_others(read(encoder, asked, result), asked, index, by_place(files), names, selection, result)
+            with_others(read(encoder, asked, result), asked, index, ids_by_place(files), names, selection, result)
             return result
         of_file = {file: id_ for id_, file in files.items() if file.is_file()}
         if files and not of_file:
@@ -306,12 +314,6 @@ def names_of(photos: Sequence[Path], root: Path | None, result: Pairs) -> dict[P
     return names
 
 
-def by_place(files: Mapping[str, Path]) -> dict[int, str]:
-    """Ids by the places of their files."""
-    origins = ((id_, Origin.of(file)) for id_, file in files.items())
-    return {origin.place: id_ for id_, origin in origins if origin is not None}
-
-
 def name_of(photo: Path, root: Path | None) -> str:
     """The name of a photo. Raises IdError if it lies outside the root, or a blank would split the name in two."""
     name = id_of_path(photo, root)
@@ -342,6 +344,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--queries", metavar="Q", nargs="+", help="photos and folders; default: those of the database")
     parser.add_argument("--top", type=positive_int, default=TOP, metavar="N", help="of each query (%(default)s)")
     add_rerank_arguments(parser)
+    add_matcher_argument(parser)
     parser.add_argument(
         "--min-inliers", type=positive_int, default=0, metavar="N", help="that a pair needs, with --rerank"
     )
@@ -359,6 +362,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--out", type=Path, metavar="FILE", help="default: pairs.txt, or descriptors.h5")
     options = parser.parse_args(arguments)
     check_rerank_arguments(parser, options)
+    check_matcher_argument(parser, options)
     if bool(options.photos) == (options.index is not None):
         parser.error("name the database: either PHOTOS or --index DIR")
     if options.format == H5 and (options.index is not None or options.queries or options.rerank or options.min_inliers):

@@ -13,7 +13,15 @@ from dataclasses import asdict
 
 from runtime.errors import ImageError, UnknownIdError
 from runtime.index import Hit
-from runtime.io.cli import add_engine_arguments, add_rerank_arguments, check_rerank_arguments, positive_int, program
+from runtime.io.cli import (
+    add_engine_arguments,
+    add_matcher_argument,
+    add_rerank_arguments,
+    check_matcher_argument,
+    check_rerank_arguments,
+    positive_int,
+    program,
+)
 from runtime.retriever import Retriever
 
 
@@ -115,10 +123,12 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         help="leave out this photo or folder; repeatable",
     )
     add_rerank_arguments(parser)
+    add_matcher_argument(parser)
     parser.add_argument(
         "--root", metavar="DIR", help="from which ids are seen: where --rerank lightglue finds the photos of the index"
     )
     parser.add_argument("--json", action="store_true", help="a line of JSON for each query")
     options = parser.parse_args(arguments)
     check_rerank_arguments(parser, options)
+    check_matcher_argument(parser, options)
     return options

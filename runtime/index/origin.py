@@ -2,7 +2,9 @@
 
 import hashlib
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 
@@ -36,3 +38,9 @@ def place_of(path: str | os.PathLike[str]) -> int:
     """A number of 64 bits, signed, that the real path of a file alone has; the file need not be there any more."""
     digest = hashlib.blake2b(os.fsencode(os.path.realpath(path)), digest_size=8).digest()
     return int.from_bytes(digest, signed=True)
+
+
+def ids_by_place(files: Mapping[str, Path]) -> dict[int, str]:
+    """The ids of files, by their places (``Origin.place``); those that cannot be looked at are left out."""
+    origins = ((id_, Origin.of(file)) for id_, file in files.items())
+    return {origin.place: id_ for id_, origin in origins if origin is not None}

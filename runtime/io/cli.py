@@ -144,11 +144,6 @@ def add_rerank_arguments(parser: argparse.ArgumentParser) -> None:
         help="put the first answers into a better order; spatial: by geometry; lightglue: by matching the photos",
     )
     parser.add_argument(
-        "--matcher",
-        metavar="FILE",
-        help="of --rerank lightglue; default: matcher.onnx beside the engine (howl matcher)",
-    )
-    parser.add_argument(
         "--candidates",
         type=positive_int,
         metavar="N",
@@ -156,10 +151,23 @@ def add_rerank_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_matcher_argument(parser: argparse.ArgumentParser) -> None:
+    """The matcher of keypoints."""
+    parser.add_argument(
+        "--matcher",
+        metavar="FILE",
+        help="of keypoints, made by howl matcher; default: matcher.onnx beside the engine",
+    )
+
+
 def check_rerank_arguments(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
     """What only a re-ranking uses is a usage error without one."""
     if options.candidates is not None and options.rerank is None:
         parser.error("--candidates: only a re-ranking looks at them; add --rerank spatial")
+
+
+def check_matcher_argument(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
+    """A matcher is a usage error where nothing is matched: for commands that match only to re-rank."""
     if options.matcher is not None and options.rerank != "lightglue":
         parser.error(f"--matcher {options.matcher}: only one re-ranking uses it; add --rerank lightglue")
 

@@ -177,6 +177,42 @@ def turned(image: NDArray[Any], orientation: int) -> NDArray[Any]:
 # -------------------------------------------------------------------------------------------- all other formats
 
 
+def orientation_of(data: bytes) -> int:
+    """How a photo's pixels as they are stored are to be turned, one of EXIF's eight; 1 where nothing says it.
+
+    TIFF, AVIF and HEIC always come upright.
+    """
+    if data.startswith(JPEG_START):
+        return _orientation(list(jpeg_segments(data)))
+    with suppress(Exception), PIL.Image.open(BytesIO(data), formats=FORMATS) as image:  # decoding says what is wrong
+        if image.format in ("PNG", "WEBP"):
+            return int(image.getexif().get(ORIENTATION, 1))
+    return 1
+
+
+def to_stored_pixels(
+    positions: NDArray[np.float64], size: tuple[int, int], orientation: int
+) -> tuple[NDArray[np.float64], tuple[int, int]]:
+    """Positions in an upright photo, as positions in its pixels as they are stored: ``turned``, backwards.
+
+    Args:
+        positions: float64 [n, 2], x and y from the photo's upper left corner: the first pixel's centre is (0.5, 0.5).
+        size: width and height of the upright photo.
+        orientation: one of EXIF's eight.
+
+    Returns:
+        the positions, and the width and height of what is stored.
+    """
+    (width, height), (x, y) = size, positions.T
+    if orientation in (3, 4, 7, 8):
+        y = height - y
+    if orientation in (2, 3, 6, 7):
+        x = width - x
+    if orientation in (5, 6, 7, 8):
+        x, y, width, height = y, x, height, width
+    return np.stack([x, y], axis=1), (width, height)
+
+
 def _png_size(data: bytes) -> tuple[int, int]:
     """Width and height that a PNG's header says; 0 where there is none."""
     width, height = struct.unpack(">II", data[PNG_SIZE].ljust(8, b"\0"))

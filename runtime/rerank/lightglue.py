@@ -29,15 +29,19 @@ class LightGlue:
         kept: the keypoints of the index's photos; those that are not in it are found again in the photos.
         keypoints: of a photo that are matched, the strongest.
         tolerance: of an inlier's distance to its epipolar line, as a part of a photo's longest side.
-        least: inliers of an image that is verified; photos of different places have up to 20.
+        chance: inliers that photos of different places have, too, and that tell nothing.
+        gain: by which the other inliers' share of the keypoints adds to a score.
+        least: inliers of an image that is verified.
         share: of its matches that must be inliers, too.
     """
 
     matcher: Matcher
     kept: KeypointStore | None = None
     keypoints: int = 512
-    tolerance: float = 0.003
-    least: int = 25
+    tolerance: float = 0.0015
+    chance: int = 15
+    gain: float = 1 / 3
+    least: int = 30
     share: float = 0.5
 
     candidates: ClassVar[int] = 20
@@ -49,12 +53,15 @@ class LightGlue:
         for name in ("tolerance", "share"):
             if not 0 < finite_number(name, getattr(self, name)) <= 1:
                 raise UsageError(f"{name}={getattr(self, name)}: must lie above 0, and be 1 at most")
+        for name in ("chance", "gain"):
+            if finite_number(name, getattr(self, name)) < 0:
+                raise UsageError(f"{name}={getattr(self, name)}: must be at least 0")
 
     def check(self, path: Path, layout: Layout) -> None:
         """Nothing is needed of an index or an engine: photos are matched by themselves."""
 
     def rerank(self, query: Query, candidates: Candidates) -> Reranking:
-        """Verified candidates come first, those with most inliers before; the others stay in their order.
+        """The first stage's scores and the inliers together (``scores``).
 
         Raises:
             ImageError: the query cannot be read.
@@ -67,19 +74,16 @@ class LightGlue:
             agreed = agreement(asked, found, self.matcher.match(asked, found), self.tolerance)
             inliers[place] = agreed.count
             verified[place] = agreed.count >= self.least and agreed.share >= self.share
-        return Reranking(self.scores(candidates.scores, inliers, verified), inliers, verified)
+        return Reranking(self.scores(candidates.scores, inliers), inliers, verified)
 
-    def scores(
-        self, before: NDArray[np.float64], inliers: NDArray[np.int64], verified: NDArray[np.bool_]
-    ) -> NDArray[np.float64]:
-        """The first stage's scores, and for verified images the part of the keypoints that are inliers.
+    def scores(self, before: NDArray[np.float64], inliers: NDArray[np.int64]) -> NDArray[np.float64]:
+        """The first stage's scores, and ``gain`` times the share of keypoints that agree beyond chance.
 
         Args:
             before: float64 [c], the first stage's.
             inliers: int64 [c].
-            verified: bool [c].
         """
-        return before + np.where(verified, inliers / self.keypoints, 0)
+        return before + self.gain * np.maximum(inliers - self.chance, 0) / self.keypoints
 
     @lazy_property
     def _keypoints_of(self) -> Callable[[str, Path, Origin | None], Keypoints]:

@@ -1,0 +1,150 @@
+"""The pose of a query: its matches with photos of a model, the points that these show, and COLMAP's estimator."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from runtime.io.decoding import to_stored_pixels
+from runtime.matching import Keypoints, Matcher, agreement
+from tools.localisation.cameras import QueryCamera
+from tools.localisation.model import Model, import_pycolmap
+
+KEYPOINTS = 1024  # of a photo, that are matched
+TOLERANCE = 0.004  # of a match's distance to its epipolar line, as a part of a photo's longest side
+ERROR = 0.012  # of a reprojection, likewise: COLMAP's 12 pixels of 1,000
+LEAST_INLIERS = 25  # matched photos of other places may agree with up to 20
+LEAST_SHARE = 0.1
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where a query was taken, or why that is not known.
+
+    Attributes:
+        query: its path.
+        reason: why it could not be placed; None if it could.
+        quaternion: w, x, y, z of the rotation from the world to the camera; None without a pose.
+        translation: of the same; None likewise.
+        centre: of the camera, in the world; None likewise.
+        inliers: matches that agree with the pose.
+        matches: that have a point of the model.
+        error: median reprojection error of the inliers, in pixels; None without a pose.
+        camera: COLMAP's line, and where it is from.
+        photos: matches with points, by the name of the photo.
+    """
+
+    query: str
+    reason: str | None = None
+    quaternion: tuple[float, ...] | None = None
+    translation: tuple[float, ...] | None = None
+    centre: tuple[float, ...] | None = None
+    inliers: int = 0
+    matches: int = 0
+    error: float | None = None
+    camera: str | None = None
+    photos: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A photo's keypoints in the pixels that its file stores, as COLMAP sees them.
+
+    Attributes:
+        keypoints: of the upright photo.
+        pixels: float64 [n, 2], the same positions in the stored pixels; the first one's centre is (0.5, 0.5).
+        size: width and height of the stored photo.
+    """
+
+    keypoints: Keypoints
+    pixels: NDArray[np.float64]
+    size: tuple[int, int]
+
+    @classmethod
+    def of(cls, keypoints: Keypoints, orientation: int) -> "Stored":
+        """Of keypoints of a photo, and how EXIF says that it is turned upright."""
+        pixels, size = to_stored_pixels(keypoints.positions.astype(np.float64) + 0.5, keypoints.size, orientation)
+        return cls(keypoints, pixels, size)
+
+
+def locate(
+    query: str, asked: Stored, camera: QueryCamera, photos: Sequence[tuple[str, Stored]], model: Model, matcher: Matcher
+) -> Placement:
+    """Where a query was taken.
+
+    Args:
+        query: its path.
+        asked: its keypoints.
+        camera: its own.
+        photos: the names in the model, and the keypoints, of photos that may show the same place.
+        model: with their poses and points.
+        matcher: of the keypoints.
+    """
+    pixels, points, counts = [], [], {}
+    for name, photo in photos:
+        matches = matcher.match(asked.keypoints, photo.keypoints)
+        agreed = agreement(asked.keypoints, photo.keypoints, matches, TOLERANCE)
+        here, there = matches[agreed.inliers].T
+        view = model.view(name)
+        scale = np.array([view.camera.width, view.camera.height]) / photo.size
+        lifted, known = view.lift(photo.pixels[there] * scale)
+        pixels.append(asked.pixels[here[known]])
+        points.append(lifted[known])
+        counts[name] = int(known.sum())
+    found = Placement(query, camera=describe(camera), matches=sum(counts.values()), photos=counts)
+    return estimate(found, np.concatenate(pixels), np.concatenate(points), camera, max(asked.size))
+
+
+def estimate(
+    found: Placement,
+    pixels: NDArray[np.float64],
+    points: NDArray[np.float64],
+    camera: QueryCamera,
+    longest_side: int,
+) -> Placement:
+    """Completes what was found of a query by its pose, or by the reason why it has none.
+
+    Args:
+        found: what was found.
+        pixels: float64 [m, 2], of the query, in COLMAP's pixels.
+        points: float64 [m, 3], which they show.
+        camera: of the query; a focal length that is estimated is written into it.
+        longest_side: of the query, in pixels.
+    """
+    pycolmap = import_pycolmap()
+    if len(points) < LEAST_INLIERS:
+        return replace(found, reason=f"{len(points)} matches with points of the model; {LEAST_INLIERS} are the least")
+    result = pycolmap.estimate_and_refine_absolute_pose(
+        pixels,
+        points,
+        camera.camera,
+        estimation_options={
+            "estimate_focal_length": not camera.is_calibrated,
+            "ransac": {"max_error": ERROR * longest_side, "random_seed": 0},
+        },
+        refinement_options={"refine_focal_length": not camera.is_calibrated},
+    )
+    inliers = 0 if result is None else int(result["num_inliers"])
+    if inliers < max(LEAST_INLIERS, LEAST_SHARE * len(points)):
+        return replace(found, inliers=inliers, reason=f"{inliers} of {len(points)} matches agree with a pose")
+    pose, mask = result["cam_from_world"], np.asarray(result["inlier_mask"], bool)
+    seen = points[mask] @ pose.rotation.matrix().T + pose.translation
+    projected = np.asarray(camera.camera.img_from_cam(seen))
+    x, y, z, w = pose.rotation.quat
+    return replace(
+        found,
+        quaternion=(float(w), float(x), float(y), float(z)),
+        translation=tuple(map(float, pose.translation)),
+        centre=tuple(map(float, -pose.rotation.matrix().T @ pose.translation)),
+        inliers=inliers,
+        error=float(np.median(np.linalg.norm(projected - pixels[mask], axis=1))),
+        camera=describe(camera),
+    )
+
+
+def describe(camera: QueryCamera) -> str:
+    """A camera as COLMAP writes it, and where it is from."""
+    own = camera.camera
+    parameters = " ".join(f"{value:g}" for value in own.params)
+    return f"{own.model_name} {own.width} {own.height} {parameters} ({camera.source})"

@@ -1,0 +1,236 @@
+"""Poses of photos in a reconstruction: ``python tools/localise.py --model SFM --images ROOT --engine E query.jpg``.
+
+Finds the photos of the index that show the same place, matches the query with them, lifts the matches to the points of
+COLMAP's model, and estimates the pose. Nothing is built before: photos that are added to the index and to the model are
+found by the next query. Writes hloc's format: ``name qw qx qy qz tx ty tz``, from the world to the camera.
+"""
+
+if __name__ == "__main__":
+    import howl
+
+    howl.run_script("tools.localise")  # before the imports: howl.py says why
+
+import argparse
+import json
+import sys
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from tqdm import tqdm
+
+from runtime.bundle import EngineFiles
+from runtime.errors import DataError, ImageError, MissingError
+from runtime.index.origin import Origin, ids_by_place
+from runtime.io.cli import (
+    add_engine_options,
+    add_matcher_argument,
+    add_rerank_arguments,
+    check_rerank_arguments,
+    positive_int,
+    program,
+)
+from runtime.io.decoding import orientation_of
+from runtime.io.files import atomic_write, ensure_writable
+from runtime.io.finding import find_photos
+from runtime.io.image import read_photo
+from runtime.lazy import lazy_property
+from runtime.matching import Keypoints, KeypointStore, Matcher
+from runtime.matching.matcher import DEFAULT
+from runtime.matching.store import store_path
+from runtime.retriever import Retriever
+from tools.localisation.cameras import Intrinsics, parse_camera, read_cameras
+from tools.localisation.model import Model, names_in_model
+from tools.localisation.pose import KEYPOINTS, Placement, Stored, locate
+
+TOP = 10
+
+
+@dataclass(frozen=True)
+class Localiser:
+    """Finds where photos were taken.
+
+    Attributes:
+        retriever: searches the index.
+        matcher: of keypoints.
+        kept: keypoints that are kept beside the index; None to find all again in the photos.
+        model: of COLMAP.
+        images: the folder from which the model's names are seen.
+        names: of the index's photos in the model, by their ids.
+        intrinsics: of the queries' cameras.
+        top: photos of the index that a query is matched with, at most.
+        rerank, candidates: of the search: ``Retriever.search``.
+    """
+
+    retriever: Retriever
+    matcher: Matcher
+    kept: KeypointStore | None
+    model: Model
+    images: Path
+    names: Mapping[str, str]
+    intrinsics: Intrinsics
+    top: int = TOP
+    rerank: str | None = None
+    candidates: int | None = None
+
+    def place(self, query: Path) -> Placement:
+        """Where a query was taken, or why that is not known.
+
+        Raises:
+            HowlError: a photo of the model cannot be read, or the search fails; an unreadable query is no error.
+        """
+        origin = Origin.of(query)
+        own = None if origin is None else self._places.get(origin.place)  # a query may be in the model itself
+        try:
+            asked = self._stored(self.matcher.detect(query), query)
+            hits = self.retriever.search(
+                query,
+                self.top,
+                only=list(self.names),
+                exclude=[] if own is None else [own],
+                rerank=self.rerank,
+                candidates=self.candidates,
+            )
+        except ImageError as error:
+            return Placement(str(query), reason=str(error))
+        if not hits:
+            return Placement(str(query), reason="no photo of the index resembles it")
+        try:
+            camera = self.intrinsics.of(query, asked.size, None if own is None else self.names[own])
+        except DataError as error:
+            return Placement(str(query), reason=str(error))
+        photos = [(self.names[hit.id], self._photo(hit.id)) for hit in hits]
+        return locate(str(query), asked, camera, photos, self.model, self.matcher)
+
+    @lazy_property
+    def _places(self) -> dict[int, str]:
+        return ids_by_place({id_: self.images / name for id_, name in self.names.items()})
+
+    def _photo(self, id_: str) -> Stored:
+        """The keypoints of a photo of the index, kept or found again."""
+        file = self.images / self.names[id_]
+        kept = None if self.kept is None else self.kept.find(id_, Origin.of(file))
+        if not file.is_file():
+            raise MissingError(f"{file}: not there; --images is the folder from which the model's names are seen")
+        return self._stored(self.matcher.detect(file) if kept is None else kept, file)
+
+    def _stored(self, keypoints: Keypoints, file: Path) -> Stored:
+        return Stored.of(keypoints.strongest(KEYPOINTS), orientation_of(read_photo(file)))
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    options = parse(arguments)
+    ensure_writable(options.out)
+    model, queries = Model(options.model), find_photos(options.queries)
+    intrinsics = Intrinsics(
+        None if options.camera is None else parse_camera(options.camera),
+        {} if options.cameras is None else read_cameras(options.cameras),
+        model,
+    )
+    engine = Path(options.engine)
+    index_path = EngineFiles.of(engine).index if options.index is None else Path(options.index)
+    matcher_path = engine.with_name(DEFAULT) if options.matcher is None else Path(options.matcher)
+    matcher = Matcher(matcher_path, device=options.device, threads=options.threads)
+    kept = store_path(index_path)
+    with Retriever(
+        engine,
+        index_path,
+        root=options.root or options.images,
+        matcher=matcher_path,
+        device=options.device,
+        threads=options.threads,
+        threshold=options.threshold,
+        alpha=options.alpha,
+    ) as retriever:
+        names = names_in_model(model, retriever.ids(), options.root, options.images)
+        store = KeypointStore(kept, matcher.fingerprint) if kept.exists() else None
+        localiser = Localiser(
+            retriever,
+            matcher,
+            store,
+            model,
+            options.images,
+            names,
+            intrinsics,
+            options.top,
+            options.rerank,
+            options.candidates,
+        )
+        found = []
+        for query in tqdm(queries, desc="placing", unit="photo", disable=None):
+            found.append(localiser.place(query))
+            say(found[-1], as_json=options.json)
+        if store is not None:
+            store.close()
+    placed = [each for each in found if each.reason is None]
+    if not placed:
+        raise DataError(f"{options.out}: not written, as no query could be placed")
+    save_poses(placed, options.out)
+    print(f"{options.out}: {len(placed)} of {len(found)} queries placed", file=sys.stderr)
+
+
+def say(found: Placement, *, as_json: bool) -> None:
+    """Prints where a query was taken, in a line for people or of JSON."""
+    if as_json:
+        print(json.dumps(asdict(found)), flush=True)
+    elif found.centre is None:
+        print(f"{found.query}: not placed: {found.reason}", flush=True)
+    else:
+        centre = " ".join(f"{value:.4g}" for value in found.centre)
+        print(
+            f"{found.query}: at {centre}; {found.inliers} inliers of {found.matches} matches with "
+            f"{sum(map(bool, found.photos.values()))} photos, {found.error:.1f} pixels off, camera {found.camera}",
+            flush=True,
+        )
+
+
+def save_poses(placed: Sequence[Placement], out: Path) -> None:
+    """Writes poses as hloc does, whole or not at all: by file name, with the folder's where two queries share one."""
+    shared = Counter(Path(each.query).name for each in placed)
+    lines = []
+    for each in placed:
+        path = Path(each.query)
+        name = path.name if shared[path.name] == 1 else f"{path.parent.name}/{path.name}"
+        lines.append(
+            " ".join([name, *(repr(value) for value in (*(each.quaternion or ()), *(each.translation or ())))])
+        )
+    with atomic_write(out) as file:
+        file.write("".join(f"{line}\n" for line in lines).encode())
+
+
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog=program("tools/localise.py"),
+        description="Places photos in a reconstruction of COLMAP's: a pose for each, or the reason why there is none.",
+    )
+    parser.add_argument("queries", metavar="QUERY", nargs="+", help="photos, or folders of photos")
+    parser.add_argument(
+        "--model", type=Path, required=True, metavar="DIR", help="with cameras, images and points3D, .bin or .txt"
+    )
+    parser.add_argument(
+        "--images", type=Path, required=True, metavar="DIR", help="from which the model's names are seen"
+    )
+    parser.add_argument("--engine", required=True, metavar="ENGINE", help="engine.onnx, engine.plan or engine.pt2")
+    parser.add_argument("--index", metavar="DIR", help="of the model's photos; default: engine.index beside the engine")
+    parser.add_argument("--root", type=Path, metavar="DIR", help="from which the ids of the index are seen (--images)")
+    add_engine_options(parser, searches=True)
+    parser.add_argument(
+        "--top", type=positive_int, default=TOP, metavar="N", help="photos that a query is matched with (%(default)s)"
+    )
+    add_rerank_arguments(parser)
+    add_matcher_argument(parser)
+    parser.add_argument(
+        "--camera",
+        metavar="TEXT",
+        help="of all queries, as COLMAP writes it: 'PINHOLE 1024 768 880 880 512 384'; default: from EXIF, the model, "
+        "or an estimated focal length",
+    )
+    parser.add_argument(
+        "--cameras", type=Path, metavar="FILE", help="a line 'name MODEL width height parameters' a query, as hloc has"
+    )
+    parser.add_argument("--out", type=Path, default=Path("poses.txt"), metavar="FILE", help="(%(default)s)")
+    parser.add_argument("--json", action="store_true", help="a line of JSON for each query, instead of text")
+    options = parser.parse_args(arguments)
+    check_rerank_arguments(parser, options)
+    return options
