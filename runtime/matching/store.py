@@ -76,12 +76,12 @@ class KeypointStore:
             row = self._connection.execute(
                 "SELECT bytes, modified, width, height, positions, descriptors FROM keypoints WHERE id = ?", (id_,)
             ).fetchone()
-        if row is None or (origin is not None and (origin.size, origin.modified) != row[:2]):
-            return None
-        width, height, positions, descriptors = row[2:]
-        xy = np.frombuffer(positions, np.float32).reshape(-1, 2)
-        values = np.frombuffer(descriptors, np.float16).astype(np.float32)
-        return Keypoints(xy, values.reshape(len(xy), -1), (width, height))
+            if row is None or (origin is not None and (origin.size, origin.modified) != row[:2]):
+                return None
+            width, height, positions, descriptors = row[2:]
+            xy = np.frombuffer(positions, np.float32).reshape(-1, 2)
+            values = np.frombuffer(descriptors, np.float16).astype(np.float32)
+            return Keypoints(xy, values.reshape(len(xy), len(values) // max(1, len(xy))), (width, height))
 
     def missing(self, photos: Iterable[tuple[str, Origin | None]]) -> list[str]:
         """The ids of photos whose keypoints are not kept as ``find`` would give them."""
