@@ -143,6 +143,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         threshold=options.threshold,
         alpha=options.alpha,
     ) as retriever:
+        if retriever.index is None:
+            raise MissingError(f"{index_path}: no index here; add the model's photos first (howl index)")
         names = names_in_model(model, retriever.ids(), options.root, options.images)
         store = KeypointStore(kept, matcher.fingerprint) if kept.exists() else None
         localiser = Localiser(

@@ -10,7 +10,8 @@ import pytest
 from runtime.errors import DamagedError, ImageError, IncompatibleError, MissingError
 from runtime.matching import Keypoints, Matcher, MatcherFiles
 from runtime.matching.matcher import FINGERPRINT
-from tests.conftest import draw_photo
+
+from ...conftest import draw_photo
 
 
 def test_keypoints_lie_in_the_pixels_of_the_photo(matcher: Path) -> None:

@@ -13,7 +13,8 @@ from runtime import IncompatibleError, MissingError, Retriever, UsageError
 from runtime.matching import KeypointStore, Matcher
 from runtime.matching.store import keep, store_path
 from runtime.rerank import LightGlue
-from tests.conftest import draw_photo
+
+from ...conftest import draw_photo
 
 
 @pytest.fixture

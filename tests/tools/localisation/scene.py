@@ -1,14 +1,18 @@
 """Rendered photos of one place whose cameras are known, and COLMAP's model of them."""
 
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
-import pycolmap
+import pytest
 
 from train.data.synthetic.camera import Camera, photographer
 from train.data.synthetic.place import place_of
 from train.data.synthetic.view import SUPERSAMPLING, render_view
+
+pycolmap = pytest.importorskip("pycolmap", reason="needs pycolmap: pip install '.[localise]'")
+pycolmap.logging.minloglevel = 2
 
 SEED, SCENE = 3, 1
 WIDTH, HEIGHT = 640, 480
@@ -17,28 +21,28 @@ WIDTH, HEIGHT = 640, 480
 def true_camera(view: int, seed: int = SEED, scene: int = SCENE) -> Camera:
     """The camera of a rendered view, in the pixels that it was drawn at."""
     place = place_of(seed, scene)
-    rng = np.random.default_rng([1, seed, scene, view])  # as render_view draws it
+    rng = np.random.default_rng([1, seed, scene, view])  # what render_view begins with
     return photographer(rng, place.width, place.height, WIDTH * SUPERSAMPLING, HEIGHT * SUPERSAMPLING)
 
 
-def colmap_camera(view: int) -> pycolmap.Camera:
+def colmap_camera(view: int) -> Any:
     focal = true_camera(view).focal / SUPERSAMPLING
     return pycolmap.Camera(
         model="SIMPLE_PINHOLE", width=WIDTH, height=HEIGHT, params=[focal, WIDTH / 2, HEIGHT / 2], camera_id=view + 1
     )
 
 
-def true_pose(view: int) -> pycolmap.Rigid3d:
+def true_pose(view: int) -> Any:
     camera = true_camera(view)
     return pycolmap.Rigid3d(pycolmap.Rotation3d(camera.axes), -camera.axes @ camera.eye)
 
 
-def write_view(path: Path, view: int, quality: int = 95) -> None:
+def write_view(path: Path, view: int, scene: int = SCENE) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    cv2.imwrite(str(path), render_view(SEED, SCENE, view, width=WIDTH, height=HEIGHT)[:, :, ::-1])
+    cv2.imwrite(str(path), render_view(SEED, scene, view, width=WIDTH, height=HEIGHT)[:, :, ::-1])
 
 
-def make_model(images: Path, names: dict[str, int], model: Path) -> pycolmap.Reconstruction:
+def make_model(images: Path, names: dict[str, int], model: Path) -> None:
     """COLMAP's own features and matches of these views, triangulated from their true cameras."""
     database = model.parent / "database.db"
     options = pycolmap.ImageReaderOptions(camera_model="SIMPLE_PINHOLE")
@@ -65,4 +69,3 @@ def make_model(images: Path, names: dict[str, int], model: Path) -> pycolmap.Rec
     model.mkdir(parents=True, exist_ok=True)
     made = pycolmap.triangulate_points(known, database, images, model)
     made.write(model)
-    return made
