@@ -77,6 +77,20 @@ def test_reranking_finds_near_copies_wherever_the_photos_lie(
     assert run(capsys, engine, labelled, "--index", index, "--rerank", "spatial")["sets"][0]["mAP"] == 1
 
 
+def test_learned_matching_finds_near_copies_wherever_the_photos_lie(
+    engine: Path, matcher: Path, labelled: Path, others: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    by = ["--rerank", "lightglue", "--matcher", matcher]
+    for arguments in ([], ["--distractors", others]):
+        result = run(capsys, engine, labelled, *by, *arguments)
+        assert result["sets"][0]["mAP"] == 1
+        assert result["rerank"] == {"by": "lightglue", "candidates": 20}
+    index = tmp_path / "all.index"
+    with Retriever(engine, index, device="cpu") as retriever:
+        retriever.add(sorted(map(str, find_photos([others, labelled]))))
+    assert run(capsys, engine, labelled, "--index", index, *by)["sets"][0]["mAP"] == 1
+
+
 def test_the_reranked_order_does_not_depend_on_where_photos_lie(
     exported: Path, photos: list[str], tmp_path: Path
 ) -> None:

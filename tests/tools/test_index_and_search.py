@@ -271,3 +271,58 @@ def test_removing_an_unknown_photo_removes_none(
     assert "never.jpg is not in the index; nothing was removed" in capsys.readouterr().err
     assert status(index.main, engine, "--stats") == 0
     assert "images          2" in capsys.readouterr().out
+
+
+# ------------------------------------------------------------------------------------------- learned matching
+
+
+def test_keypoints_are_kept_and_answers_verified_with_them(
+    engine: Path,
+    matcher: Path,
+    photos: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Ids as seen from --root; kept again only for what is new; searched from another folder without the photos."""
+    root = tmp_path / "photos"
+    root.mkdir()
+    for photo in photos[:4]:
+        shutil.copy(photo, root)
+    where, by = ["--index", tmp_path / "idx"], ["--matcher", matcher]
+    assert status(index.main, engine, root, *where, "--root", root, *by) == 0
+    kept = tmp_path / "idx.keypoints"
+    assert f"{kept}: keypoints of 4 photos, 4 of them new" in capsys.readouterr().out
+    shutil.copy(photos[4], root)
+    assert status(index.main, engine, root, *where, "--root", root, *by) == 0
+    assert "keypoints of 5 photos, 1 of them new" in capsys.readouterr().out
+    assert status(index.main, *where, "--remove", Path(photos[0]).name, "--root", root, *by) == 0
+    assert "keypoints of 4 photos, 0 of them new" in capsys.readouterr().out
+    shutil.rmtree(root)
+    monkeypatch.chdir(tmp_path)
+    assert status(search.main, engine, photos[2], *where, "--rerank", "lightglue", *by, "--top", 2) == 0
+    first, second = capsys.readouterr().out.splitlines()
+    assert first.split()[2:] == ["48", "inliers", "verified", Path(photos[2]).name]
+    assert "verified" not in second
+
+
+def test_photos_without_keypoints_are_said(
+    engine: Path, matcher: Path, photos: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """All others are kept."""
+    copies = [shutil.copy(photo, tmp_path) for photo in photos[:3]]
+    assert status(index.main, engine, *copies) == 0
+    Path(copies[1]).unlink()
+    capsys.readouterr()
+    assert status(index.main, engine, "--matcher", matcher) == 1
+    printed = capsys.readouterr()
+    assert "keypoints of 2 photos, 2 of them new" in printed.out
+    assert f"{copies[1]}: No such file" in printed.out
+    assert "1 of 3 photos have no keypoints; their lines are above. --root is the folder" in printed.err
+
+
+def test_a_matcher_is_for_learned_matching_only(
+    engine: Path, photos: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert status(search.main, engine, photos[0], "--matcher", "m.onnx", "--rerank", "spatial") == 2
+    assert "--matcher m.onnx: only one re-ranking uses it; add --rerank lightglue" in capsys.readouterr().err

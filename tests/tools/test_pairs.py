@@ -190,6 +190,20 @@ def test_local_features_are_no_global_descriptors(
     assert not out.exists()
 
 
+def test_pairs_that_learned_matching_verifies(
+    exported: Path, matcher: Path, folder: Path, photos: list[str], tmp_path: Path
+) -> None:
+    """A photo and its copy; all others show other things."""
+    images, out = tmp_path / "images", tmp_path / "pairs.txt"
+    images.mkdir()
+    for photo in photos:
+        (images / Path(photo).name).write_bytes(Path(photo).read_bytes())
+    (images / "copy.png").write_bytes(Path(photos[2]).read_bytes())
+    by = ["--rerank", "lightglue", "--matcher", matcher, "--min-inliers", 30]
+    assert run(exported / "engine.onnx", images, *by, "--out", out) == 0
+    assert [set(pair) for pair in lines_of(out)] == [{"copy.png", Path(photos[2]).name}]
+
+
 def test_reranking_needs_local_features(
     global_engine: Path, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
