@@ -22,6 +22,8 @@ from runtime.native.bindings import (
     products,
     score,
     scratch_bytes,
+    take,
+    take_rows,
     verify,
 )
 
@@ -47,5 +49,7 @@ __all__ = [
     "products",
     "score",
     "scratch_bytes",
+    "take",
+    "take_rows",
     "verify",
 ]
