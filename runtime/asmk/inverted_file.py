@@ -214,10 +214,10 @@ class InvertedFile:
         Returns:
             float64 [n, n], exactly symmetric; 1 on the diagonal, 0 for an image without words.
         """
-        table = query.similarity_table
-        file = cls.build(images, Layout(ASMK, len(table) - 1))
-        scores = [file.scores(AsmkQuery(words, codes, None, table)) for words, codes, _ in images]
-        return np.array(scores).reshape(len(images), len(images))
+        file = cls.build(images, Layout(ASMK, len(query.similarity_table) - 1))
+        totals = native.compare(file.offsets, file.images, file.codes, file._weights(query), len(file))
+        norms = np.sqrt(np.multiply.outer(file.word_counts, file.word_counts, dtype=np.float64))
+        return np.divide(totals * native.UNIT, norms, out=np.zeros(norms.shape), where=norms > 0)
 
     def shape_faults(self, images: int) -> Iterator[tuple[str, str]]:
         """Arrays that do not fit each other: ``Store.shape_faults``."""

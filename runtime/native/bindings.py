@@ -284,6 +284,38 @@ def take(
     return to_words, to_codes, cursors - starts
 
 
+_compare = _declare(
+    "howl_compare",
+    None,
+    *(_in(np.int64), c_int64, _in(np.uint16), _in(np.uint64, 2), c_int64),  # offsets, images, codes
+    *(_in(np.int64), c_int64, _out(np.int64, 2)),  # weights, images, totals
+)
+
+
+def compare(
+    offsets: NDArray[np.int64],
+    images: NDArray[np.uint16],
+    codes: NDArray[np.uint64],
+    weights: NDArray[np.int64],
+    n: int,
+) -> NDArray[np.int64]:
+    """Totals int64 [n, n] of all pairs of images: the sums of the weights of their matches; symmetric.
+
+    Args:
+        offsets, images, codes: as in ``InvertedFile``, of n images.
+        weights: int64 [64·L + 1], of a match, by Hamming distance.
+        n: images.
+    """
+    rows, (entries, length) = len(offsets) - 1, codes.shape
+    if entries and int(images.max()) >= n:
+        raise ValueError(f"an image is not among the {n}")
+    _check_shapes(images=(images, (entries,)), weights=(weights, (64 * length + 1,)))
+    totals = np.zeros((n, n), np.int64)
+    _compare(offsets, rows, images, codes, length, weights, n, totals)
+    # An image is as similar to another as that is to it; on the diagonal both are the same.
+    return totals + np.tril(totals, -1).T
+
+
 _take_rows = _declare(
     "howl_take_rows",
     c_int,

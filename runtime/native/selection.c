@@ -1,4 +1,4 @@
-/* Taking images out of a store: what was encoded of each, put together again. */
+/* Taking images out of a store: what was encoded of each, put together again; and comparing images with each other. */
 
 #include <stdint.h>
 #include <string.h>
@@ -86,6 +86,18 @@ int howl_take(const uint32_t *words, const int64_t *offsets, int64_t rows, const
     struct inverted_file file = {words, offsets, rows, images, codes, code_length};
     struct taking at = {file, numbers, ends, cursors, to_words, to_codes};
     return howl_guarded(take, &at);
+}
+
+/* The inverted file of `n` images as for howl_score, in memory. Adds the weight of every pair of entries of a word to
+   `totals` int64 [n, n], in one of the two places that its two images have. */
+void howl_compare(const int64_t *offsets, int64_t rows, const uint16_t *images, const uint64_t *codes,
+                  int64_t code_length, const int64_t *weights, int64_t n, int64_t *totals)
+{
+    for (int64_t row = 0; row < rows; row++)
+        for (int64_t a = offsets[row]; a < offsets[row + 1]; a++)
+            for (int64_t b = offsets[row]; b <= a; b++)
+                totals[images[a] * n + images[b]] +=
+                    weights[hamming(codes + a * code_length, codes + b * code_length, code_length)];
 }
 
 /* The arguments of howl_take_rows. */

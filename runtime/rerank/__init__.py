@@ -3,6 +3,7 @@
 from runtime.rerank.hits import FIRST_STAGE, HitOrder
 from runtime.rerank.interface import Candidates, Located, Query, Reranker, Reranking
 from runtime.rerank.named import RERANKERS, reranker_of
+from runtime.rerank.similarity import Similarity
 from runtime.rerank.spatial import Spatial
 
 __all__ = [
@@ -14,6 +15,7 @@ __all__ = [
     "Query",
     "Reranker",
     "Reranking",
+    "Similarity",
     "Spatial",
     "reranker_of",
 ]

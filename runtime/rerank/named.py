@@ -4,9 +4,10 @@ from collections.abc import Callable, Mapping
 
 from runtime.errors import UsageError
 from runtime.rerank.interface import Reranker
+from runtime.rerank.similarity import Similarity
 from runtime.rerank.spatial import Spatial
 
-RERANKERS: Mapping[str, Callable[[], Reranker]] = {"spatial": Spatial}
+RERANKERS: Mapping[str, Callable[[], Reranker]] = {"spatial": Spatial, "similarity": Similarity}
 
 
 def reranker_of(rerank: "str | Reranker | None") -> Reranker | None:

@@ -254,8 +254,8 @@ def test_a_closed_retriever_says_so(use: Callable, retriever: Retriever, photos:
         ({"top": None}, "top: a whole number is needed, not NoneType"),
         ({"top": 2.5}, "top: a whole number is needed, not float"),
         ({"candidates": 0}, "candidates=0: must be at least 1"),
-        ({"rerank": "magic"}, "rerank='magic': there is spatial, or give an object with the method rerank"),
-        ({"rerank": 7}, "rerank=7: there is spatial, or give an object with the method rerank"),
+        ({"rerank": "magic"}, "rerank='magic': there is spatial, similarity, or give an object with the method rerank"),
+        ({"rerank": 7}, "rerank=7: there is spatial, similarity, or give an object with the method rerank"),
     ],
 )
 def test_a_wrong_argument_of_search_is_one_line(
