@@ -139,20 +139,22 @@ def add_rerank_arguments(parser: argparse.ArgumentParser) -> None:
     from runtime.rerank import RERANKERS  # late: it imports the index
 
     parser.add_argument(
-        "--rerank", choices=RERANKERS, help="put the first answers into a better order; spatial: by geometry"
+        "--rerank",
+        choices=RERANKERS,
+        help="put the first answers into a better order; spatial: by geometry, similarity: by what they have in common",
     )
     parser.add_argument(
         "--candidates",
         type=positive_int,
         metavar="N",
-        help="answers that --rerank looks at; the others follow as they are (spatial: 100)",
+        help="answers that --rerank looks at; the others follow as they are (spatial: 100, similarity: 200)",
     )
 
 
 def check_rerank_arguments(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
     """Candidates without a re-ranking are a usage error."""
     if options.candidates is not None and options.rerank is None:
-        parser.error("--candidates: only a re-ranking looks at them; add --rerank spatial")
+        parser.error("--candidates: only a re-ranking looks at them; add --rerank")
 
 
 def positive_int(text: str) -> int:

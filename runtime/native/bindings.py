@@ -3,8 +3,9 @@
 Every function checks its arrays, and lets other Python threads run while it computes. An array of another data type or
 layout raises ``ctypes.ArgumentError``; one whose shape does not fit the others raises ``ValueError``.
 
-Those that search, ``score``, ``correspond``, ``products``, ``take`` and ``take_rows``, survive the loss of memory-mapped
-pages (``guard.h``). All others, and NumPy, do not: read a memory map with them only right after a check of its file.
+Those that search, ``score``, ``correspond``, ``products``, ``take`` and ``take_rows``, survive the loss of
+memory-mapped pages (``guard.h``). All others, and NumPy, do not: read a memory map with them only right after a check
+of its file.
 """
 
 import ctypes

@@ -9,7 +9,6 @@ with W the similarities of linked candidates to the power of γ, D their sums, a
 diffusion on a small graph (Zhou et al., NIPS 2003; for images Iscen et al., CVPR 2017), whose solution is exact here.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -19,10 +18,8 @@ from numpy.typing import NDArray
 
 from runtime.arguments import finite_number, whole_number_above_0
 from runtime.errors import UsageError
-from runtime.first_stage import ASMK, VECTORS, Layout
+from runtime.first_stage import Layout
 from runtime.rerank.interface import Candidates, Query, Reranker, Reranking
-
-EXPONENTS: Mapping[str, float] = {ASMK: 0.7, VECTORS: 3.0}  # ASMK's scores are sums of cubes already
 
 
 @dataclass(frozen=True)
@@ -33,31 +30,31 @@ class Similarity:
         after: a re-ranker whose scores are taken instead of the first stage's, such as ``Spatial()``; its inliers and
             what it verifies stay.
         neighbours: of a candidate, that it may be linked to.
-        exponent: γ, of similarities; None for that of the first stage's method (``EXPONENTS``).
+        exponent: γ, of similarities.
         damping: α below 1: the share of confidence that goes on along the links.
         seeds: the best candidates, from which it spreads.
         sharpness: the exponent of the seeds' scores, over the best one's: seeds that are much worse spread little.
-        gain: of the confidence of the most confident candidate, over the best score.
+        gain: of the confidence of the most confident candidate, over the score of the last seed. Not of the best one:
+            the query itself, if the index has it, would outweigh all other scores.
     """
 
     candidates: ClassVar[int] = 200
 
     after: Reranker | None = None
     neighbours: int = 12
-    exponent: float | None = None
+    exponent: float = 0.7
     damping: float = 0.97
     seeds: int = 3
     sharpness: float = 3.0
-    gain: float = 1.0
+    gain: float = 3.0
 
     def __post_init__(self) -> None:
         """Raises UsageError if a value is none that confidence can spread with."""
         for name in ("neighbours", "seeds"):
             whole_number_above_0(name, getattr(self, name))
         for name in ("exponent", "damping", "sharpness", "gain"):
-            value = getattr(self, name)
-            if value is not None and finite_number(name, value) < 0:
-                raise UsageError(f"{name}={value}: must be at least 0")
+            if finite_number(name, getattr(self, name)) < 0:
+                raise UsageError(f"{name}={getattr(self, name)}: must be at least 0")
         if self.damping >= 1:
             raise UsageError(f"damping={self.damping}: must be below 1, or confidence never ends to spread")
 
@@ -75,30 +72,25 @@ class Similarity:
         """
         before = Reranking(candidates.scores) if self.after is None else self.after.rerank(query, candidates)
         similarities = similarities_of(query.encoded, candidates)
-        exponent = EXPONENTS[query.settings["method"]] if self.exponent is None else self.exponent
-        return Reranking(self.scores(before.scores, similarities, exponent), before.inliers, before.verified)
+        return Reranking(self.scores(before.scores, similarities), before.inliers, before.verified)
 
-    def scores(
-        self, before: NDArray[np.float64], similarities: NDArray[np.float64], exponent: float
-    ) -> NDArray[np.float64]:
-        """The scores before, and ``gain`` times the confidence, which is that of the best one at most.
+    def scores(self, before: NDArray[np.float64], similarities: NDArray[np.float64]) -> NDArray[np.float64]:
+        """The scores before, and ``gain`` times the confidence, of which the highest is the last seed's score.
 
         A candidate that has nothing to do with the best ones keeps its score.
 
         Args:
             before: float64 [c].
             similarities: float64 [c, c], of the candidates with each other, symmetric.
-            exponent: γ.
         """
-        best = float(before.max(initial=0))
-        if best <= 0:
-            return before
         seeds = np.argsort(-before, kind="stable")[: self.seeds]
+        if len(seeds) == 0 or before[seeds[-1]] <= 0:
+            return before
         start = np.zeros(len(before))
-        start[seeds] = (np.maximum(before[seeds], 0) / best) ** self.sharpness
-        system = np.eye(len(before)) - self.damping * normalised(links(similarities, self.neighbours, exponent))
+        start[seeds] = (before[seeds] / before[seeds[0]]) ** self.sharpness
+        system = np.eye(len(before)) - self.damping * normalised(links(similarities, self.neighbours, self.exponent))
         confidence = np.linalg.solve(system, start)
-        return before + self.gain * best * confidence / confidence.max()
+        return before + self.gain * before[seeds[-1]] * confidence / confidence.max()
 
 
 def similarities_of(query: Any, candidates: Candidates) -> NDArray[np.float64]:

@@ -19,7 +19,6 @@ import numpy as np
 
 from runtime.asmk.codes import AsmkQuery
 from runtime.asmk.inverted_file import InvertedFile
-from runtime.first_stage import ASMK
 from runtime.io.cli import positive_int, program
 from runtime.rerank import Candidates, Located, Query, Similarity, Spatial
 from tools.environment import describe_machine
@@ -89,7 +88,7 @@ def measure(images: int, candidates: int, queries: int = QUERIES) -> Timing:
         _, first = timed(planted.best, query, live, candidates)
         verified, second = timed(Spatial().verify, query, [located], candidates)
         scores = planted.scores(query)[located.rows]
-        _, third = timed(Similarity().rerank, Query("", query, {"method": ASMK}), Candidates(scores, [located], []))
+        _, third = timed(Similarity().rerank, Query("", query, {}), Candidates(scores, [located], []))
         if number >= WARM_UP:
             scoring.append(first)
             verifying.append(second)

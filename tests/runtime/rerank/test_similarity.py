@@ -12,7 +12,7 @@ from runtime.asmk.codes import AsmkCodes, AsmkQuery, pack_signs
 from runtime.asmk.inverted_file import InvertedFile
 from runtime.asmk.kernel import AsmkKernel, AsmkParameters
 from runtime.features import Features
-from runtime.first_stage import ASMK, VECTORS, Layout
+from runtime.first_stage import ASMK, Layout
 from runtime.index import Index
 from runtime.rerank import Candidates, Located, Query, Similarity, Spatial, reranker_of
 from runtime.rerank.similarity import links, similarities_of
@@ -21,7 +21,6 @@ from runtime.vectors import InnerProduct, VectorFile
 D, WORDS = 64, 60
 KERNEL = AsmkKernel(Codebook(np.zeros((WORDS, D), np.float32)), AsmkParameters())
 LAYOUT = Layout(ASMK, D)
-SETTINGS = {"method": ASMK}
 
 
 def draw_images(n: int, seed: int = 0) -> list[AsmkCodes]:
@@ -76,7 +75,7 @@ def test_what_a_file_gives_of_its_images_is_what_it_was_made_of() -> None:
 
 def test_it_does_not_depend_on_how_images_are_divided_into_segments(tmp_path: Path) -> None:
     images = draw_images(8)
-    query = Query("query.jpg", as_query(images[0]), SETTINGS)
+    query = Query("query.jpg", as_query(images[0]), {})
     order = [4, 0, 5, 2, 7]
     scores = [0.5, 0.4, 0.3, 0.2, 0.1]
     expected = Similarity().rerank(query, in_one_store([images[i] for i in order], scores)).scores
@@ -96,7 +95,7 @@ def test_it_does_not_depend_on_how_images_are_divided_into_segments(tmp_path: Pa
 @pytest.mark.parametrize("candidates", [0, 1, 2])
 def test_few_candidates_keep_their_order(candidates: int) -> None:
     images = draw_images(3)
-    query = Query("query.jpg", as_query(images[2]), SETTINGS)
+    query = Query("query.jpg", as_query(images[2]), {})
     found = Similarity().rerank(query, in_one_store(images[:candidates], [0.5, 0.25][:candidates]))
     assert found.order().tolist() == list(range(candidates))
     assert found.inliers is None
@@ -109,7 +108,7 @@ def test_an_answer_that_looks_like_the_best_one_rises_and_strangers_keep_their_s
     similarities[0, 1] = similarities[1, 0] = 0.2
     similarities[1, 4] = similarities[4, 1] = 0.2
     before = np.array([0.3, 0.05, 0.04, 0.03, 0.02])
-    after = Similarity(seeds=1).scores(before, similarities, 1.0)
+    after = Similarity(seeds=1, gain=1.0).scores(before, similarities)
     assert np.argsort(-after).tolist() == [0, 1, 4, 2, 3]
     np.testing.assert_array_equal(after[2:4], before[2:4])
     assert after.max() <= 2 * before.max() + 1e-12
@@ -121,15 +120,15 @@ def test_confidence_is_where_spreading_ends() -> None:
     similarities = random.random((12, 12))
     similarities += similarities.T
     before = np.sort(random.random(12))[::-1]
-    settings = Similarity(neighbours=4, damping=0.8, seeds=2, sharpness=1.0, gain=0.5)
+    settings = Similarity(neighbours=4, exponent=1.5, damping=0.8, seeds=2, sharpness=1.0, gain=0.5)
     weights = links(similarities, 4, 1.5)
     spread = weights / np.sqrt(np.outer(weights.sum(axis=1), weights.sum(axis=1)))
-    start = np.where(np.arange(12) < 2, before / before[0], 0)
+    start = np.where(np.arange(12) < 2, before / before[0], 0.0)
     confidence = start
     for _ in range(400):
         confidence = 0.8 * spread @ confidence + start
-    expected = before + 0.5 * before[0] * confidence / confidence.max()
-    np.testing.assert_allclose(settings.scores(before, similarities, 1.5), expected)
+    expected = before + 0.5 * before[1] * confidence / confidence.max()
+    np.testing.assert_allclose(settings.scores(before, similarities), expected)
 
 
 def test_links_are_between_mutual_neighbours() -> None:
@@ -141,7 +140,7 @@ def test_links_are_between_mutual_neighbours() -> None:
 
 def test_scores_that_say_nothing_stay() -> None:
     for before in (np.zeros(3), np.array([-0.1, -0.2, -0.3])):
-        np.testing.assert_array_equal(Similarity().scores(before, np.eye(3), 1.0), before)
+        np.testing.assert_array_equal(Similarity().scores(before, np.eye(3)), before)
 
 
 def test_global_descriptors_are_compared_by_their_products() -> None:
@@ -155,14 +154,14 @@ def test_global_descriptors_are_compared_by_their_products() -> None:
     found = similarities_of(query, candidates_of(located, [0.5, 0.4, 0.3]))
     np.testing.assert_allclose(found, chosen @ chosen.T, rtol=1e-6)
     np.testing.assert_array_equal(found, found.T)
-    assert Similarity().rerank(Query("x", query, {"method": VECTORS}), candidates_of(located, [0.5, 0.4, 0.3]))
+    assert Similarity().rerank(Query("x", query, {}), candidates_of(located, [0.5, 0.4, 0.3]))
 
 
 def test_a_candidate_that_lies_nowhere_keeps_its_score() -> None:
     images = draw_images(3)
     numbers = np.arange(2)
     located = [Located(InvertedFile.build(images, LAYOUT), numbers, numbers)]
-    query = Query("x", as_query(images[0]), SETTINGS)
+    query = Query("x", as_query(images[0]), {})
     assert Similarity(seeds=1).rerank(query, candidates_of(located, [0.5, 0.4, 0.3])).scores[2] == 0.3
     assert similarities_of(query.encoded, candidates_of([], [0.5])).tolist() == [[0]]
 
