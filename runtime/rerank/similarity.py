@@ -7,6 +7,7 @@ similar for (mutual neighbours). From the best few, the seeds, confidence spread
 
 with W the similarities of linked candidates to the power of γ, D their sums, and y the seeds' own scores. This is
 diffusion on a small graph (Zhou et al., NIPS 2003; for images Iscen et al., CVPR 2017), whose solution is exact here.
+Time grows with the cube of the number of candidates, memory with its square.
 """
 
 from dataclasses import dataclass
@@ -75,7 +76,7 @@ class Similarity:
         return Reranking(self.scores(before.scores, similarities), before.inliers, before.verified)
 
     def scores(self, before: NDArray[np.float64], similarities: NDArray[np.float64]) -> NDArray[np.float64]:
-        """The scores before, and ``gain`` times the confidence, of which the highest is the last seed's score.
+        """The scores before, and ``gain`` times the confidence, scaled so that its highest is the last seed's score.
 
         A candidate that has nothing to do with the best ones keeps its score.
 
