@@ -154,6 +154,18 @@ class Store(Protocol):
         """
         ...
 
+    def images_at(self, rows: NDArray[np.int64]) -> list[Any]:
+        """What was encoded of some images, each once, as ``FirstStage.encode_database`` gave it, without geometry.
+
+        Raises OSError if a file was truncated after it was opened.
+        """
+        ...
+
+    @classmethod
+    def similarities(cls, images: Sequence[Any], query: Any) -> NDArray[np.float64]:
+        """How similar encoded images are to each other, float64 [n, n], symmetric, with the parameters of a query."""
+        ...
+
     def shape_faults(self, images: int) -> Iterator[tuple[str, str]]:
         """Arrays that do not fit each other or ``images``: file and fault. ``content_faults`` needs them to fit."""
         ...

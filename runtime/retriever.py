@@ -305,8 +305,9 @@ class Retriever:
             min_score: the least score of a hit, before any re-ranking; ``stranger_score`` is a scale for it.
             only: ids of the photos to search; None for all.
             exclude: ids of photos that are to be no hits.
-            rerank: puts the first stage's best hits into a better order: ``spatial``, ``lightglue``, or a re-ranker
-                with other settings (``runtime.rerank``).
+            rerank: puts the first stage's best hits into a better order: ``spatial`` by geometry, ``similarity`` by
+                what they have in common, ``spatial+similarity`` by both, ``lightglue`` by matching the photos, or a
+                re-ranker with other settings (``runtime.rerank``).
             candidates: how many of them it looks at; None for its own number. The others follow as they are.
 
         Raises:

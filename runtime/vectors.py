@@ -65,7 +65,7 @@ class InnerProduct:
 class VectorFile:
     """The vectors of up to 65,536 images. The array may be a memory map.
 
-    ``scores`` and ``best`` raise OSError if its file was truncated since, or its disk failed.
+    ``scores``, ``best`` and ``images_at`` raise OSError if its file was truncated since, or its disk failed.
 
     Attributes:
         vectors: float16 [n, G].
@@ -124,6 +124,16 @@ class VectorFile:
             images, scores = images[scores >= threshold], scores[scores >= threshold]
         order = np.argsort(-scores, kind="stable")[: max(0, top)]
         return images[order], scores[order].astype(np.float64)
+
+    def images_at(self, rows: NDArray[np.int64]) -> list[NDArray[np.float16]]:
+        """The vectors of some images, int64 [k]: ``Store.images_at``."""
+        return list(native.take_rows(self.vectors, np.ascontiguousarray(rows)))
+
+    @classmethod
+    def similarities(cls, images: Sequence[NDArray[np.float16]], query: NDArray[np.float32]) -> NDArray[np.float64]:
+        """The inner products of vectors with each other, float64 [n, n]: ``Store.similarities``."""
+        vectors = np.array(images, np.float64).reshape(len(images), len(query))
+        return vectors @ vectors.T
 
     def shape_faults(self, images: int) -> Iterator[tuple[str, str]]:
         """The vectors, if there is not one per image: ``Store.shape_faults``."""

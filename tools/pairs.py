@@ -56,7 +56,7 @@ class Selection:
         top: of each query, at most.
         order: in which they are.
         root: the folder from which names and ids are seen; None for paths as they are given.
-        min_inliers: that an answer needs; only a re-ranker counts them.
+        min_inliers: that an answer needs; only a re-ranker counts them, and not each of them.
     """
 
     top: int = TOP
@@ -73,6 +73,8 @@ class Selection:
         depth = max(self.top, self.order.count)
         hits = [hit for hit in index.search(encoded, depth + len(own)) if hit.id not in own][:depth]
         hits = self.order.apply(Query(photo, encoded, {}), hits, index, self.root)
+        if self.min_inliers and hits and hits[0].inliers is None:
+            raise UsageError("--min-inliers: this re-ranking counts no inliers; take --rerank spatial")
         return [hit for hit in hits if not self.min_inliers or (hit.inliers or 0) >= self.min_inliers][: self.top]
 
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from runtime import native
 from runtime.asmk.codes import CODE_BITS, AsmkCodes, AsmkQuery, code_length
 from runtime.errors import IncompatibleError
-from runtime.first_stage import MAX_IMAGES, Layout, MapFile, ascends, shape_fault
+from runtime.first_stage import ASMK, MAX_IMAGES, Layout, MapFile, ascends, shape_fault
 from runtime.lazy import lazy_property
 
 GEOMETRY = "geometry.npy"
@@ -22,7 +22,7 @@ CHECK_BATCH = 1 << 20  # entries that are checked at a time, to save memory
 class InvertedFile:
     """Up to 65,536 images in compressed sparse rows by word. What has a row for each entry may be a memory map.
 
-    ``scores`` and ``best`` raise OSError if a file of theirs was truncated since, or its disk failed.
+    ``scores``, ``best`` and ``images_at`` raise OSError if a file of theirs was truncated since, or its disk failed.
 
     Attributes:
         words: uint32 [w], the words present, ascending.
@@ -190,6 +190,34 @@ class InvertedFile:
             raise IncompatibleError("the index does not keep where its features lie; index the photos again")
         arrays = self.words, self.offsets, self.images, self.codes, self.geometry
         native.correspond(*arrays, query.words, query.codes, self._weights(query), candidates, counts, found)
+
+    def images_at(self, rows: NDArray[np.int64]) -> list[AsmkCodes]:
+        """The words and codes of some images, each once: ``Store.images_at``.
+
+        There is no list of an image's words: all entries are passed once, of which only the images are read.
+
+        Args:
+            rows: int64 [k].
+        """
+        numbers = np.full(MAX_IMAGES, -1, np.int32)
+        numbers[rows] = np.arange(len(rows))
+        counts = self.word_counts[rows].astype(np.int64)
+        words, codes, found = native.take(self.words, self.offsets, self.images, self.codes, numbers, counts)
+        starts = np.cumsum(counts) - counts
+        spans = [slice(start, start + n) for start, n in zip(starts.tolist(), found.tolist(), strict=True)]
+        return [AsmkCodes(words[span], codes[span]) for span in spans]
+
+    @classmethod
+    def similarities(cls, images: Sequence[AsmkCodes], query: AsmkQuery) -> NDArray[np.float64]:
+        """ASMK's scores of images with each other, each as a query with one word a descriptor: ``Store.similarities``.
+
+        Returns:
+            float64 [n, n], exactly symmetric; 1 on the diagonal, 0 for an image without words.
+        """
+        file = cls.build(images, Layout(ASMK, len(query.similarity_table) - 1))
+        totals = native.compare(file.offsets, file.images, file.codes, file._weights(query), len(file))
+        norms = np.sqrt(np.multiply.outer(file.word_counts, file.word_counts, dtype=np.float64))
+        return np.divide(totals * native.UNIT, norms, out=np.zeros(norms.shape), where=norms > 0)
 
     def shape_faults(self, images: int) -> Iterator[tuple[str, str]]:
         """Arrays that do not fit each other: ``Store.shape_faults``."""

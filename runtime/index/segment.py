@@ -80,6 +80,15 @@ class Segment:
         with self._naming_damage():
             cast(InvertedFile, self.store).correspond(*arguments)
 
+    def images_at(self, rows: NDArray[np.int64]) -> list[Any]:
+        """What was encoded of some images: ``Store.images_at``. Raises DamagedError as ``best`` does."""
+        with self._naming_damage():
+            return self.store.images_at(rows)
+
+    def similarities(self, images: Sequence[Any], query: Any) -> NDArray[np.float64]:
+        """How similar encoded images of any segment are to each other: ``Store.similarities``."""
+        return self.store.similarities(images, query)
+
     @contextmanager
     def _naming_damage(self) -> Iterator[None]:
         try:

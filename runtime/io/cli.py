@@ -141,13 +141,15 @@ def add_rerank_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--rerank",
         choices=RERANKERS,
-        help="put the first answers into a better order; spatial: by geometry; lightglue: by matching the photos",
+        help="put the first answers into a better order; spatial: by geometry; similarity: by what they have in "
+        "common; lightglue: by matching the photos",
     )
     parser.add_argument(
         "--candidates",
         type=positive_int,
         metavar="N",
-        help="answers that --rerank looks at; the others follow as they are (spatial: 100, lightglue: 20)",
+        help="answers that --rerank looks at; the others follow as they are (spatial: 100, similarity: 200, "
+        "lightglue: 20)",
     )
 
 
@@ -163,7 +165,7 @@ def add_matcher_argument(parser: argparse.ArgumentParser) -> None:
 def check_rerank_arguments(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
     """What only a re-ranking uses is a usage error without one."""
     if options.candidates is not None and options.rerank is None:
-        parser.error("--candidates: only a re-ranking looks at them; add --rerank spatial")
+        parser.error("--candidates: only a re-ranking looks at them; add --rerank")
 
 
 def check_matcher_argument(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:

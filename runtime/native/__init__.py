@@ -15,6 +15,7 @@ from runtime.native.bindings import (
     aggregate,
     assign,
     best,
+    compare,
     correspond,
     count_kept,
     place,
@@ -22,6 +23,8 @@ from runtime.native.bindings import (
     products,
     score,
     scratch_bytes,
+    take,
+    take_rows,
     verify,
 )
 
@@ -40,6 +43,7 @@ __all__ = [
     "aggregate",
     "assign",
     "best",
+    "compare",
     "correspond",
     "count_kept",
     "place",
@@ -47,5 +51,7 @@ __all__ = [
     "products",
     "score",
     "scratch_bytes",
+    "take",
+    "take_rows",
     "verify",
 ]

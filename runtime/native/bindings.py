@@ -3,8 +3,9 @@
 Every function checks its arrays, and lets other Python threads run while it computes. An array of another data type or
 layout raises ``ctypes.ArgumentError``; one whose shape does not fit the others raises ``ValueError``.
 
-Those that search, ``score``, ``correspond`` and ``products``, survive the loss of memory-mapped pages (``guard.h``).
-All others, and NumPy, do not: read a memory map with them only right after a check of its file.
+Those that search, ``score``, ``correspond``, ``products``, ``take`` and ``take_rows``, survive the loss of
+memory-mapped pages (``guard.h``). All others, and NumPy, do not: read a memory map with them only right after a check
+of its file.
 """
 
 import ctypes
@@ -240,6 +241,101 @@ def products(vectors: NDArray[np.float16], query: NDArray[np.float32]) -> NDArra
     _check_shapes(query=(query, (dimensions,)))
     _check_pages(_products(vectors, n, dimensions, query, scores))
     return scores
+
+
+_take = _declare(
+    "howl_take",
+    c_int,
+    *(_in(np.uint32), _in(np.int64), c_int64, _in(np.uint16), _in(np.uint64, 2), c_int64),  # the inverted file
+    *(_in(np.int32), _in(np.int64), _out(np.int64), _out(np.uint32), _out(np.uint64, 2)),  # numbers … codes
+)
+
+
+def take(
+    words: NDArray[np.uint32],
+    offsets: NDArray[np.int64],
+    images: NDArray[np.uint16],
+    codes: NDArray[np.uint64],
+    numbers: NDArray[np.int32],
+    counts: NDArray[np.int64],
+) -> tuple[NDArray[np.uint32], NDArray[np.uint64], NDArray[np.int64]]:
+    """The entries of some images of an inverted file, image by image.
+
+    Args:
+        words, offsets, images, codes: as in ``InvertedFile``; ``words`` ascending.
+        numbers: int32 [65536], by image: its number among the wanted ones, or −1.
+        counts: int64 [k], how many entries each wanted one has.
+
+    Returns:
+        the words of one after the other, each ascending, uint32 [Σ counts]; their codes, uint64 [Σ counts, L]; and
+        how many of each were found, int64 [k].
+
+    Raises:
+        OSError: a memory-mapped file was truncated since, or its disk failed.
+    """
+    rows, entries, length = len(words), len(images), codes.shape[1]
+    if int(numbers.max(initial=-1)) >= len(counts) or int(counts.min(initial=0)) < 0:
+        raise ValueError("a wanted image has no place")
+    _check_shapes(offsets=(offsets, (rows + 1,)), codes=(codes, (entries, length)), numbers=(numbers, (IMAGES,)))
+    ends = np.cumsum(counts)
+    starts = ends - counts
+    cursors, total = starts.copy(), int(counts.sum())
+    to_words, to_codes = np.empty(total, np.uint32), np.empty((total, length), np.uint64)
+    _check_pages(_take(words, offsets, rows, images, codes, length, numbers, ends, cursors, to_words, to_codes))
+    return to_words, to_codes, cursors - starts
+
+
+_compare = _declare(
+    "howl_compare",
+    None,
+    *(_in(np.int64), c_int64, _in(np.uint16), _in(np.uint64, 2), c_int64),  # offsets, images, codes
+    *(_in(np.int64), c_int64, _out(np.int64, 2)),  # weights, images, totals
+)
+
+
+def compare(
+    offsets: NDArray[np.int64],
+    images: NDArray[np.uint16],
+    codes: NDArray[np.uint64],
+    weights: NDArray[np.int64],
+    n: int,
+) -> NDArray[np.int64]:
+    """Totals int64 [n, n] of all pairs of images: the sums of the weights of their matches; symmetric.
+
+    Args:
+        offsets, images, codes: as in ``InvertedFile``, of n images.
+        weights: int64 [64·L + 1], of a match, by Hamming distance.
+        n: images.
+    """
+    rows, (entries, length) = len(offsets) - 1, codes.shape
+    if entries and int(images.max()) >= n:
+        raise ValueError(f"an image is not among the {n}")
+    _check_shapes(images=(images, (entries,)), weights=(weights, (64 * length + 1,)))
+    totals = np.zeros((n, n), np.int64)
+    _compare(offsets, rows, images, codes, length, weights, n, totals)
+    # An image is as similar to another as that is to it; on the diagonal both are the same.
+    return totals + np.tril(totals, -1).T
+
+
+_take_rows = _declare(
+    "howl_take_rows",
+    c_int,
+    *(_in(np.float16, 2), c_int64, _in(np.int64), c_int64, _out(np.float16, 2)),  # vectors, rows, taken
+)
+
+
+def take_rows(vectors: NDArray[np.float16], rows: NDArray[np.int64]) -> NDArray[np.float16]:
+    """Some rows, int64 [k], of vectors, float16 [n, G], copied: float16 [k, G].
+
+    Raises:
+        OSError: a memory-mapped file was truncated since, or its disk failed.
+    """
+    n, dimensions = vectors.shape
+    if len(rows) and not 0 <= int(rows.min()) <= int(rows.max()) < n:
+        raise ValueError(f"a row is not among the {n}")
+    taken = np.empty((len(rows), dimensions), np.float16)
+    _check_pages(_take_rows(vectors, dimensions, rows, len(rows), taken))
+    return taken
 
 
 _place = _declare(

@@ -4,6 +4,7 @@ from runtime.rerank.hits import FIRST_STAGE, HitOrder
 from runtime.rerank.interface import Candidates, Located, Query, Reranker, Reranking
 from runtime.rerank.lightglue import LightGlue
 from runtime.rerank.named import RERANKERS, Rerankers
+from runtime.rerank.similarity import Similarity
 from runtime.rerank.spatial import Spatial
 
 __all__ = [
@@ -17,5 +18,6 @@ __all__ = [
     "Reranker",
     "Rerankers",
     "Reranking",
+    "Similarity",
     "Spatial",
 ]

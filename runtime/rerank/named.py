@@ -13,6 +13,7 @@ from runtime.matching.matcher import DEFAULT
 from runtime.matching.store import store_path
 from runtime.rerank.interface import Reranker
 from runtime.rerank.lightglue import LightGlue
+from runtime.rerank.similarity import Similarity
 from runtime.rerank.spatial import Spatial
 
 
@@ -71,5 +72,7 @@ class Rerankers:
 
 RERANKERS: Mapping[str, Callable[[Rerankers], Reranker]] = {
     "spatial": lambda rerankers: Spatial(),
+    "similarity": lambda rerankers: Similarity(),
+    "spatial+similarity": lambda rerankers: Similarity(after=Spatial()),
     "lightglue": Rerankers.lightglue,
 }

@@ -228,3 +228,20 @@ def test_a_signal_from_outside_comes_to_the_handler_of_before(tmp_path: Path, ru
     code = "signal.signal(signal.SIGBUS, lambda *_: print('mine')); search(); os.kill(os.getpid(), signal.SIGBUS)"
     done = run_python(f"{MAPPED}\n{code}", tmp_path / "vectors")
     assert (done.returncode, done.stdout.splitlines()) == (0, ["mine"])
+
+
+def test_images_are_not_taken_to_or_from_where_there_is_no_place() -> None:
+    words, offsets, images = np.array([3], np.uint32), np.array([0, 2]), np.array([0, 1], np.uint16)
+    codes, numbers = random_codes(2, 1, 0), np.full(65_536, -1, np.int32)
+    numbers[:2] = [1, 0]
+    taken = native.take(words, offsets, images, codes, numbers, np.array([1, 1]))
+    assert [array.tolist() for array in taken] == [[3, 3], codes[::-1].tolist(), [1, 1]]
+    fewer = native.take(words, offsets, images, codes, numbers, np.array([0, 1]))  # as in a damaged file
+    assert [array.tolist() for array in fewer] == [[3], codes[:1].tolist(), [0, 1]]
+    with pytest.raises(ValueError, match="no place"):
+        native.take(words, offsets, images, codes, numbers, np.array([1]))
+    with pytest.raises(ValueError, match="not among the 1"):
+        native.compare(offsets, images, codes, np.zeros(65, np.int64), 1)
+    for row in (-1, 2):
+        with pytest.raises(ValueError, match="not among the 2"):
+            native.take_rows(np.zeros((2, 3), np.float16), np.array([row]))

@@ -142,19 +142,20 @@ class Noting:
 
 
 def test_a_reranker_is_given_the_files_of_photos(engine: Path, labelled: Path, others: Path, tmp_path: Path) -> None:
-    """Of the labelled ones, of distractors, and of those that an index holds besides."""
+    """Of the labelled ones but the query's own, of distractors, and of those that an index holds besides."""
     encoder, noting = Encoder(engine, device="cpu"), Noting()
-    everything = set(find_photos([labelled, others]))
+    own = find_photos([labelled])[3]  # that of the last query
+    everything = set(find_photos([labelled, others])) - {own}
     evaluate_set(encoder, open_set(str(labelled), image_size=64, root=tmp_path), order=HitOrder(noting, 100))
-    assert noting.query.photo == find_photos([labelled])[3]
-    assert set(noting.photos) == set(find_photos([labelled]))
+    assert noting.query.photo == own
+    assert set(noting.photos) == set(find_photos([labelled])) - {own}
     with open_distractors(str(others), engine, "cpu", tmp_path, [], {}) as distractors:
         evaluate_set(
             encoder, open_set(str(labelled), image_size=64, root=tmp_path), distractors, order=HitOrder(noting, 100)
         )
         assert set(noting.photos) == everything
     with Retriever(engine, tmp_path / "index", device="cpu") as retriever:
-        retriever.add(sorted(everything))
+        retriever.add(sorted({*everything, own}))
         assert retriever.index is not None
         labels = open_set(str(labelled), image_size=64, root=tmp_path)
         evaluate_set(encoder, labels, index=retriever.index, order=HitOrder(noting, 100))

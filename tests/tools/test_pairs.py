@@ -104,6 +104,9 @@ def test_inliers_are_asked_of_a_reranking(
     assert lines_of(out)
     assert run(engine, folder, "--min-inliers", 5, "--out", out) == 2
     assert "--min-inliers: only a re-ranking counts inliers; add --rerank spatial" in capsys.readouterr().err
+    assert run(engine, folder, "--rerank", "similarity", "--min-inliers", 5, "--out", out) == 2
+    assert "--min-inliers: this re-ranking counts no inliers; take --rerank spatial" in capsys.readouterr().err
+    assert run(engine, folder, "--rerank", "similarity", "--out", out) == 0
 
 
 @pytest.mark.parametrize(

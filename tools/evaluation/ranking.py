@@ -187,7 +187,7 @@ def evaluate_set(
         labelled: photos in files, read at the engine's image size.
         distractors: photos that are wrong answers to all queries.
         index: holds the photos, so that only queries are encoded, and distractors of its own; None to encode all.
-        order: of the answers; a re-ranker gets the query's own photo, too.
+        order: of the answers; a re-ranker does not get the query's own photo, which is no answer.
         build_batch: photos of one store at most.
 
     Raises:
@@ -201,7 +201,8 @@ def evaluate_set(
         asked = encoded.queries[query]
         scores = np.concatenate([part.scores(asked) for part in searched])
         whole = Query(as_photo(labelled, query), asked, encoder.first_stage.settings)
-        ranking = ranked(order, whole, scores, searched)
+        own = query if query < labelled.database_size else None
+        ranking = ranked(order, whole, scores, searched, own=own)
         for setting, truth in labelled.truths(query).items():
             results[setting].append(evaluate_query(str(labelled.paths[query]), ranking, truth))
     for setting, of_setting in results.items():
@@ -221,20 +222,27 @@ def as_photo(labelled: LabelledPhotos, query: int) -> PhotoInput:
 
 
 def ranked(
-    order: HitOrder, query: Query, scores: NDArray[np.float64], searched: Sequence[Searchable]
+    order: HitOrder,
+    query: Query,
+    scores: NDArray[np.float64],
+    searched: Sequence[Searchable],
+    *,
+    own: int | None = None,
 ) -> NDArray[np.int64]:
-    """The numbers of all searched photos, best first, int64 [n].
+    """The numbers of all searched photos, best first, int64 [n]; re-ranked, the query's own comes last.
 
     Args:
         order: of the best of them.
         query: what is searched for.
         scores: float64 [n], the first stage's, of all parts.
         searched: the parts.
+        own: the number of the query's own photo; None if that is not searched.
     """
     ranking = np.argsort(-scores, kind="stable")
     if order.reranker is None:
         return ranking
-    best = ranking[: order.count]
+    answers = ranking if own is None else ranking[ranking != own]
+    best = answers[: order.count]
     located: list[Located] = []
     photos: dict[int, Path] = {}
     for part, numbers, places in divided(best, [len(part) for part in searched]):
@@ -243,7 +251,8 @@ def ranked(
     files = [photos[place] for place in range(len(best))]
     candidates = Candidates(scores[best], located, list(map(str, files)), files)
     found = order.reranker.rerank(query, candidates)
-    return np.concatenate([best[found.order()], ranking[order.count :]])
+    rest = answers[order.count :] if own is None else np.append(answers[order.count :], own)
+    return np.concatenate([best[found.order()], rest])
 
 
 def evaluate_query(query: str, ranking: NDArray[np.int64], truth: Truth) -> QueryResult:

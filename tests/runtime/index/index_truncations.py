@@ -68,7 +68,10 @@ def lose_large_files(path: Path, method: str) -> None:
 
 
 def check_refusals(index: Index, query: Any, beginning: str) -> None:
-    for search in (lambda: index.search(query, 10), lambda: index.scores(query)) * 2:
+    (segment,) = (segment for segment, _ in index.parts())
+    searches = [lambda: index.search(query, 10), lambda: index.scores(query)]
+    searches.append(lambda: segment.images_at(np.arange(1, len(segment))))
+    for search in searches * 2:
         line = attempt(search)
         assert line.startswith(beginning), line
 
