@@ -40,6 +40,7 @@ from train.weights.safe_load import load_state, load_tensors
 WINDOW = 5  # pixels: a keypoint is the strongest within so many
 MIN_CONFIDENCE = 0.1  # of a match, LightGlue's own
 MAX_KEYPOINTS = MIN_SIDE**2
+IMAGE_SIDE, KEPT = 1024, 2048  # longest side, in pixels, and keypoints of a photo, if nothing else is asked for
 EXAMPLE_CELLS = (14, 18)  # of the image that a graph is traced with, in units of MULTIPLE
 EXAMPLE_KEYPOINTS = (300, 500)
 TOLERANCE = 1e-3  # of a descriptor's length, and of a confidence
@@ -229,7 +230,12 @@ NETWORKS = {
 
 
 def export_matcher(
-    networks: str, out: Path, *, image_size: int, keypoints: int, say: Callable[[str], None] = print
+    networks: str,
+    out: Path,
+    *,
+    image_size: int = IMAGE_SIDE,
+    keypoints: int = KEPT,
+    say: Callable[[str], None] = print,
 ) -> MatcherFiles:
     """Writes the two graphs of a matcher, after proving them equal to PyTorch's networks.
 

@@ -9,7 +9,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from export.matcher import MAX_KEYPOINTS, NETWORKS, export_matcher
+from export.matcher import IMAGE_SIDE, KEPT, MAX_KEYPOINTS, NETWORKS, export_matcher
 from runtime.errors import UsageError
 from runtime.io.cli import image_side, positive_int, program
 from runtime.matching.matcher import DEFAULT
@@ -32,12 +32,12 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--image-size",
         type=image_side,
-        default=1024,
+        default=IMAGE_SIDE,
         metavar="PIXELS",
         help="longest side at which keypoints are looked for (%(default)s)",
     )
     parser.add_argument(
-        "--keypoints", type=positive_int, default=2048, metavar="N", help="of a photo, at most (%(default)s)"
+        "--keypoints", type=positive_int, default=KEPT, metavar="N", help="of a photo, at most (%(default)s)"
     )
     options = parser.parse_args(arguments)
     if options.keypoints > MAX_KEYPOINTS:

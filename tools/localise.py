@@ -130,7 +130,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     engine = Path(options.engine)
     index_path = EngineFiles.of(engine).index if options.index is None else Path(options.index)
-    matcher_path = engine.with_name(DEFAULT) if options.matcher is None else Path(options.matcher)
+    matcher_path = ensure_matcher(engine) if options.matcher is None else Path(options.matcher)
     matcher = Matcher(matcher_path, device=options.device, threads=options.threads)
     kept = store_path(index_path)
     with Retriever(
@@ -170,6 +170,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
         raise DataError(f"{options.out}: not written, as no query could be placed")
     save_poses(placed, options.out)
     print(f"{options.out}: {len(placed)} of {len(found)} queries placed", file=sys.stderr)
+
+
+def ensure_matcher(engine: Path) -> Path:
+    """matcher.onnx beside an engine, made if it is not there. Raises HowlError as ``export_matcher``."""
+    path = engine.with_name(DEFAULT)
+    if not path.exists():
+        from export.matcher import NETWORKS, export_matcher  # late: it imports PyTorch
+
+        print(f"{path}: not there, so it is made, once", file=sys.stderr)
+        export_matcher(next(iter(NETWORKS)), path, say=lambda line: print(line, file=sys.stderr))
+    return path
 
 
 def say(found: Placement, *, as_json: bool) -> None:

@@ -128,6 +128,22 @@ def test_a_photo_of_another_place_is_not_placed(
     assert not (tmp_path / "poses.txt").exists()
 
 
+def test_without_a_matcher_beside_the_engine_one_is_made(
+    scene: Scene, engine: Path, lighterglue: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def export(networks: str, out: Path, **_: object) -> None:
+        assert networks == "lighterglue"
+        for file in lighterglue.parent.iterdir():
+            shutil.copy(file, out.parent)
+
+    monkeypatch.setattr("export.matcher.export_matcher", export)
+    where = ["--model", scene.model, "--images", scene.images, "--index", scene.index, "--engine", engine]
+    out = tmp_path / "poses.txt"
+    assert run(scene.images / "queries/view20.png", *where, "--top", 2, "--cameras", scene.cameras, "--out", out) == 0
+    assert (engine.parent / "matcher.onnx").exists()
+    assert len(read(out)) == 1
+
+
 def test_a_query_of_the_model_is_placed_by_the_others(
     command: list[object], scene: Scene, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
