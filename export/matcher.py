@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from export.tracing import trace_onnx
 from runtime.engine.onnxruntime import OnnxSession
-from runtime.errors import DependencyError, ParityError
+from runtime.errors import DependencyError, ParityError, UsageError
 from runtime.io.files import ensure_writable
 from runtime.io.image import MAX_SIDE
 from runtime.matching.matcher import (
@@ -247,9 +247,12 @@ def export_matcher(
         say: is told what happens.
 
     Raises:
+        UsageError: another file than a matcher is there.
         HowlError: a package is not installed, a graph differs from its network, or the files cannot be written.
     """
     files, chosen = MatcherFiles(out), NETWORKS[networks]
+    if out.is_file() and not files.keypoints.exists():
+        raise UsageError(f"{out}: is there, and no matcher; name another --out")
     ensure_writable(files.matcher, files.keypoints)
     folder = weights_folder(chosen)
     detector_file, matcher_file = folder / chosen.detector_weights, folder / chosen.matcher_weights

@@ -19,7 +19,7 @@ from tqdm import tqdm
 from runtime.addition import AddReport
 from runtime.asmk_method.importing import import_asmk
 from runtime.bundle import EngineFiles, is_engine
-from runtime.errors import DamagedError, ImageError, UsageError
+from runtime.errors import DamagedError, ImageError, MissingError, UsageError
 from runtime.first_stage import ASMK
 from runtime.index import EXISTING, Index
 from runtime.index.catalogue import PATIENCE
@@ -214,11 +214,14 @@ def keep_keypoints(path: Path, root: Path | None, matcher: Path, device: str | N
         HowlError: as ``Matcher``, ``Index`` and ``KeypointStore``.
     """
     detector = Matcher(matcher, device=device, threads=threads)
-    with (
-        closing(Index(path)) as index,
-        closing(KeypointStore(store_path(path), detector.fingerprint, make=True)) as kept,
-    ):
+    with closing(Index(path)) as index:
         photos = {id_: Path(root or "", id_) for id_ in index.ids()}
+    if photos and not any(photo.is_file() for photo in photos.values()):
+        raise MissingError(
+            f"{next(iter(photos.values()))}: not there, nor any other photo of {path}; name the folder from which the "
+            "ids are seen with --root"
+        )
+    with closing(KeypointStore(store_path(path), detector.fingerprint, make=True)) as kept:
         with tqdm(desc="keypoints", unit="photo", disable=None) as bar:
             report = keep(kept, photos, detector, bar.update)
         size = kept.path.stat().st_size / 1e6
@@ -254,6 +257,8 @@ def print_stats(path: Path) -> None:
         print(f"  {stats.method:15} {stats.entries}")
     if stats.method == ASMK:
         print(f"  geometry        {'kept' if has_geometry else 'not kept: no --rerank spatial'}")
+    if (kept := store_path(path)).exists():
+        print(f"  keypoints       kept in {kept}, {kept.stat().st_size} bytes")
     print(f"  segments        {stats.segments}")
     print(f"  bytes on disk   {stats.bytes}")
     if strangers is not None:
@@ -273,6 +278,8 @@ def print_verification(path: Path) -> None:
         raise DamagedError(
             f"{path}: {len(found.damages)} damaged; restore the index from a backup, or index the photos again"
         )
+    if (kept := store_path(path)).exists():
+        KeypointStore.verify(kept)
     print(f"{path}: all well: {found.images} images, {found.entries} entries, {found.segments} segments")
 
 
@@ -352,7 +359,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         metavar="SECONDS",
         help="for another process that is writing to the index (%(default)g)",
     )
-    options = parser.parse_args(arguments)
+    options = parser.parse_intermixed_args(arguments)
     if options.engine is None and options.index is None and options.import_asmk is None:
         parser.error("name an engine, or an index with --index")
     if options.import_asmk and options.engine is not None:

@@ -12,8 +12,8 @@ if __name__ == "__main__":
 
 import argparse
 import json
+import os
 import sys
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,7 +21,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from runtime.bundle import EngineFiles
-from runtime.errors import DataError, ImageError, MissingError
+from runtime.errors import DataError, IdError, ImageError, MissingError
 from runtime.index.origin import Origin, ids_by_place
 from runtime.io.cli import (
     add_engine_options,
@@ -31,18 +31,16 @@ from runtime.io.cli import (
     positive_int,
     program,
 )
-from runtime.io.decoding import orientation_of
 from runtime.io.files import atomic_write, ensure_writable
 from runtime.io.finding import find_photos
-from runtime.io.image import read_photo
 from runtime.lazy import lazy_property
-from runtime.matching import Keypoints, KeypointStore, Matcher
+from runtime.matching import KeypointStore, Matcher
 from runtime.matching.matcher import DEFAULT
 from runtime.matching.store import store_path
 from runtime.retriever import Retriever
 from tools.localisation.cameras import Intrinsics, parse_camera, read_cameras
-from tools.localisation.model import Model, names_in_model
-from tools.localisation.pose import KEYPOINTS, Placement, Stored, locate
+from tools.localisation.model import Model, check_images, names_in_model
+from tools.localisation.pose import Placement, Stored, locate
 
 TOP = 10
 
@@ -75,15 +73,15 @@ class Localiser:
     candidates: int | None = None
 
     def place(self, query: Path) -> Placement:
-        """Where a query was taken, or why that is not known.
+        """Where a query was taken, or why that is not known. An unreadable query is no error.
 
         Raises:
-            HowlError: a photo of the model cannot be read, or the search fails; an unreadable query is no error.
+            HowlError: the search fails, or no photo that it finds can be read.
         """
         origin = Origin.of(query)
         own = None if origin is None else self._places.get(origin.place)  # a query may be in the model itself
         try:
-            asked = self._stored(self.matcher.detect(query), query)
+            asked = Stored.of(self.matcher.detect(query))
             hits = self.retriever.search(
                 query,
                 self.top,
@@ -92,15 +90,21 @@ class Localiser:
                 rerank=self.rerank,
                 candidates=self.candidates,
             )
-        except ImageError as error:
+            camera = self.intrinsics.of(query, asked.size, None if own is None else self.names[own])
+        except (ImageError, DataError) as error:
             return Placement(str(query), reason=str(error))
         if not hits:
             return Placement(str(query), reason="no photo of the index resembles it")
-        try:
-            camera = self.intrinsics.of(query, asked.size, None if own is None else self.names[own])
-        except DataError as error:
-            return Placement(str(query), reason=str(error))
-        photos = [(self.names[hit.id], self._photo(hit.id)) for hit in hits]
+        photos, unreadable = [], []
+        for hit in hits:
+            try:
+                photos.append((self.names[hit.id], self._photo(hit.id)))
+            except ImageError as error:
+                unreadable.append(str(error))
+        if unreadable and not photos:
+            raise MissingError(f"{unreadable[0]}; nor can any other photo that resembles {query} be read")
+        if unreadable:
+            print(f"{unreadable[0]}; {len(unreadable)} of {len(hits)} photos could not be matched", file=sys.stderr)
         return locate(str(query), asked, camera, photos, self.model, self.matcher)
 
     @lazy_property
@@ -111,28 +115,29 @@ class Localiser:
         """The keypoints of a photo of the index, kept or found again."""
         file = self.images / self.names[id_]
         kept = None if self.kept is None else self.kept.find(id_, Origin.of(file))
-        if not file.is_file():
-            raise MissingError(f"{file}: not there; --images is the folder from which the model's names are seen")
-        return self._stored(self.matcher.detect(file) if kept is None else kept, file)
-
-    def _stored(self, keypoints: Keypoints, file: Path) -> Stored:
-        return Stored.of(keypoints.strongest(KEYPOINTS), orientation_of(read_photo(file)))
+        return Stored.of(self.matcher.detect(file) if kept is None else kept)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     options = parse(arguments)
     ensure_writable(options.out)
     model, queries = Model(options.model), find_photos(options.queries)
+    names_of_queries = result_names(queries)
     intrinsics = Intrinsics(
         None if options.camera is None else parse_camera(options.camera),
         {} if options.cameras is None else read_cameras(options.cameras),
+        options.images,
         model,
     )
+    if unused := set(intrinsics.listed) - {intrinsics.name_in_list(query) for query in queries}:
+        print(f"{options.cameras}: {len(unused)} lines are of no query, such as {min(unused)}", file=sys.stderr)
     engine = Path(options.engine)
     index_path = EngineFiles.of(engine).index if options.index is None else Path(options.index)
     matcher_path = ensure_matcher(engine) if options.matcher is None else Path(options.matcher)
     matcher = Matcher(matcher_path, device=options.device, threads=options.threads)
     kept = store_path(index_path)
+    if not kept.exists():
+        check_images(model, options.images)
     with Retriever(
         engine,
         index_path,
@@ -165,11 +170,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
             say(found[-1], as_json=options.json)
         if store is not None:
             store.close()
-    placed = [each for each in found if each.reason is None]
-    if not placed:
-        raise DataError(f"{options.out}: not written, as no query could be placed")
+    placed = {names_of_queries[query]: each for query, each in zip(queries, found, strict=True) if not each.reason}
     save_poses(placed, options.out)
     print(f"{options.out}: {len(placed)} of {len(found)} queries placed", file=sys.stderr)
+    if not placed:
+        raise DataError("no query could be placed; the reasons are above")
 
 
 def ensure_matcher(engine: Path) -> Path:
@@ -187,27 +192,45 @@ def say(found: Placement, *, as_json: bool) -> None:
     """Prints where a query was taken, in a line for people or of JSON."""
     if as_json:
         print(json.dumps(asdict(found)), flush=True)
-    elif found.centre is None:
+    elif found.centre is None or found.camera is None:
         print(f"{found.query}: not placed: {found.reason}", flush=True)
     else:
         centre = " ".join(f"{value:.4g}" for value in found.centre)
+        parameters = " ".join(f"{value:g}" for value in found.camera["params"])
         print(
             f"{found.query}: at {centre}; {found.inliers} inliers of {found.matches} matches with "
-            f"{sum(map(bool, found.photos.values()))} photos, {found.error:.1f} pixels off, camera {found.camera}",
+            f"{len(found.photos)} photos, {found.error:.1f} pixels off, camera {found.camera['model']} {parameters} "
+            f"({found.camera['source']})",
             flush=True,
         )
 
 
-def save_poses(placed: Sequence[Placement], out: Path) -> None:
-    """Writes poses as hloc does, whole or not at all: by file name, with the folder's where two queries share one."""
-    shared = Counter(Path(each.query).name for each in placed)
+def result_names(queries: Sequence[Path]) -> dict[Path, str]:
+    """The names of queries in hloc's results: of their files, or their paths below a common folder if two share one.
+
+    Raises:
+        IdError: a name has a blank, which would split it in two, or two paths lead to one file.
+    """
+    names = {query: query.name for query in queries}
+    if len(set(names.values())) < len(queries):
+        whole = [os.path.abspath(query) for query in queries]
+        folder = os.path.commonpath([os.path.dirname(path) for path in whole])
+        names = {query: os.path.relpath(path, folder) for query, path in zip(queries, whole, strict=True)}
+    known: dict[str, Path] = {}
+    for query, name in names.items():
+        if name.split() != [name]:
+            raise IdError(f"{query}: the name has a blank, and a pose is a line of words; rename it")
+        if (first := known.setdefault(name, query)) != query:
+            raise IdError(f"{query}: the file of {first} under another name; name it once")
+    return names
+
+
+def save_poses(placed: Mapping[str, Placement], out: Path) -> None:
+    """Writes poses by name, as hloc does, whole or not at all."""
     lines = []
-    for each in placed:
-        path = Path(each.query)
-        name = path.name if shared[path.name] == 1 else f"{path.parent.name}/{path.name}"
-        lines.append(
-            " ".join([name, *(repr(value) for value in (*(each.quaternion or ()), *(each.translation or ())))])
-        )
+    for name, each in placed.items():
+        values = [*(each.quaternion or ()), *(each.translation or ())]
+        lines.append(" ".join([name, *map(repr, values)]))
     with atomic_write(out) as file:
         file.write("".join(f"{line}\n" for line in lines).encode())
 
@@ -244,6 +267,6 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--out", type=Path, default=Path("poses.txt"), metavar="FILE", help="(%(default)s)")
     parser.add_argument("--json", action="store_true", help="a line of JSON for each query, instead of text")
-    options = parser.parse_args(arguments)
+    options = parser.parse_intermixed_args(arguments)
     check_rerank_arguments(parser, options)
     return options

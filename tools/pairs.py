@@ -208,16 +208,16 @@ def pairs_of_index(encoder: Encoder, path: Path, queries: Sequence[Path] | None,
         result, ids = Pairs(), index.ids()
         files = {id_: Path(root or "", id_) for id_ in ids}
         names = {id_: name_of(file, root) for id_, file in files.items()}
+        of_file = {file: id_ for id_, file in files.items() if file.is_file()}
+        if files and not of_file and (queries is None or root is None):
+            raise MissingError(
+                f"{next(iter(files.values()))}: not there, nor any other photo of {path}; name the folder from which "
+                "the ids are seen with --root"
+            )
         if queries is not None:
             asked = names_of(queries, root, result)
             with_others(read(encoder, asked, result), asked, index, ids_by_place(files), names, selection, result)
             return result
-        of_file = {file: id_ for id_, file in files.items() if file.is_file()}
-        if files and not of_file:
-            raise MissingError(
-                f"{next(iter(files.values()))}: not there, nor any other photo of {path}: they are the queries; name "
-                "the folder from which the ids are seen with --root"
-            )
         for file in files.values():
             if file not in of_file:
                 result.left_out[str(file)] = f"{file}: not there any more; take it out of the index (howl index --sync)"
@@ -319,6 +319,8 @@ def names_of(photos: Sequence[Path], root: Path | None, result: Pairs) -> dict[P
 def name_of(photo: Path, root: Path | None) -> str:
     """The name of a photo. Raises IdError if it lies outside the root, or a blank would split the name in two."""
     name = id_of_path(photo, root)
+    if name.startswith("../"):
+        raise IdError(f"{photo}: lies outside of the folder where howl runs; name the folder of all photos with --root")
     if name.split() != [name]:
         raise IdError(f"{photo}: the name has a blank, and a pair is two names with a blank between; rename it")
     return name
@@ -362,7 +364,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         help="h5: no pairs, but the global descriptors of PHOTOS, for hloc (%(default)s)",
     )
     parser.add_argument("--out", type=Path, metavar="FILE", help="default: pairs.txt, or descriptors.h5")
-    options = parser.parse_args(arguments)
+    options = parser.parse_intermixed_args(arguments)
     check_rerank_arguments(parser, options)
     check_matcher_argument(parser, options)
     if bool(options.photos) == (options.index is not None):

@@ -82,17 +82,18 @@ def print_hits(
     if as_json:
         print(json.dumps({"query": query, "hits": [asdict(hit) for hit in hits], "stranger_score": stranger_score}))
         return
+    counts_inliers = any(hit.inliers is not None for hit in hits)
     for rank, hit in enumerate(hits, 1):
-        geometry = ""
-        if hit.inliers is not None:
-            geometry = f"  {hit.inliers:4d} inliers  {'verified' if hit.verified else '':8}"
+        count = f"{'':12}" if hit.inliers is None else f"{hit.inliers:4d} inliers"
+        geometry = f"  {count}  {'verified' if hit.verified else '':8}" if counts_inliers else ""
         print(f"{rank:4d}  {hit.score:.6f}{geometry}  {hit.id}")
     if not hits and min_score is not None:
         print(f"no answer scores {min_score:g} or more")
     elif not hits:
         print("nothing in the index resembles this photo")
     elif stranger_score is not None and all(first_score(hit) < stranger_score for hit in hits):
-        print(f"no answer stands out: photos of other places score up to about {stranger_score:.6f} here")
+        before = " before re-ranking" if hits[0].first_score is not None else ""
+        print(f"no answer stands out: photos of other places score up to about {stranger_score:.6f} here{before}")
 
 
 def first_score(hit: Hit) -> float:
@@ -128,7 +129,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--root", metavar="DIR", help="from which ids are seen: where --rerank lightglue finds the photos of the index"
     )
     parser.add_argument("--json", action="store_true", help="a line of JSON for each query")
-    options = parser.parse_args(arguments)
+    options = parser.parse_intermixed_args(arguments)
     check_rerank_arguments(parser, options)
     check_matcher_argument(parser, options)
     return options

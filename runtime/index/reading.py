@@ -36,7 +36,7 @@ class Hit:
         inliers: features of the query that lie in the image as one view of it would have them; None if no re-ranking
             has looked.
         verified: whether geometry says that it is the same place; None likewise, and where it cannot tell.
-        first_score: the first stage's score, if a re-ranking gave another; ``stranger_score`` is a scale for it.
+        first_score: the first stage's score, of hits that were re-ranked; ``stranger_score`` is a scale for it.
     """
 
     id: str

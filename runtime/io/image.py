@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runtime.errors import ImageError
-from runtime.io.decoding import MAX_PIXELS, decode_photo
+from runtime.io.decoding import MAX_PIXELS, decode_photo, orientation_of
 from runtime.io.files import read_file
 
 Image: TypeAlias = NDArray[np.uint8]  # H × W × 3
@@ -88,6 +88,16 @@ def describe(photo: Any) -> str:
     path = os.fspath(photo)
     text = path if isinstance(path, str) else os.fsdecode(path)
     return text if len(text) <= MAX_NAMED else f"{text[:MAX_NAMED]}… ({len(text)} characters)"
+
+
+def stored_orientation(photo: PhotoInput) -> int:
+    """How the pixels that a photo's file stores are turned upright, one of EXIF's eight; 1 for an array.
+
+    Raises ImageError if its file cannot be read.
+    """
+    if isinstance(photo, np.ndarray):
+        return 1
+    return orientation_of(read_photo(Path(photo)) if isinstance(photo, str | os.PathLike) else bytes(photo))
 
 
 def describe_unreadable(unreadable: Mapping[str, str]) -> str:

@@ -1,6 +1,6 @@
 """The keypoints of a photo."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,15 +14,17 @@ class Keypoints:
         positions: float32 [n, 2], x and y in pixels of the whole upright photo; the centre of the first pixel is 0.
         descriptors: float32 [n, D], of length 1.
         size: width and height of the photo, in pixels.
+        orientation: how EXIF says that the stored pixels are turned upright, one of its eight.
     """
 
     positions: NDArray[np.float32]
     descriptors: NDArray[np.float32]
     size: tuple[int, int]
+    orientation: int = 1
 
     def __len__(self) -> int:
         return len(self.positions)
 
     def strongest(self, n: int) -> "Keypoints":
         """The first ``n`` of them."""
-        return Keypoints(self.positions[:n], self.descriptors[:n], self.size)
+        return replace(self, positions=self.positions[:n], descriptors=self.descriptors[:n])

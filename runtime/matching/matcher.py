@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from runtime.engine.onnxruntime import OnnxSession
 from runtime.errors import IncompatibleError, MissingError
 from runtime.io.decoding import MAX_PIXELS
-from runtime.io.image import Image, PhotoInput, decode, resize, to_original_pixels
+from runtime.io.image import Image, PhotoInput, decode, resize, stored_orientation, to_original_pixels
 from runtime.matching.keypoints import Keypoints
 
 DEFAULT = "matcher.onnx"  # beside the engine, or in the current folder
@@ -68,9 +68,11 @@ class Matcher:
             HowlError: a file is missing or damaged, or they are not a matcher and its detector.
         """
         files = MatcherFiles(path)
-        for file in (files.matcher, files.keypoints):
-            if not file.is_file():
-                raise MissingError(f"{file}: no matcher here; make one with howl matcher --out {files.matcher}")
+        if not path.exists():
+            raise MissingError(f"{path}: no matcher here; make one with howl matcher --out {path}")
+        if not path.is_file() or not files.keypoints.is_file():
+            what = "a folder" if path.is_dir() else f"no matcher: there is no {files.keypoints.name} beside it"
+            raise IncompatibleError(f"{path}: {what}; name the {DEFAULT} that howl matcher wrote")
         self.path = path
         self._detector = OnnxSession(files.keypoints, device, threads)
         self._pairs = OnnxSession(files.matcher, device, threads)
@@ -94,7 +96,8 @@ class Matcher:
         is_found = found["scores"] > 0  # the rest fills up to the number that the graph gives
         x = to_original_pixels(found["positions"][is_found, 0], width, image.shape[1])
         y = to_original_pixels(found["positions"][is_found, 1], height, image.shape[0])
-        return Keypoints(np.stack([x, y], axis=1), found["descriptors"][is_found], (width, height))
+        positions, orientation = np.stack([x, y], axis=1), stored_orientation(photo)
+        return Keypoints(positions, found["descriptors"][is_found], (width, height), orientation)
 
     def match(self, first: Keypoints, second: Keypoints) -> NDArray[np.int64]:
         """Which keypoints are the same points: int64 [m, 2], rows of the first and of the second, each once at most."""

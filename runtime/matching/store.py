@@ -2,7 +2,7 @@
 
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Lock
@@ -20,7 +20,8 @@ SCHEMA = """
 CREATE TABLE about (fingerprint TEXT NOT NULL);
 CREATE TABLE keypoints (
     id TEXT PRIMARY KEY, bytes INTEGER, modified INTEGER,
-    width INTEGER NOT NULL, height INTEGER NOT NULL, positions BLOB NOT NULL, descriptors BLOB NOT NULL
+    width INTEGER NOT NULL, height INTEGER NOT NULL, orientation INTEGER NOT NULL,
+    positions BLOB NOT NULL, descriptors BLOB NOT NULL
 ) WITHOUT ROWID;
 """
 BATCH = 16  # photos that are written together
@@ -72,20 +73,23 @@ class KeypointStore:
             origin: its file as it is now; keypoints of what it was before are not found. None if it is not there any
                 more, and what is kept is all that there is.
         """
-        with self._errors(), self._lock:
+        with _naming(self.path), self._lock:
             row = self._connection.execute(
-                "SELECT bytes, modified, width, height, positions, descriptors FROM keypoints WHERE id = ?", (id_,)
+                "SELECT bytes, modified, width, height, orientation, positions, descriptors "
+                "FROM keypoints WHERE id = ?",
+                (id_,),
             ).fetchone()
             if row is None or (origin is not None and (origin.size, origin.modified) != row[:2]):
                 return None
-            width, height, positions, descriptors = row[2:]
+            width, height, orientation, positions, descriptors = row[2:]
             xy = np.frombuffer(positions, np.float32).reshape(-1, 2)
             values = np.frombuffer(descriptors, np.float16).astype(np.float32)
-            return Keypoints(xy, values.reshape(len(xy), len(values) // max(1, len(xy))), (width, height))
+            shape = len(xy), len(values) // max(1, len(xy))
+            return Keypoints(xy, values.reshape(shape), (width, height), orientation)
 
     def missing(self, photos: Iterable[tuple[str, Origin | None]]) -> list[str]:
         """The ids of photos whose keypoints are not kept as ``find`` would give them."""
-        with self._errors(), self._lock:
+        with _naming(self.path), self._lock:
             rows = self._connection.execute("SELECT id, bytes, modified FROM keypoints").fetchall()
         kept = {id_: stamp for id_, *stamp in rows}
         return [
@@ -102,29 +106,39 @@ class KeypointStore:
                 None if origin is None else origin.size,
                 None if origin is None else origin.modified,
                 *found.size,
+                found.orientation,
                 found.positions.astype(np.float32).tobytes(),
                 found.descriptors.astype(np.float16).tobytes(),
             )
             for id_, origin, found in photos
         ]
-        with self._errors(), self._lock, self._connection:
-            self._connection.executemany("INSERT OR REPLACE INTO keypoints VALUES (?, ?, ?, ?, ?, ?, ?)", rows)
+        with _naming(self.path), self._lock, self._connection:
+            self._connection.executemany("INSERT OR REPLACE INTO keypoints VALUES (?, ?, ?, ?, ?, ?, ?, ?)", rows)
 
     def keep_only(self, ids: Iterable[str]) -> int:
         """Forgets the keypoints of all other photos, and gives their number."""
         wanted = set(ids)
-        with self._errors(), self._lock, self._connection:
+        with _naming(self.path), self._lock, self._connection:
             kept = [row[0] for row in self._connection.execute("SELECT id FROM keypoints")]
             gone = [(id_,) for id_ in kept if id_ not in wanted]
             self._connection.executemany("DELETE FROM keypoints WHERE id = ?", gone)
         return len(gone)
 
     def __len__(self) -> int:
-        with self._errors(), self._lock:
+        with _naming(self.path), self._lock:
             return self._connection.execute("SELECT count(*) FROM keypoints").fetchone()[0]
 
+    @classmethod
+    def verify(cls, path: Path) -> None:
+        """Reads a whole file of keypoints, of whatever matcher. Raises DamagedError if SQLite finds a fault."""
+        with _naming(path), closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as connection:
+            faults = [text for (text,) in connection.execute("PRAGMA integrity_check") if text != "ok"]
+            connection.execute("SELECT fingerprint FROM about").fetchone()
+        if faults:
+            raise DamagedError(f"{path}: damaged ({faults[0]}); {AGAIN}")
+
     def _connect(self) -> sqlite3.Connection:
-        with self._errors():
+        with _naming(self.path):
             mode = "rwc" if self._make else "ro"
             place = self.path.absolute().as_uri()
             connection = sqlite3.connect(f"{place}?mode={mode}", uri=True, timeout=60, check_same_thread=False)
@@ -138,16 +152,18 @@ class KeypointStore:
             raise IncompatibleError(f"{self.path}: keypoints of another matcher; {AGAIN}")
         return connection
 
-    @contextmanager
-    def _errors(self) -> Iterator[None]:
-        try:
-            yield
-        except sqlite3.OperationalError as error:
-            if "no such table" in str(error):
-                raise DamagedError(f"{self.path}: no file of keypoints; {AGAIN}") from None
-            raise StorageError(f"{self.path}: {error}") from None
-        except (sqlite3.DatabaseError, ValueError) as error:
-            raise DamagedError(f"{self.path}: damaged ({error}); {AGAIN}") from None
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """A block whose errors of SQLite become HowlErrors that name the file."""
+    try:
+        yield
+    except sqlite3.OperationalError as error:
+        if "no such table" in str(error):
+            raise DamagedError(f"{path}: no file of keypoints; {AGAIN}") from None
+        raise StorageError(f"{path}: {error}") from None
+    except (sqlite3.DatabaseError, ValueError) as error:
+        raise DamagedError(f"{path}: damaged ({error}); {AGAIN}") from None
 
 
 @dataclass

@@ -7,9 +7,10 @@ from pathlib import Path
 import numpy as np
 
 from runtime.arguments import whole_number_above_0
+from runtime.errors import UsageError
 from runtime.first_stage import Layout
 from runtime.index import Hit, Index
-from runtime.rerank.interface import Candidates, Located, Query, Reranker
+from runtime.rerank.interface import Candidates, Located, Query, Reranker, Reranking
 
 
 @dataclass(frozen=True)
@@ -63,17 +64,22 @@ class HitOrder:
         scores = np.array([hit.score for hit in first])
         photos = [Path(root or "", id_) for id_ in ids]
         found = self.reranker.rerank(query, Candidates(scores, located, ids, photos))
-        reordered = [
-            replace(
-                first[place],
-                score=float(found.scores[place]),
-                inliers=None if found.inliers is None else int(found.inliers[place]),
-                verified=None if found.verified is None else bool(found.verified[place]),
-                first_score=first[place].score,
-            )
-            for place in found.order().tolist()
-        ]
-        return [*reordered, *rest]
+        if not isinstance(found, Reranking):
+            raise UsageError(f"a re-ranker gave a {type(found).__name__}: a Reranking is needed")
+        found.check(len(first))
+        reordered = [self._reranked(first[place], found, place) for place in found.order().tolist()]
+        return [*reordered, *(replace(hit, first_score=hit.score) for hit in rest)]
+
+    @staticmethod
+    def _reranked(hit: Hit, found: Reranking, place: int) -> Hit:
+        is_seen = found.inliers is not None and found.inliers[place] >= 0
+        return replace(
+            hit,
+            score=float(found.scores[place]),
+            inliers=int(found.inliers[place]) if found.inliers is not None and is_seen else None,
+            verified=bool(found.verified[place]) if found.verified is not None and is_seen else None,
+            first_score=hit.score,
+        )
 
 
 FIRST_STAGE = HitOrder()  # nothing is re-ranked

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
+from runtime.errors import UsageError
 from runtime.features import Features
 from runtime.first_stage import Layout
 from runtime.io.image import PhotoInput
@@ -71,14 +72,25 @@ class Reranking:
 
     Attributes:
         scores: float64 [c], larger is better; of equal ones, the first stage's order stays.
-        inliers: int [c], features of the query that lie in the image as one view would have them; None if the
-            re-ranker counts none.
-        verified: bool [c], whether that says that it is the same place; None where it cannot tell.
+        inliers: int [c], features of the query that lie in the image as one view would have them; −1 for one that it
+            could not look at, and None if the re-ranker counts none.
+        verified: bool [c], whether that says that it is the same place; None if it cannot tell.
     """
 
     scores: NDArray[np.float64]
     inliers: NDArray[np.integer] | None = None
     verified: NDArray[np.bool_] | None = None
+
+    def check(self, count: int) -> None:
+        """Raises UsageError unless there is a finite score, and all else, for each of ``count`` candidates."""
+        for name in ("scores", "inliers", "verified"):
+            values = getattr(self, name)
+            if values is None and name != "scores":
+                continue
+            if not isinstance(values, np.ndarray) or values.shape != (count,):
+                raise UsageError(f"a re-ranker's {name}: an array of {count} values is needed, one for each candidate")
+        if not np.isfinite(self.scores).all():
+            raise UsageError("a re-ranker's scores: must be finite numbers")
 
     def order(self) -> NDArray[np.int64]:
         """int64 [c]: the candidates, best first."""

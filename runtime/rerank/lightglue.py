@@ -1,5 +1,6 @@
 """Re-ranking by learned matching, for the last few: LightGlue (Lindenberger et al., ICCV 2023), epipolar geometry."""
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
@@ -63,17 +64,35 @@ class LightGlue:
     def rerank(self, query: Query, candidates: Candidates) -> Reranking:
         """The first stage's scores and the inliers together (``scores``).
 
+        A candidate whose photo cannot be read, and whose keypoints are not kept, keeps its score, with a warning.
+
         Raises:
             ImageError: the query cannot be read.
-            MissingError: a candidate's photo is not there, or cannot be read, and its keypoints are not kept.
+            MissingError: that goes for all candidates.
         """
         asked = self.matcher.detect(query.photo).strongest(self.keypoints)
-        inliers, verified = np.zeros(len(candidates), np.int64), np.zeros(len(candidates), bool)
+        inliers, verified = np.full(len(candidates), -1, np.int64), np.zeros(len(candidates), bool)
+        unreadable: list[str] = []
         for place, (id_, photo) in enumerate(zip(candidates.ids, candidates.photos, strict=True)):
-            found = self._keypoints_of(id_, photo, Origin.of(photo))
+            try:
+                found = self._keypoints_of(id_, photo, Origin.of(photo))
+            except ImageError as error:
+                unreadable.append(str(error))
+                continue
             agreed = agreement(asked, found, self.matcher.match(asked, found), self.tolerance)
             inliers[place] = agreed.count
             verified[place] = agreed.count >= self.least and agreed.share >= self.share
+        if unreadable and len(unreadable) == len(candidates):
+            raise MissingError(
+                f"{unreadable[0]}; nor can any other answer be read, and their keypoints are not kept: name the folder "
+                "from which the ids are seen (--root), or keep the keypoints (howl index --matcher)"
+            )
+        if unreadable:
+            warnings.warn(
+                f"{unreadable[0]}; {len(unreadable)} of {len(candidates)} answers could not be matched",
+                RuntimeWarning,
+                stacklevel=2,
+            )
         return Reranking(self.scores(candidates.scores, inliers), inliers, verified)
 
     def scores(self, before: NDArray[np.float64], inliers: NDArray[np.int64]) -> NDArray[np.float64]:
@@ -92,14 +111,4 @@ class LightGlue:
 
     def _read(self, id_: str, photo: Path, origin: Origin | None) -> Keypoints:
         kept = None if self.kept is None else self.kept.find(id_, origin)
-        if kept is not None:
-            return kept.strongest(self.keypoints)
-        if origin is None:
-            raise MissingError(
-                f"{photo}: not there, and its keypoints are not kept; name the folder from which the ids are seen "
-                "(--root), or keep the keypoints of the index's photos (howl index --matcher)"
-            )
-        try:
-            return self.matcher.detect(photo).strongest(self.keypoints)
-        except ImageError as error:
-            raise MissingError(f"{error}; take it out of the index (howl index --remove)") from None
+        return (self.matcher.detect(photo) if kept is None else kept).strongest(self.keypoints)

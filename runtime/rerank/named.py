@@ -57,7 +57,7 @@ class Rerankers:
             return rerank
         if not isinstance(rerank, str) or rerank not in RERANKERS:
             names = ", ".join(RERANKERS)
-            raise UsageError(f"rerank={rerank!r}: there is {names}, or give an object with the method rerank")
+            raise UsageError(f"rerank={rerank!r}: there is {names}, or give a Reranker (runtime.rerank)")
         if rerank not in self._made:  # two threads may both make it, and one of the two equal ones stays
             self._made.setdefault(rerank, RERANKERS[rerank](self))
         return self._made[rerank]

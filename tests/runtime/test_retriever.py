@@ -255,8 +255,8 @@ def test_a_closed_retriever_says_so(use: Callable, retriever: Retriever, photos:
         ({"top": None}, "top: a whole number is needed, not NoneType"),
         ({"top": 2.5}, "top: a whole number is needed, not float"),
         ({"candidates": 0}, "candidates=0: must be at least 1"),
-        ({"rerank": "x"}, f"rerank='x': there is {', '.join(RERANKERS)}, or give an object with the method rerank"),
-        ({"rerank": 7}, f"rerank=7: there is {', '.join(RERANKERS)}, or give an object with the method rerank"),
+        ({"rerank": "x"}, f"rerank='x': there is {', '.join(RERANKERS)}, or give a Reranker (runtime.rerank)"),
+        ({"rerank": 7}, f"rerank=7: there is {', '.join(RERANKERS)}, or give a Reranker (runtime.rerank)"),
     ],
 )
 def test_a_wrong_argument_of_search_is_one_line(

@@ -298,12 +298,20 @@ def test_keypoints_are_kept_and_answers_verified_with_them(
     assert "keypoints of 5 photos, 1 of them new" in capsys.readouterr().out
     assert status(index.main, *where, "--remove", Path(photos[0]).name, "--root", root, *by) == 0
     assert "keypoints of 4 photos, 0 of them new" in capsys.readouterr().out
+    assert status(index.main, *where, "--stats", "--verify") == 0
+    assert f"keypoints       kept in {kept}" in capsys.readouterr().out
     shutil.rmtree(root)
     monkeypatch.chdir(tmp_path)
+    assert status(index.main, *where, *by) == 1
+    assert "not there, nor any other photo of" in capsys.readouterr().err
     assert status(search.main, engine, photos[2], *where, "--rerank", "lightglue", *by, "--top", 2) == 0
     first, second = capsys.readouterr().out.splitlines()
+    assert first.index(".png") == second.index(".png"), "columns"
     assert first.split()[2:] == ["48", "inliers", "verified", Path(photos[2]).name]
     assert "verified" not in second
+    kept.write_bytes(kept.read_bytes()[:5000])
+    assert status(index.main, *where, "--verify") == 1
+    assert f"{kept}: damaged" in capsys.readouterr().err
 
 
 def test_photos_without_keypoints_are_said(

@@ -1,5 +1,6 @@
 """The pairs command, on a small real engine."""
 
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -72,6 +73,34 @@ def test_a_photo_of_an_index_that_is_gone_is_left_out_and_named(
     assert run(engine, "--index", tmp_path / "index", "--root", folder, "--out", out) == 0
     assert f"left out: {folder / '1.png'}: not there any more" in capsys.readouterr().err
     assert lines_of(out)
+
+
+def test_ids_and_queries_are_named_from_one_folder(
+    exported: Path, folder: Path, photos: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Not the ids from a folder that was not named, and the queries from where howl runs."""
+    engine, index, out = exported / "engine.onnx", tmp_path / "index", tmp_path / "pairs.txt"
+    with Retriever(engine, index, device="cpu", root=folder) as retriever:
+        retriever.add(sorted(photos))
+    assert run(engine, "--index", index, "--queries", photos[0], "--out", out) == 1
+    assert "name the folder from which the ids are seen with --root" in capsys.readouterr().err
+    assert run(engine, "--index", index, "--queries", photos[0], "--root", folder, "--out", out) == 0
+
+
+def test_names_do_not_lead_out_of_the_folder(
+    exported: Path, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    twice = [os.path.relpath(folder / name) for name in sorted(os.listdir(folder))[:2]]
+    assert run(exported / "engine.onnx", *twice, "--out", "pairs.txt") == 1
+    assert "lies outside of the folder where howl runs; name the folder of all photos with --root" in (
+        capsys.readouterr().err
+    )
+
+
+def test_options_may_come_before_photos(exported: Path, folder: Path, tmp_path: Path) -> None:
+    assert run(exported / "engine.onnx", "--top", 2, folder, "--out", tmp_path / "pairs.txt") == 0
 
 
 def test_queries_come_first_and_need_not_be_in_the_database(

@@ -251,6 +251,7 @@ def ranked(
     files = [photos[place] for place in range(len(best))]
     candidates = Candidates(scores[best], located, list(map(str, files)), files)
     found = order.reranker.rerank(query, candidates)
+    found.check(len(best))
     rest = answers[order.count :] if own is None else np.append(answers[order.count :], own)
     return np.concatenate([best[found.order()], rest])
 

@@ -1,5 +1,6 @@
 """The camera of a query: named, of a list, from its EXIF data, of the model, or of a focal length that is estimated."""
 
+import math
 import os
 from collections.abc import Mapping
 from copy import deepcopy
@@ -34,13 +35,20 @@ class Intrinsics:
 
     Attributes:
         named: a camera of all queries, as ``parse_camera`` gives it.
-        listed: cameras by the name or the path of a query: ``read_cameras``.
+        listed: cameras by the name of a query, as seen from ``images``, or its file name: ``read_cameras``.
+        images: the folder from which names are seen.
         model: whose cameras may be those of queries.
     """
 
     named: Any | None
     listed: Mapping[str, Any]
+    images: Path
     model: Model
+
+    def name_in_list(self, query: Path) -> str | None:
+        """The name by which the list has a query: its path, that as seen from the images, or its file name."""
+        seen = os.path.relpath(os.path.abspath(query), os.path.abspath(self.images)).replace(os.sep, "/")
+        return next((name for name in (str(query), seen, query.name) if name in self.listed), None)
 
     def of(self, query: Path, size: tuple[int, int], name: str | None) -> QueryCamera:
         """The camera of a query.
@@ -53,31 +61,28 @@ class Intrinsics:
         Raises:
             DataError: a camera that was named has another shape than the photo.
         """
-        for key in (str(query), query.name):
-            if key in self.listed:
-                return QueryCamera(fitted(self.listed[key], size, query), "the list", True)
+        if (listed := self.name_in_list(query)) is not None:
+            return QueryCamera(fitted(self.listed[listed], size), "the list", True)
         if self.named is not None:
-            return QueryCamera(fitted(self.named, size, query), "--camera", True)
+            return QueryCamera(fitted(self.named, size), "--camera", True)
         if name is not None and (own := self.model.camera_of(name)) is not None:
-            return QueryCamera(fitted(own, size, query), "the model", True)
+            return QueryCamera(fitted(own, size), "the model", True)
         guessed = import_pycolmap().infer_camera_from_image(query)
         if guessed.has_prior_focal_length:
-            return QueryCamera(fitted(guessed, size, query), "EXIF", True)
+            return QueryCamera(fitted(guessed, size), "EXIF", True)
         same = [camera for camera in self.model.cameras.values() if (camera.width, camera.height) == size]
         if len(self.model.cameras) == len(same) == 1:
-            return QueryCamera(fitted(same[0], size, query), "the model's only camera", True)
+            return QueryCamera(fitted(same[0], size), "the model's only camera", True)
         return QueryCamera(guessed, "unknown: its focal length is estimated", False)
 
 
-def fitted(camera: Any, size: tuple[int, int], query: Path) -> Any:
+def fitted(camera: Any, size: tuple[int, int]) -> Any:
     """A copy of a camera for photos of this size. Raises DataError if that is not its shape."""
     copy = deepcopy(camera)
     width, height = size
     if (copy.width, copy.height) != size:
         if abs(copy.width * height - copy.height * width) > 2 * max(width, height):
-            raise DataError(
-                f"{query}: has {width}×{height} pixels, and its camera {copy.width}×{copy.height}: another shape"
-            )
+            raise DataError(f"it has {width}×{height} pixels, and its camera {copy.width}×{copy.height}: another shape")
         copy.rescale(width, height)
     return copy
 
@@ -90,7 +95,8 @@ def parse_camera(text: str) -> Any:
         camera = import_pycolmap().Camera(
             model=model.upper(), width=int(width), height=int(height), params=list(map(float, parameters))
         )
-        valid = camera.verify_params()
+        focal = [camera.params[index] for index in camera.focal_length_idxs()]
+        valid = camera.verify_params() and all(map(math.isfinite, camera.params)) and all(each > 0 for each in focal)
     except (ValueError, TypeError, RuntimeError, KeyError):
         valid = False
     if not valid:
@@ -122,5 +128,4 @@ def read_cameras(path: Path) -> dict[str, Any]:
             cameras[name] = parse_camera(rest)
         except UsageError as error:
             raise DataError(f"{path}, line {number}: {error}") from None
-        cameras.setdefault(os.path.basename(name), cameras[name])
     return cameras

@@ -1,7 +1,7 @@
 """A COLMAP model to localise photos in: which photo of an index is which of its images, and how deep its pixels lie."""
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -98,6 +98,11 @@ def plane_at_origin(offsets: NDArray[np.float64], values: NDArray[np.float64]) -
     return float(plane[0]), misfit
 
 
+def is_model(path: Path) -> bool:
+    """Whether a folder has the cameras of a COLMAP model."""
+    return any((path / f"cameras.{kind}").exists() for kind in ("bin", "txt"))
+
+
 class Model:
     """A COLMAP model, read once; views are prepared when they are first asked for."""
 
@@ -108,8 +113,10 @@ class Model:
             HowlError: there is no model, it is damaged, or it has no points.
         """
         pycolmap = import_pycolmap()
-        if not path.is_dir() or not any((path / f"cameras.{kind}").exists() for kind in ("bin", "txt")):
-            raise MissingError(f"{path}: no model of COLMAP's here, which has cameras, images and points3D")
+        if not is_model(path):
+            below = next((folder for folder in sorted(path.glob("*")) if is_model(folder)), None)
+            hint = "" if below is None else f"; there is one in {below}"
+            raise MissingError(f"{path}: no model of COLMAP's here, which has cameras, images and points3D{hint}")
         try:
             self._model = pycolmap.Reconstruction(path)
         except Exception as error:  # its exceptions share no base class
@@ -152,7 +159,7 @@ class Model:
         return self._views[name]
 
 
-def names_in_model(model: Model, ids: Iterable[str], root: Path | None, images: Path) -> dict[str, str]:
+def names_in_model(model: Model, ids: Sequence[str], root: Path | None, images: Path) -> dict[str, str]:
     """The names in a model of the photos of an index, by id; those that are not in the model are left out.
 
     Args:
@@ -171,25 +178,47 @@ def names_in_model(model: Model, ids: Iterable[str], root: Path | None, images: 
         if name in names:
             known[id_] = name
     if not known:
-        ids, model_names = list(ids)[:3], sorted(names)
-        hint = root_that_matches(list(ids), model_names, images)
+        in_model = sorted(names)
+        files = {Path(name).name for name in in_model}
+        alike = [id_ for id_ in ids if Path(id_).name in files] or list(ids)
+        hint = root_that_matches(alike, in_model, images)
         raise IncompatibleError(
-            f"{model.path}: none of its images is a photo of the index: there are {', '.join(model_names[:3])} in the "
-            f"model, seen from {images}, and {', '.join(ids)} in the index, seen from {folder}"
+            f"{model.path}: none of its images is a photo of the index: there are {', '.join(in_model[:3])} in the "
+            f"model, seen from {images}, and {', '.join(alike[:3])} in the index, seen from {folder}"
             + (f"; --root {hint} would match" if hint else "; --root is the folder from which the ids are seen")
         )
     return known
 
 
-def root_that_matches(ids: Iterable[str], names: Iterable[str], images: Path) -> Path | None:
+def root_that_matches(ids: Sequence[str], names: Sequence[str], images: Path) -> Path | None:
     """A folder from which one of the ids is the file of one of the names; None if there is none."""
+    by_file: dict[str, list[str]] = {}
+    for name in names:
+        by_file.setdefault(Path(name).name, []).append(name)
     for id_ in ids:
         parts = Path(id_).parts
-        for name in names:
+        for name in by_file.get(parts[-1], ()):
             there = Path(os.path.abspath(images), name).parts
-            shared = 0
-            while shared < min(len(parts), len(there)) and parts[-1 - shared] == there[-1 - shared]:
-                shared += 1
-            if shared == len(parts):
-                return Path(*there[: len(there) - shared])
+            if there[-len(parts) :] == parts:
+                return Path(*there[: -len(parts)])
     return None
+
+
+def check_images(model: Model, images: Path) -> None:
+    """Makes sure that some image of a model is a file, as seen from a folder.
+
+    Raises:
+        MissingError: none is; the line names three, and the folder that would match if it is near.
+    """
+    names = sorted(model.names)
+    if not images.is_dir():
+        raise MissingError(f"{images}: no such folder; --images is the one from which the model's names are seen")
+    if any((images / name).is_file() for name in names):
+        return
+    whole = images.absolute()
+    near = [*whole.parents, *sorted(place for place in whole.iterdir() if place.is_dir())]
+    hint = next((place for place in near if (place / names[0]).is_file()), None)
+    raise MissingError(
+        f"{images}: no image of the model is here: {', '.join(names[:3])}"
+        + (f"; --images {hint} would match" if hint else "; --images is the folder from which its names are seen")
+    )

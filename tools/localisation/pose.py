@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,9 +14,11 @@ from tools.localisation.model import Model, import_pycolmap
 
 KEYPOINTS = 1024  # of a photo, that are matched
 TOLERANCE = 0.004  # of a match's distance to its epipolar line, as a part of a photo's longest side
-ERROR = 0.012  # of a reprojection, likewise: COLMAP's 12 pixels of 1,000
-LEAST_INLIERS = 25  # matched photos of other places may agree with up to 20
-LEAST_SHARE = 0.1
+CHANCE = 20  # matches of photos of different places that may agree: of 260 pairs, with up to 20 (docs/localisation.md)
+ERROR = 0.012  # of a reprojection, as a part of the longest side: COLMAP's 12 pixels of 1,000
+LEAST_INLIERS = 30
+LEAST_SHARE = 0.4
+WIDEST = 120  # degrees, of a focal length that is estimated
 
 
 @dataclass(frozen=True)
@@ -31,7 +34,7 @@ class Placement:
         inliers: matches that agree with the pose.
         matches: that have a point of the model.
         error: median reprojection error of the inliers, in pixels; None without a pose.
-        camera: COLMAP's line, and where it is from.
+        camera: model, width, height and params as in COLMAP, and source: where it is from; None if it is not known.
         photos: matches with points, by the name of the photo.
     """
 
@@ -43,7 +46,7 @@ class Placement:
     inliers: int = 0
     matches: int = 0
     error: float | None = None
-    camera: str | None = None
+    camera: Mapping[str, Any] | None = None
     photos: Mapping[str, int] = field(default_factory=dict)
 
 
@@ -62,10 +65,11 @@ class Stored:
     size: tuple[int, int]
 
     @classmethod
-    def of(cls, keypoints: Keypoints, orientation: int) -> "Stored":
-        """Of keypoints of a photo, and how EXIF says that it is turned upright."""
-        pixels, size = to_stored_pixels(keypoints.positions.astype(np.float64) + 0.5, keypoints.size, orientation)
-        return cls(keypoints, pixels, size)
+    def of(cls, keypoints: Keypoints) -> "Stored":
+        """The strongest of a photo's keypoints."""
+        kept = keypoints.strongest(KEYPOINTS)
+        pixels, size = to_stored_pixels(kept.positions.astype(np.float64) + 0.5, kept.size, kept.orientation)
+        return cls(kept, pixels, size)
 
 
 def locate(
@@ -81,18 +85,21 @@ def locate(
         model: with their poses and points.
         matcher: of the keypoints.
     """
-    pixels, points, counts = [], [], {}
+    pixels, points, counts = [np.empty((0, 2))], [np.empty((0, 3))], {}
     for name, photo in photos:
         matches = matcher.match(asked.keypoints, photo.keypoints)
         agreed = agreement(asked.keypoints, photo.keypoints, matches, TOLERANCE)
+        if agreed.count <= CHANCE:
+            continue
         here, there = matches[agreed.inliers].T
         view = model.view(name)
         scale = np.array([view.camera.width, view.camera.height]) / photo.size
-        lifted, known = view.lift(photo.pixels[there] * scale)
-        pixels.append(asked.pixels[here[known]])
-        points.append(lifted[known])
-        counts[name] = int(known.sum())
-    found = Placement(query, camera=describe(camera), matches=sum(counts.values()), photos=counts)
+        lifted, has_depth = view.lift(photo.pixels[there] * scale)
+        pixels.append(asked.pixels[here[has_depth]])
+        points.append(lifted[has_depth])
+        counts[name] = int(has_depth.sum())
+    known = describe(camera) if camera.is_calibrated else None
+    found = Placement(query, camera=known, matches=sum(counts.values()), photos=counts)
     return estimate(found, np.concatenate(pixels), np.concatenate(points), camera, max(asked.size))
 
 
@@ -114,7 +121,8 @@ def estimate(
     """
     pycolmap = import_pycolmap()
     if len(points) < LEAST_INLIERS:
-        return replace(found, reason=f"{len(points)} matches with points of the model; {LEAST_INLIERS} are the least")
+        looked = f"{len(found.photos)} photos of the model agree with it"
+        return replace(found, reason=f"{looked}, in {len(points)} points; {LEAST_INLIERS} are the least")
     result = pycolmap.estimate_and_refine_absolute_pose(
         pixels,
         points,
@@ -128,6 +136,9 @@ def estimate(
     inliers = 0 if result is None else int(result["num_inliers"])
     if inliers < max(LEAST_INLIERS, LEAST_SHARE * len(points)):
         return replace(found, inliers=inliers, reason=f"{inliers} of {len(points)} matches agree with a pose")
+    width = np.degrees(2 * np.arctan(longest_side / 2 / camera.camera.mean_focal_length()))
+    if not camera.is_calibrated and width > WIDEST:
+        return replace(found, inliers=inliers, reason=f"only an estimated view {width:.0f}° wide would fit the matches")
     pose, mask = result["cam_from_world"], np.asarray(result["inlier_mask"], bool)
     seen = points[mask] @ pose.rotation.matrix().T + pose.translation
     projected = np.asarray(camera.camera.img_from_cam(seen))
@@ -143,8 +154,14 @@ def estimate(
     )
 
 
-def describe(camera: QueryCamera) -> str:
-    """A camera as COLMAP writes it, and where it is from."""
+def describe(camera: QueryCamera) -> dict[str, Any]:
+    """A camera's model, width, height and parameters as in COLMAP, and where it is from."""
     own = camera.camera
-    parameters = " ".join(f"{value:g}" for value in own.params)
-    return f"{own.model_name} {own.width} {own.height} {parameters} ({camera.source})"
+    parameters = list(map(float, own.params))
+    return {
+        "model": own.model_name,
+        "width": own.width,
+        "height": own.height,
+        "params": parameters,
+        "source": camera.source,
+    }

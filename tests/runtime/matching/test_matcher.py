@@ -80,8 +80,14 @@ def test_without_a_matcher_it_says_how_to_make_one(tmp_path: Path, matcher: Path
     missing = tmp_path / "none.onnx"
     with pytest.raises(MissingError, match=rf"{missing}: no matcher here; make one with howl matcher --out {missing}"):
         Matcher(missing)
+
+
+def test_what_is_no_matcher_is_not_to_be_overwritten_by_one(matcher: Path) -> None:
+    """A graph without its detector may be an engine, and a folder is none."""
+    with pytest.raises(IncompatibleError, match=rf"{matcher.parent}: a folder; name the matcher.onnx that howl"):
+        Matcher(matcher.parent)
     MatcherFiles(matcher).keypoints.unlink()
-    with pytest.raises(MissingError, match=r"matcher.keypoints.onnx: no matcher here"):
+    with pytest.raises(IncompatibleError, match=r"matcher.onnx: no matcher: there is no matcher.keypoints.onnx beside"):
         Matcher(matcher)
 
 

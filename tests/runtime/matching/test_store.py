@@ -19,7 +19,7 @@ ORIGIN = Origin(1, 2, 3)
 def some(seed: int, n: int = 5) -> Keypoints:
     random = np.random.default_rng(seed)
     descriptors = random.normal(size=(n, 4)).astype(np.float32)
-    return Keypoints(random.uniform(0, 100, (n, 2)).astype(np.float32), descriptors, (100, 80))
+    return Keypoints(random.uniform(0, 100, (n, 2)).astype(np.float32), descriptors, (100, 80), 6)
 
 
 def make(path: Path) -> KeypointStore:
@@ -42,7 +42,7 @@ def test_what_is_kept_is_found_in_another_process_too(tmp_path: Path) -> None:
         assert found is not None
         np.testing.assert_array_equal(found.positions, some(0).positions)
         np.testing.assert_allclose(found.descriptors, some(0).descriptors, rtol=1e-3)
-        assert found.size == (100, 80)
+        assert (found.size, found.orientation) == ((100, 80), 6)
         assert (found.positions.dtype, found.descriptors.dtype) == (np.float32, np.float32)
         nothing = store.find("b", None)
         assert nothing is not None
@@ -103,6 +103,18 @@ def test_damaged_content_is_named(tmp_path: Path) -> None:
         raw.execute("UPDATE keypoints SET positions = x'0011'")
     with closing(KeypointStore(path, "a matcher")) as store, pytest.raises(DamagedError, match=f"{path}: damaged"):
         store.find("a", ORIGIN)
+
+
+def test_a_file_is_verified_whatever_its_matcher(tmp_path: Path) -> None:
+    path = tmp_path / "x"
+    with closing(make(path)) as store:
+        store.add([(str(i), ORIGIN, some(i, n=200)) for i in range(50)])
+    KeypointStore.verify(path)
+    whole = path.read_bytes()
+    for damaged in (whole[: len(whole) // 2], whole[:5000] + bytes(20_000) + whole[25_000:], b"hello" * 3000):
+        path.write_bytes(damaged)
+        with pytest.raises(DamagedError, match=f"{path}: "):
+            KeypointStore.verify(path)
 
 
 def test_a_missing_file_is_not_made_to_read(tmp_path: Path) -> None:

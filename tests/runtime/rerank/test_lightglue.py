@@ -72,15 +72,28 @@ def test_kept_keypoints_need_no_photos(engine: Path, matcher: Path, shots: list[
         assert retriever.search(query, rerank="lightglue") == expected
 
 
-def test_a_photo_that_moved_is_named_with_the_remedies(engine: Path, matcher: Path, shots: list[str]) -> None:
+def test_a_photo_that_is_gone_keeps_its_score_and_is_said(engine: Path, matcher: Path, shots: list[str]) -> None:
     with Retriever(engine, matcher=matcher, device="cpu") as retriever:
         retriever.add(shots)
-        Path(shots[3]).unlink()
-        with pytest.raises(MissingError, match=rf"{shots[3]}: not there, and its keypoints .*--root.*--matcher"):
-            retriever.search(shots[2], rerank="lightglue")
-        Path(shots[3]).write_bytes(b"no image")
-        with pytest.raises(MissingError, match=rf"{shots[3]}: .*take it out of the index"):
-            retriever.search(shots[2], rerank="lightglue")
+        first = {hit.id: hit.score for hit in retriever.search(shots[2])}
+        for damage in (lambda path: path.unlink(), lambda path: path.write_bytes(b"no image")):
+            damage(Path(shots[3]))
+            with pytest.warns(RuntimeWarning, match=rf"{shots[3]}: .*; 1 of 4 answers could not be matched"):
+                hits = {hit.id: hit for hit in retriever.search(shots[2], rerank="lightglue")}
+            lost = hits[shots[3]]
+            assert (lost.score, lost.inliers, lost.verified) == (first[shots[3]], None, None)
+            assert hits[shots[2]].verified
+
+
+def test_photos_that_moved_are_an_error_with_the_remedies(
+    engine: Path, matcher: Path, shots: list[str], tmp_path: Path
+) -> None:
+    query = shutil.copy(shots[2], tmp_path / "query.png")
+    with Retriever(engine, matcher=matcher, device="cpu") as retriever:
+        retriever.add(shots)
+        Path(shots[0]).parent.rename(tmp_path / "elsewhere")
+        with pytest.raises(MissingError, match=r"shot2.png: No such file.*nor can any other answer.*--root.*--matcher"):
+            retriever.search(query, rerank="lightglue")
 
 
 def test_a_photo_that_changed_is_read_again(engine: Path, matcher: Path, shots: list[str]) -> None:

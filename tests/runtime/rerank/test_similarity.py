@@ -215,5 +215,5 @@ def test_names_lead_to_rerankers_that_are_made_once(tmp_path: Path) -> None:
     assert rerankers.of(None) is None
     own = Similarity(seeds=1)
     assert rerankers.of(own) is own
-    with pytest.raises(UsageError, match=r"rerank='magic': there is spatial, similarity, .*, or give an object"):
+    with pytest.raises(UsageError, match=r"rerank='magic': there is spatial, similarity, .*, or give a Reranker"):
         rerankers.of("magic")
