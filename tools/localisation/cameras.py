@@ -95,8 +95,7 @@ def parse_camera(text: str) -> Any:
         camera = import_pycolmap().Camera(
             model=model.upper(), width=int(width), height=int(height), params=list(map(float, parameters))
         )
-        focal = [camera.params[index] for index in camera.focal_length_idxs()]
-        valid = camera.verify_params() and all(map(math.isfinite, camera.params)) and all(each > 0 for each in focal)
+        valid = camera.verify_params() and all(map(math.isfinite, camera.params)) and camera.mean_focal_length() > 0
     except (ValueError, TypeError, RuntimeError, KeyError):
         valid = False
     if not valid:

@@ -99,8 +99,10 @@ def plane_at_origin(offsets: NDArray[np.float64], values: NDArray[np.float64]) -
 
 
 def is_model(path: Path) -> bool:
-    """Whether a folder has the cameras of a COLMAP model."""
-    return any((path / f"cameras.{kind}").exists() for kind in ("bin", "txt"))
+    """Whether a folder has the three files of a COLMAP model."""
+    return any(
+        all((path / f"{name}.{kind}").exists() for name in ("cameras", "images", "points3D")) for kind in ("bin", "txt")
+    )
 
 
 class Model:

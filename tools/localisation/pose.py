@@ -18,7 +18,7 @@ CHANCE = 20  # matches of photos of different places that may agree: of 260 pair
 ERROR = 0.012  # of a reprojection, as a part of the longest side: COLMAP's 12 pixels of 1,000
 LEAST_INLIERS = 30
 LEAST_SHARE = 0.4
-WIDEST = 120  # degrees, of a focal length that is estimated
+NARROWEST, WIDEST = 10, 120  # degrees of the longest side, of a focal length that is estimated
 
 
 @dataclass(frozen=True)
@@ -137,8 +137,8 @@ def estimate(
     if inliers < max(LEAST_INLIERS, LEAST_SHARE * len(points)):
         return replace(found, inliers=inliers, reason=f"{inliers} of {len(points)} matches agree with a pose")
     width = np.degrees(2 * np.arctan(longest_side / 2 / camera.camera.mean_focal_length()))
-    if not camera.is_calibrated and width > WIDEST:
-        return replace(found, inliers=inliers, reason=f"only an estimated view {width:.0f}° wide would fit the matches")
+    if not camera.is_calibrated and not NARROWEST <= width <= WIDEST:
+        return replace(found, inliers=inliers, reason=f"only a view {width:.3g}° wide would fit the matches")
     pose, mask = result["cam_from_world"], np.asarray(result["inlier_mask"], bool)
     seen = points[mask] @ pose.rotation.matrix().T + pose.translation
     projected = np.asarray(camera.camera.img_from_cam(seen))

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +11,15 @@ import numpy as np
 import pytest
 
 from runtime import Retriever
+from runtime.errors import IdError
 from runtime.io.cli import run_command
+from runtime.matching import KeypointStore, Matcher
+from runtime.matching.store import keep, store_path
 from tools import localise
 from train.data.synthetic.place import place_of
 
 from .conftest import QUERIES, Scene
-from .scene import SCENE, SEED, pycolmap, true_camera
+from .scene import SCENE, SEED, pycolmap, true_camera, write_view
 
 pytestmark = pytest.mark.slow  # the matcher is exported
 
@@ -74,7 +78,8 @@ def test_queries_are_placed_where_they_were_taken(
         pose = poses[Path(answer["query"]).name]
         np.testing.assert_allclose(answer["translation"], pose.translation)
         np.testing.assert_allclose(answer["centre"], -pose.rotation.matrix().T @ pose.translation, atol=1e-9)
-        assert ("the list" if known else "estimated") in answer["camera"]
+        assert ("the list" if known else "estimated") in answer["camera"]["source"]
+        assert len(answer["camera"]["params"]) == (3 if known else 4)
     assert "3 of 3 queries placed" in printed.err
 
 
@@ -103,29 +108,32 @@ def test_photos_added_later_are_found_without_a_rebuild(
     """An index that holds one photo of the model, then another; the keypoints of the first are kept."""
     index = tmp_path / "growing"
     with Retriever(exported / "engine.onnx", index, root=scene.images, device="cpu") as retriever:
-        for count, view in enumerate((0, 2), 1):
+        for count, view in enumerate((6, 1), 1):
             retriever.add([scene.images / f"db/view{view:02d}.png"])
             run(scene.images / "queries/view21.png", *command, "--index", index, "--cameras", scene.cameras, "--json")
             answer = json.loads(capsys.readouterr().out.splitlines()[-1])
             assert len(answer["photos"]) == count
 
 
-def test_a_photo_of_another_place_is_not_placed(
+def test_photos_of_other_places_are_not_placed(
     command: list[object], scene: Scene, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """It is said why, and nothing is written if no other query could be placed."""
-    noise = np.random.default_rng(0).integers(0, 256, (30, 40, 3), dtype=np.uint8)
-    other = tmp_path / "other.png"
-    cv2.imwrite(str(other), cv2.resize(noise, (640, 480), interpolation=cv2.INTER_CUBIC))
+    """It is said why, whether their cameras are known or not; poses of an earlier run do not stay."""
+    others = [tmp_path / f"other{number}.png" for number in range(4)]
+    for number, path in enumerate(others):
+        write_view(path, number, SCENE + 1 + number)
     broken = tmp_path / "broken.jpg"
     broken.write_bytes(b"\xff\xd8 no photo")
-    assert run(other, broken, *command) == 1
-    printed = capsys.readouterr()
-    assert f"{other}: not placed: " in printed.out
-    assert "matches with points of the model; 25 are the least" in printed.out or "agree with a pose" in printed.out
-    assert f"{broken}: not placed: {broken}: " in printed.out
-    assert "poses.txt: not written, as no query could be placed" in printed.err
-    assert not (tmp_path / "poses.txt").exists()
+    (tmp_path / "poses.txt").write_text("an earlier pose\n")
+    for camera in ([], ["--camera", "SIMPLE_PINHOLE 640 480 700 320 240"]):
+        assert run(*others, broken, *command, *camera) == 1
+        printed = capsys.readouterr()
+        for other in others:
+            assert f"{other}: not placed: " in printed.out
+        assert f"{broken}: not placed: {broken}: " in printed.out
+        assert "poses.txt: 0 of 5 queries placed" in printed.err
+        assert "no query could be placed; the reasons are above" in printed.err
+        assert (tmp_path / "poses.txt").read_text() == ""
 
 
 def test_without_a_matcher_beside_the_engine_one_is_made(
@@ -151,7 +159,7 @@ def test_a_query_of_the_model_is_placed_by_the_others(
     assert run(scene.images / "db/view03.png", *command, "--json") == 0
     answer = json.loads(capsys.readouterr().out)
     assert "db/view03.png" not in answer["photos"]
-    assert "(the model)" in answer["camera"]
+    assert answer["camera"]["source"] == "the model"
     assert errors(read(tmp_path / "poses.txt")["view03.png"], 3)[0] < 1
 
 
@@ -173,12 +181,39 @@ def test_a_model_whose_names_do_not_match_names_three_and_the_root(
 
 
 def test_photos_of_the_model_that_moved_are_named(
-    command: list[object], scene: Scene, exported: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    command: list[object], scene: Scene, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    """All of them, with the folder that would match; one is passed over, and said."""
     images = Path(shutil.copytree(scene.images, tmp_path / "images"))
-    shutil.rmtree(images / "db")
-    assert run(images / "queries/view20.png", *command, "--images", images) == 1
-    assert "not there; --images is the folder from which the model's names are seen" in capsys.readouterr().err
+    query = [images / "queries/view20.png", "--cameras", scene.cameras]
+    for wrong in (images / "db", tmp_path):
+        assert run(*query, *command, "--images", wrong) == 1
+        line = capsys.readouterr().err
+        assert f"{wrong}: no image of the model is here: db/view00.png, db/view01.png, db/view02.png" in line
+        assert f"--images {images} would match" in line
+    assert run(*query, *command, "--images", tmp_path / "none") == 1
+    assert "none: no such folder; --images is the one from which the model's names" in capsys.readouterr().err
+    for view in (2, 3, 4):
+        (images / f"db/view{view:02d}.png").unlink()
+    assert run(*query, *command, "--images", images, "--top", 8) == 0
+    assert "3 of 8 photos could not be matched" in capsys.readouterr().err
+
+
+def test_kept_keypoints_need_no_photos(
+    command: list[object], scene: Scene, exported: Path, lighterglue: Path, tmp_path: Path
+) -> None:
+    """Nor do they change a pose."""
+    query, own = scene.images / "queries/view20.png", ["--cameras", scene.cameras]
+    assert run(query, *command, *own) == 0
+    expected = (tmp_path / "poses.txt").read_text()
+    index = Path(shutil.copytree(scene.index, tmp_path / "index"))
+    with closing(KeypointStore(store_path(index), Matcher(lighterglue, device="cpu").fingerprint, make=True)) as kept:
+        names = [f"db/view{view:02d}.png" for view in range(8)]
+        keep(kept, {name: scene.images / name for name in names}, Matcher(lighterglue, device="cpu"))
+    (tmp_path / "nothing").mkdir()
+    assert run(query, *command, *own, "--index", index, "--images", tmp_path / "nothing") == 0
+    got = [list(map(float, text.split()[1:])) for text in (expected, (tmp_path / "poses.txt").read_text())]
+    np.testing.assert_allclose(got[0], got[1], atol=5e-3)  # descriptors are kept in half precision
 
 
 @pytest.mark.parametrize(
@@ -187,6 +222,8 @@ def test_photos_of_the_model_that_moved_are_named(
         (["--model", "{empty}"], 1, "no model of COLMAP's here"),
         (["--camera", "PINHOLE 640 480 500"], 2, "a camera is a model of COLMAP's, width, height and its parameters"),
         (["--camera", "NONSENSE 640 480 500 1 2"], 2, "a camera is a model of COLMAP's"),
+        (["--camera", "PINHOLE 640 480 0 0 320 240"], 2, "a camera is a model of COLMAP's"),
+        (["--camera", "PINHOLE 640 480 nan 500 320 240"], 2, "a camera is a model of COLMAP's"),
         (["--cameras", "{empty}/none.txt"], 1, "none.txt: no such file"),
         (["--cameras", "{bad}"], 1, "bad.txt, line 2: PINHOLE 1: a camera is"),
         (["--camera", "SIMPLE_PINHOLE 640 640 500 320 320"], 1, "and its camera 640×640: another shape"),
@@ -216,7 +253,6 @@ def test_wrong_input_is_a_line(
     printed = capsys.readouterr()
     assert line in printed.err + printed.out
     assert "Traceback" not in printed.err
-    assert not (tmp_path / "poses.txt").exists()
 
 
 def test_a_damaged_model_is_named(
@@ -231,10 +267,32 @@ def test_a_damaged_model_is_named(
         (model / file).write_bytes(whole)
 
 
-def test_queries_of_one_name_keep_their_folders(command: list[object], scene: Scene, tmp_path: Path) -> None:
-    first, second = tmp_path / "a" / "view20.png", tmp_path / "b" / "view20.png"
-    for copy in (first, second):
-        copy.parent.mkdir()
-        shutil.copy(scene.images / "queries/view20.png", copy)
-    assert run(first, second, *command, "--cameras", scene.cameras) == 0
-    assert sorted(read(tmp_path / "poses.txt")) == ["a/view20.png", "b/view20.png"]
+def test_names_depend_on_all_queries_and_not_on_which_are_placed(tmp_path: Path) -> None:
+    a, b, c = (tmp_path / name for name in ("one/x.jpg", "two/x.jpg", "two/y.jpg"))
+    assert localise.result_names([a, c]) == {a: "x.jpg", c: "y.jpg"}
+    assert localise.result_names([a, b, c]) == {a: "one/x.jpg", b: "two/x.jpg", c: "two/y.jpg"}
+    with pytest.raises(IdError, match=r"a b.jpg: the name has a blank"):
+        localise.result_names([tmp_path / "a b.jpg"])
+    with pytest.raises(IdError, match=r"x.jpg: the file of .*one/x.jpg under another name; name it once"):
+        localise.result_names([a, tmp_path / "two" / ".." / "one" / "x.jpg"])
+
+
+def test_cameras_of_no_query_are_said(
+    command: list[object], scene: Scene, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A name in the list may be that as seen from the images, as hloc has it."""
+    cameras = tmp_path / "cameras.txt"
+    lines = scene.cameras.read_text().replace("view20.png", "queries/view20.png")
+    cameras.write_text(lines + "other.png SIMPLE_PINHOLE 640 480 700 320 240\n")
+    queries = [scene.images / f"queries/view{view:02d}.png" for view in QUERIES]
+    assert run(*queries, *command, "--cameras", cameras, "--json") == 0
+    printed = capsys.readouterr()
+    assert f"{cameras}: 1 lines are of no query, such as other.png" in printed.err
+    assert all(json.loads(line)["camera"]["source"] == "the list" for line in printed.out.splitlines())
+
+
+def test_a_model_in_the_folder_below_is_named(
+    command: list[object], scene: Scene, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(scene.images / "queries/view20.png", *command, "--model", scene.model.parent) == 1
+    assert f"there is one in {scene.model}" in capsys.readouterr().err

@@ -78,4 +78,4 @@ def test_the_root_that_would_match_is_found(tmp_path: Path) -> None:
     images = tmp_path / "images"
     assert root_that_matches(["a.jpg"], ["db/x.jpg", "db/a.jpg"], images) == images / "db"
     assert root_that_matches(["images/db/a.jpg"], ["db/a.jpg"], images) == tmp_path
-    assert root_that_matches(["b.jpg"], ["db/a.jpg"], images) is None
+    assert root_that_matches(["b.jpg", "other/a.jpg"], ["db/a.jpg"], images) is None
