@@ -17,7 +17,7 @@ TOLERANCE = 0.004  # of a match's distance to its epipolar line, as a part of a 
 CHANCE = 20  # matches of photos of different places that may agree: of 260 pairs, with up to 20 (docs/localisation.md)
 ERROR = 0.012  # of a reprojection, as a part of the longest side: COLMAP's 12 pixels of 1,000
 LEAST_INLIERS = 30
-LEAST_SHARE = 0.4
+LEAST_SHARE = 0.5
 NARROWEST, WIDEST = 10, 120  # degrees of the longest side, of a focal length that is estimated
 
 
