@@ -109,7 +109,7 @@ def check_parity(
     """
     differences: list[Difference] = []
     for image in images:
-        got, wanted = engine.extract(image), network(image)
+        wanted, got = network(image), engine.extract(image)
         if wanted.local is not None:
             differences.append(local_difference(got.need_local(), wanted.local, image, tolerance))
         if wanted.global_descriptor is not None:
