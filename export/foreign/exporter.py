@@ -32,7 +32,7 @@ from runtime.asmk.kernel import AsmkParameters
 from runtime.asmk_method.pickles import load_any_codebook
 from runtime.bundle import EngineFiles, Manifest, file_checksum
 from runtime.engine import open_engine
-from runtime.errors import ImageError, IncompatibleError, UsageError
+from runtime.errors import ImageError, IncompatibleError, MissingError, UsageError
 from runtime.first_stage import ASMK, VECTORS
 from runtime.io.files import ensure_writable
 from runtime.io.finding import find_photos
@@ -196,7 +196,7 @@ def add_words(described: Described, options: ForeignOptions, draft: EngineFiles,
                 f"{options.codebook}: visual words of {codebook.dimensions} dimensions, the network's descriptors have "
                 f"{described.outputs.dimensions}: name the codebook of this network, or photos, --learn DIR"
             )
-        return replace(described, codebook=codebook)
+        return replace(described, codebook=codebook, whitening=earlier_whitening(options.codebook))
     write(described, draft.onnx)
     engine = open_engine(draft.onnx, "cpu", options.threads)
     folder = options.learn or Path()
@@ -204,6 +204,19 @@ def add_words(described: Described, options: ForeignOptions, draft: EngineFiles,
         engine, folder, described.image_size, LEARNED_PHOTOS, whiten=options.whiten, say=say
     )
     return replace(described, whitening=whitening, codebook=codebook)
+
+
+def earlier_whitening(codebook: Path) -> Whitening | None:
+    """The whitening of the engine that a codebook lies beside; words of the asmk package have none.
+
+    Raises MissingError if ``engine.codebook.npy`` lies alone: what its words were learned from is in the engine.
+    """
+    beside = EngineFiles.of(codebook.with_name(codebook.name.replace(".codebook.npy", ".onnx")))
+    if beside.codebook != codebook:
+        return None
+    if not beside.onnx.is_file():
+        raise MissingError(f"{beside.onnx}: no such file: the engine that {codebook} belongs to must lie beside it")
+    return Whitening.of_engine(beside.onnx)
 
 
 def write(described: Described, path: Path) -> None:

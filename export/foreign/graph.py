@@ -14,7 +14,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from export.foreign.network import MAX_BYTES, Network
+from export.foreign.network import MAX_BYTES, Network, load_graph
 from export.foreign.options import JUST_ABOVE, Preprocessing
 from export.foreign.outputs import Outputs
 from runtime.engine.schema import IMAGE
@@ -22,6 +22,7 @@ from runtime.errors import IncompatibleError
 from runtime.io.image import MIN_SIDE
 
 THEIRS, OURS = "network/", "howl/"
+MEAN, MATRIX = "howl/whitening.mean", "howl/whitening.matrix"
 LEAST = 1e-12  # of a norm that is divided by
 MIN_IR = 8  # in which initialisers are no inputs
 
@@ -37,6 +38,14 @@ class Whitening:
 
     mean: NDArray[np.float32]
     matrix: NDArray[np.float32]
+
+    @classmethod
+    def of_engine(cls, path: Path) -> "Whitening | None":
+        """The whitening in an engine that ``write_engine`` wrote; None if it has none, or is of another kind."""
+        constants = {tensor.name: tensor for tensor in load_graph(path).graph.initializer}
+        if not {MEAN, MATRIX} <= constants.keys():
+            return None
+        return cls(*(numpy_helper.to_array(constants[name]) for name in (MEAN, MATRIX)))
 
     def __call__(self, descriptors: NDArray[np.float32]) -> NDArray[np.float32]:
         """Of float32 [n, D]."""
@@ -139,8 +148,8 @@ class _Nodes:
         self.made.append(helper.make_node("TopK", [values, k], names, name=names[0], axis=0, largest=1, sorted=1))
         return names[0], names[1]
 
-    def constant(self, values: Any, dtype: Any = np.float32) -> str:
-        name = self._new_name()
+    def constant(self, values: Any, dtype: Any = np.float32, name: str | None = None) -> str:
+        name = name or self._new_name()
         self.constants.append(numpy_helper.from_array(np.asarray(values, dtype), name))
         return name
 
@@ -270,8 +279,8 @@ def _add_local(
     chosen = {"output": "descriptors"} if whitening is None else {}
     rows = nodes.add("Gather", padded(rows, D), index, axis=0, **chosen)
     if whitening is not None:
-        centred = nodes.add("Sub", rows, nodes.constant(whitening.mean))
-        nodes.add("MatMul", centred, nodes.constant(whitening.matrix), output="descriptors")
+        centred = nodes.add("Sub", rows, nodes.constant(whitening.mean, name=MEAN))
+        nodes.add("MatMul", centred, nodes.constant(whitening.matrix, name=MATRIX), output="descriptors")
     valid = nodes.add("Cast", nodes.add("Greater", best, nodes.constant(0.0)), to=TensorProto.INT32)
     nodes.add("ReduceSum", valid, keepdims=1, output="count")
     number = TensorProto.FLOAT

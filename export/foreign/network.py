@@ -89,7 +89,7 @@ def open_network(path: Path, threads: int | None = None) -> Network:
     """
     if not path.is_file():
         raise MissingError(f"{path}: no such file; name the network's .onnx")
-    model = _load(path)
+    model = load_graph(path)
     weights = {path.name} | {
         entry.value
         for tensor in model.graph.initializer
@@ -109,7 +109,8 @@ def opset_of(model: Any) -> int:
     return next((each.version for each in model.opset_import if each.domain in ("", "ai.onnx")), 0)
 
 
-def _load(path: Path) -> Any:
+def load_graph(path: Path) -> Any:
+    """The graph of a file, without weights that lie beside it. Raises HowlError if it is none."""
     try:
         model = onnx.load(path, load_external_data=False)
     except OSError as error:

@@ -53,14 +53,13 @@ class Preprocessing:
     def __str__(self) -> str:
         numbers = [" ".join(f"{value:g}" for value in values) for values in (self.mean, self.std)]
         if self.input is not None:
-            size = f"stretched to {self.input[1]}×{self.input[0]}"
+            size = f"stretched to {self.input[1]}×{self.input[0]}, {'anti' if self.antialias else 'not anti'}aliased"
         elif self.multiple > 1:
-            size = f"sides rounded to multiples of {self.multiple}"
+            size = f"with sides rounded to multiples of {self.multiple}"
         else:
             size = "at their own size"
-        how = "antialiased" if self.antialias else "bilinear"
         pixels = "pixels in 0…255" if self.unit == 255 else f"mean {numbers[0]}, std {numbers[1]}"
-        return f"photos {size} ({how}), {pixels}"
+        return f"photos {size}; {pixels}"
 
 
 @dataclass(frozen=True)
@@ -85,7 +84,8 @@ class ForeignOptions:
         features: local descriptors of a photo, at most: those of the best scores.
         learn: a folder of photos, flat or nested, to learn visual words from; for a local network.
         whiten: learn PCA whitening, too.
-        codebook: visual words of an earlier export of the same network, instead of learning them.
+        codebook: the .codebook.npy of an earlier export of the same network, with its engine beside it: its words and
+            whitening are taken.
         photos: a folder to prove the engine on.
         threads: of the CPU.
 

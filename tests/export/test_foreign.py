@@ -48,7 +48,7 @@ def test_a_global_network_becomes_an_engine_that_searches(
     theirs, engine = write_network(tmp_path / "megaloc.onnx"), tmp_path / "out" / "engine.onnx"
     export(theirs, "--global", "--out", engine)
     printed = capsys.readouterr().out
-    assert "photos stretched to 64×64 (antialiased), mean 0.485 0.456 0.406, std 0.229 0.224 0.225" in printed
+    assert "photos stretched to 64×64, antialiased; mean 0.485 0.456 0.406, std 0.229 0.224 0.225" in printed
     assert printed.count("global descriptor  cosine 1.000000") == 6
     assert sorted(file.name for file in engine.parent.iterdir()) == ["engine.json", "engine.onnx"]
     manifest = load_manifest(engine)
@@ -103,6 +103,17 @@ def test_columns_without_scores_and_bytes_are_taken_as_they_are(folder: Path, tm
     np.testing.assert_allclose(local.descriptors, given["columns"][0].T, atol=1e-5)
     np.testing.assert_allclose(local.positions[:, :2], given["positions"][0])
     assert (local.strengths == 1).all()
+
+
+def test_words_of_an_earlier_export_bring_their_whitening(folder: Path, tmp_path: Path) -> None:
+    theirs, first, second = write_network(tmp_path / "theirs.onnx", LOCAL), tmp_path / "a.onnx", tmp_path / "b.onnx"
+    export(theirs, "--local", *SIZES, "--learn", folder, "--out", first)
+    words = EngineFiles.of(first).codebook
+    export(theirs, "--local", *SIZES, "--codebook", words, "--out", second)
+    assert load_manifest(second).fingerprint == load_manifest(first).fingerprint
+    first.unlink()
+    with pytest.raises(HowlError, match=r"a\.onnx: no such file: the engine that .*a\.codebook\.npy belongs to"):
+        export(theirs, "--local", *SIZES, "--codebook", words, "--out", second)
 
 
 @pytest.mark.parametrize("opset", [9, 11, 13, 17, 20])
