@@ -1,4 +1,4 @@
-"""What an export checks before it writes an engine's files."""
+"""What every export shares: the name of its command, and what it checks before it writes an engine's files."""
 
 from contextlib import closing
 from pathlib import Path
@@ -7,6 +7,8 @@ from runtime.bundle import EngineFiles
 from runtime.errors import HowlError, UsageError
 from runtime.index import Index
 from runtime.index.ids import is_unicode
+
+SCRIPT = "export/to_trt.py"  # the command
 
 
 def check_unicode_name(path: Path) -> None:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import tyro
 
+from export.files import SCRIPT
 from export.foreign.options import GLOBAL, LOCAL, ForeignOptions
 from runtime.errors import UsageError
 from runtime.io.cli import program
@@ -21,7 +22,6 @@ from runtime.io.cli import program
 if TYPE_CHECKING:
     from export.options import ExportOptions
 
-SCRIPT = "export/to_trt.py"
 DESCRIPTION = (
     "Exports a checkpoint as one whole graph, engine.onnx, proves it equal to the PyTorch network, and builds "
     "engine.plan if TensorRT and a GPU are present, or engine.pt2 if it is named or only PyTorch can use the GPU. "

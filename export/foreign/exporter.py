@@ -152,7 +152,7 @@ def decide_preprocessing(network: Network, options: ForeignOptions) -> Preproces
     return Preprocessing(
         input=size,
         multiple=options.multiple,
-        smallest=options.smallest,
+        smallest=options.smallest if size is None else MIN_SIDE,  # a fixed size leaves it without effect
         antialias=options.antialias and size is not None,
         mean=options.mean or ((0.0, 0.0, 0.0) if plain else IMAGENET_MEAN),
         std=options.std or ((1.0, 1.0, 1.0) if plain else IMAGENET_STD),
