@@ -20,6 +20,7 @@ LEARNED_PHOTOS = 400  # of a folder: minutes of a CPU
 
 
 def _shown_as(metavar: str, default: str) -> Any:
+    """As ``train.config.shown_as``, which needs PyTorch."""
     return tyro.conf.arg(metavar=metavar, help_behavior_hint=f"(default: {default})")
 
 
