@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import TensorProto, helper, numpy_helper
+from onnx import AttributeProto, TensorProto, helper, numpy_helper
 
 from export.foreign.network import MAX_BYTES, Network, load_graph
 from export.foreign.options import JUST_ABOVE, Preprocessing
@@ -118,8 +118,9 @@ def _all_graphs(graph: Any) -> Iterator[Any]:
     yield graph
     for node in graph.node:
         for attribute in node.attribute:
-            for inner in (attribute.g, *attribute.graphs) if attribute.type in (5, 10) else ():
-                yield from _all_graphs(inner)
+            inner = [attribute.g] if attribute.type == AttributeProto.GRAPH else attribute.graphs
+            for each in inner:
+                yield from _all_graphs(each)
 
 
 class _Nodes:
@@ -166,8 +167,11 @@ class _Nodes:
 
 
 def _add_preprocessing(nodes: _Nodes, network: Network, how: Preprocessing) -> str | None:
-    """From ``image`` to the network's input. Returns [width, height] of the image in pixels of the input, if it has
-    another size, as float32 [2]."""
+    """From ``image`` to the network's input.
+
+    Returns:
+        how many pixels of the image there are to one of the input, across and down, float32 [2]; None if they are one.
+    """
     shape = nodes.add("Shape", IMAGE)
     sides = [nodes.add("Gather", shape, nodes.whole([axis])) for axis in (0, 1)]
     planes = nodes.add("Transpose", nodes.add("Cast", IMAGE, to=TensorProto.FLOAT), perm=[2, 0, 1])

@@ -68,6 +68,20 @@ COLUMNS = (
     )
 )
 
+# As many keypoints as cells, of an opset that many exporters still write; x and y are those of cells.
+ANY_NUMBER = """
+<ir_version: 7, opset_import: ["" : OPSET]> their (float[1, 3, height, width] image)
+=> (int64[k, 2] keypoints, float[16, k] columns)
+<float[16, 3, 8, 8] filters> {
+    map = Conv <kernel_shape = [8, 8], strides = [8, 8]> (image, filters)
+    rows = Constant <value = int64[2] {16, -1}> ()
+    columns = Reshape (map, rows)
+    strongest = ReduceMax <axes = [0, 1], keepdims = 0> (map)
+    positive = Abs (strongest)
+    places = NonZero (positive)
+    keypoints = Transpose <perm = [1, 0]> (places)
+}"""
+
 
 def write_network(
     path: Path, graph: str = GLOBAL, *, opset: int = 17, type: str = "float", size: tuple[object, object] = (SIDE, SIDE)

@@ -18,12 +18,13 @@ from export.foreign.reference import resize_axis, textures
 from runtime.asmk.codebook import Codebook
 from runtime.bundle import EngineFiles, load_manifest
 from runtime.engine import open_engine
+from runtime.engine.onnxruntime import OnnxSession
 from runtime.errors import HowlError, IncompatibleError, ParityError
 from runtime.first_stage import ASMK, VECTORS
 from runtime.io.cli import run_command
 from runtime.retriever import Retriever
 
-from .foreign_networks import COLUMNS, DIMENSIONS, KEYPOINTS, LOCAL, write_network
+from .foreign_networks import ANY_NUMBER, COLUMNS, DIMENSIONS, KEYPOINTS, LOCAL, write_network
 
 SIZES = ["--multiple", "8", "--smallest", "64"]  # that LOCAL takes
 
@@ -121,6 +122,18 @@ def test_words_of_an_earlier_export_bring_their_whitening(folder: Path, tmp_path
 def test_every_opset_is_wrapped(opset: int, flag: str, tmp_path: Path) -> None:
     theirs = write_network(tmp_path / "theirs.onnx", opset=opset)
     export(theirs, "--global", flag, "--out", tmp_path / "engine.onnx")
+
+
+@pytest.mark.parametrize("opset", [11, 13, 17])
+def test_any_number_of_keypoints_fills_the_rows(opset: int, folder: Path, tmp_path: Path) -> None:
+    theirs, engine = write_network(tmp_path / "theirs.onnx", ANY_NUMBER, opset=opset), tmp_path / "engine.onnx"
+    export(theirs, "--local", "--learn", folder, "--features", 200, "--no-whiten", "--out", engine)
+    session = OnnxSession(engine, "cpu")
+    for side, count in ((64, 64), (128, 200)):
+        given = session.run(session.outputs, {"image": np.ascontiguousarray(textures()[0][:side, :side])})
+        assert given["count"].tolist() == [count]
+        assert given["descriptors"].shape == (200, DIMENSIONS)
+        assert given["positions"].shape == (200, 3)
 
 
 def test_fp16_is_taken_and_wider_tolerances_with_it(tmp_path: Path) -> None:
