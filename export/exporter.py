@@ -4,12 +4,13 @@ import hashlib
 import json
 import tempfile
 from collections.abc import Callable, Sequence
-from contextlib import closing
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 
 from export.codebook import codebook_for
+from export.files import check_unicode_name, orphaned_index
 from export.learning import learn, open_checkpoint
 from export.options import ExportOptions
 from export.parity import TOLERANCES, check_parity, raise_if_unequal, sizes_to_check
@@ -21,8 +22,6 @@ from runtime.engine import open_engine
 from runtime.engine.tensorrt.api import has_tensorrt
 from runtime.errors import HowlError, ImageError, UsageError
 from runtime.gpu import find_gpus
-from runtime.index import Index
-from runtime.index.ids import is_unicode
 from runtime.io.files import ensure_writable
 from runtime.io.finding import find_photos
 from runtime.io.image import MIN_SIDE, Image
@@ -31,6 +30,7 @@ from train.data import LabelledPhotos
 from train.data.folder import folder_photos
 from train.data.synthetic import synthetic_scenes
 from train.distributed import use_threads
+from train.models.extractor import extract
 
 Say = Callable[[str], None]  # is told, line by line, what happens
 
@@ -100,33 +100,6 @@ def export_checkpoint(options: ExportOptions, say: Say = print) -> Exported:
         plan=files.plan if manifest.plan else None,
         program=files.program if files.program.name in manifest.checksums else None,
         manifest=manifest,
-    )
-
-
-def check_unicode_name(path: Path) -> None:
-    """Raises UsageError if ONNX Runtime could not open a file of this name."""
-    if not is_unicode(str(path)):
-        raise UsageError(f"{path}: the name is not valid Unicode; name another --out")
-
-
-def orphaned_index(files: EngineFiles, fingerprint: str) -> str | None:
-    """A line if the index beside the engine is not one of the engine that is about to be written, else None.
-
-    Args:
-        files: where the engine goes.
-        fingerprint: of the engine that is to be written.
-    """
-    if not Index.exists(files.index):
-        return None
-    try:
-        with closing(Index(files.index)) as index:
-            if index.fingerprint == fingerprint:
-                return None
-    except HowlError as error:  # it is no worse for this export
-        return str(error)
-    return (
-        f"{files.index}: its photos are indexed with the engine that is replaced here, and the new one will refuse it: "
-        f"index them again, or export to another --out; exporting the earlier checkpoint again leads back"
     )
 
 
@@ -265,10 +238,10 @@ def prove(
     say(f"{engine.name} against PyTorch, {runner.provider}, {precision}:")
     images = [*sizes_to_check(photos[0], extraction.features), *photos[1:]]
     images = [image for image in images if min(image.shape[:2]) >= least]
-    differences = check_parity(runner, pytorch, images, TOLERANCES[precision])
+    differences = check_parity(runner, partial(extract, pytorch), images, TOLERANCES[precision])
     for difference in differences:
         say(f"  {difference}")
-    raise_if_unequal(differences, TOLERANCES[precision], engine.name)
+    raise_if_unequal(differences, TOLERANCES[precision], engine.name, "the PyTorch network")
 
 
 def fingerprint_of(checkpoint: Checkpoint) -> str:

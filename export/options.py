@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import tyro
 
+from export.files import SCRIPT
 from runtime.bundle import EngineFiles, is_engine
 from runtime.errors import UsageError
 from runtime.io.cli import command_line
@@ -13,7 +14,6 @@ from train.config import Threads, check_threads, shown_as
 from train.models.base import HOW_SCALES, PYRAMID, ExtractionConfig
 
 PRECISIONS = ("fp32", "fp16", "int8")
-SCRIPT = "export/to_trt.py"
 CODEBOOK_PHOTOS = 400  # of a folder: some minutes of a CPU, and about 8,000 words
 
 

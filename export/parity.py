@@ -1,6 +1,6 @@
-"""Proof that an exported graph computes what the PyTorch network does."""
+"""Proof that an exported graph computes what the network does that it was made from: PyTorch's, or a third party's."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -9,10 +9,8 @@ from numpy.typing import NDArray
 
 from runtime.engine import Engine
 from runtime.errors import ParityError
-from runtime.features import LocalFeatures
+from runtime.features import Features, LocalFeatures
 from runtime.io.image import Image
-from train.models.base import Extractor
-from train.models.extractor import extract
 
 
 @dataclass(frozen=True)
@@ -24,7 +22,7 @@ class Tolerance:
 
     Attributes:
         descriptor: relative error ‖a − b‖ / ‖b‖ of a local or global descriptor that counts as equal.
-        matched: share of PyTorch's positions that the graph must give too.
+        matched: share of the network's positions that the graph must give too.
         equal: share of the matched descriptors that must be equal.
     """
 
@@ -42,12 +40,12 @@ TOLERANCES = {
 
 @dataclass(frozen=True)
 class LocalDifference:
-    """The local features of the graph against PyTorch's on one image.
+    """The local features of the graph against the network's on one image.
 
     Attributes:
         height, width: of the image, in pixels.
-        count: valid rows that PyTorch gives; ``engine_count``: that the graph gives.
-        matched: share of PyTorch's positions that the graph gives too.
+        count: valid rows that the network gives; ``engine_count``: that the graph gives.
+        matched: share of the network's positions that the graph gives too.
         equal: share of matched descriptors within the tolerance.
         median, largest: relative errors of matched descriptors.
     """
@@ -74,7 +72,7 @@ class LocalDifference:
 
 @dataclass(frozen=True)
 class GlobalDifference:
-    """The global descriptor of the graph against PyTorch's on one image.
+    """The global descriptor of the graph against the network's on one image.
 
     Attributes:
         height, width: of the image, in pixels.
@@ -102,16 +100,16 @@ Difference = LocalDifference | GlobalDifference
 
 
 def check_parity(
-    engine: Engine, extractor: Extractor, images: Sequence[Image], tolerance: Tolerance
+    engine: Engine, network: Callable[[Image], Features], images: Sequence[Image], tolerance: Tolerance
 ) -> list[Difference]:
     """Runs both on every image, RGB uint8 [H, W, 3], and compares all that they give.
 
     Raises:
-        IncompatibleError: the engine does not give what PyTorch gives.
+        IncompatibleError: the engine does not give what the network gives.
     """
     differences: list[Difference] = []
     for image in images:
-        got, wanted = engine.extract(image), extract(extractor, image)
+        wanted, got = network(image), engine.extract(image)
         if wanted.local is not None:
             differences.append(local_difference(got.need_local(), wanted.local, image, tolerance))
         if wanted.global_descriptor is not None:
@@ -162,11 +160,11 @@ def sizes_to_check(photo: Image, features: int | None) -> list[Image]:
     return [photo, np.ascontiguousarray(np.rot90(photo)), odd.astype(np.uint8), small.astype(np.uint8)]
 
 
-def raise_if_unequal(differences: Sequence[Difference], tolerance: Tolerance, name: str) -> None:
-    """Raises HowlError if any image is off by more than the tolerance."""
+def raise_if_unequal(differences: Sequence[Difference], tolerance: Tolerance, name: str, network: str) -> None:
+    """Raises ParityError, naming the engine and its network, if any image is off by more than the tolerance."""
     wrong = [d for d in differences if d.exceeds(tolerance)]
     if wrong:
         raise ParityError(
-            f"{name}: differs from the PyTorch network beyond the tolerance on {len(wrong)} of {len(differences)} "
+            f"{name}: differs from {network} beyond the tolerance on {len(wrong)} of {len(differences)} "
             f"images (first: {wrong[0].width}×{wrong[0].height}); nothing was written"
         )

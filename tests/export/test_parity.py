@@ -63,7 +63,7 @@ def test_missing_rows_and_positions_exceed_the_tolerance() -> None:
     result = local_difference(elsewhere, wanted, IMAGE, TOLERANCE)
     assert result.matched == 0
     with pytest.raises(HowlError, match=r"g\.onnx: differs .* 1 of 2 images \(first: 64×48\)"):
-        raise_if_unequal([local_difference(wanted, wanted, IMAGE, TOLERANCE), result], TOLERANCE, "g.onnx")
+        raise_if_unequal([local_difference(wanted, wanted, IMAGE, TOLERANCE), result], TOLERANCE, "g.onnx", "PyTorch")
 
 
 def test_the_sizes_checked_differ_and_one_is_small() -> None:
