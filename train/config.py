@@ -29,11 +29,14 @@ from train.models.registry import system_named
 DATA_ROOT = Path("data")
 CHECKPOINT = Path("ckpt.pt")
 
-# Learning rates of the backbones: HOW's for ResNets; EfficientNet-Lite's was chosen on synthetic scenes, with Lite0.
+# Learning rates of the backbones: HOW's for ResNets, cirtorch's for the large ones; EfficientNet-Lite's was chosen on synthetic scenes, with Lite0.
 BACKBONE_LEARNING_RATES = {
     "resnet18": 5e-6,
     "resnet18_stride16": 5e-6,
     "resnet50": 1e-6,
+    "resnet50_stride32": 1e-6,
+    "resnet101_stride32": 5e-7,
+    "resnet152_stride32": 5e-7,
     "efficientnet_lite0": 2e-5,
     "efficientnet_lite0_stride32": 2e-5,
     "efficientnet_lite1": 2e-5,
