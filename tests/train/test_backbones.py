@@ -43,12 +43,12 @@ TORCHVISION = {
 TORCHVISION["resnet18_stride16"] = {key: of for key, of in TORCHVISION["resnet18"].items() if "layer4" not in key}
 WITH_LAST_STAGE = [f"{name}_stride32" for name in ("resnet50", "resnet101", "resnet152")]
 TORCHVISION |= dict.fromkeys(WITH_LAST_STAGE, TORCHVISION["resnet50"] | {"layer4.2.conv3.weight": (2048, 512, 1, 1)})
-WHOLE = {
+WHOLE = {  # with their classifiers
     "resnet18": 11_689_512,
     "resnet50": 25_557_032,
     "resnet101": 44_549_160,
     "resnet152": 60_192_808,
-}  # classifiers
+}
 PARAMETERS = {
     "resnet18": WHOLE["resnet18"] - 513_000,
     "resnet18_stride16": WHOLE["resnet18"] - 513_000 - 8_393_728,
