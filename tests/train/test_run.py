@@ -160,12 +160,18 @@ def test_a_network_begins_with_a_trained_one(photos: Path, tmp_path: Path) -> No
 
 
 @pytest.mark.slow
-def test_gem_trains_and_goes_on(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    out = tmp_path / "gem.pt"
+@pytest.mark.parametrize(
+    ("system", "loss"), [("gem", "contrastive"), ("rmac", "contrastive"), ("solar", "second-order")]
+)
+def test_a_global_system_trains_and_goes_on(
+    system: str, loss: str, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "global.pt"
     flags = ["--image-size", "64", "--scales", "1", "0.707", "--tuples", "4", "--dimensions", "6"]
-    run("--system", "gem", "--data", photos, "--out", out, "--epochs", 1, *flags)
+    run("--system", system, "--data", photos, "--out", out, "--epochs", 1, *flags)
     checkpoint = Checkpoint.load(out)
-    assert (checkpoint.system, checkpoint.codebook, checkpoint.extraction.features) == ("gem", None, None)
+    assert (checkpoint.system, checkpoint.codebook, checkpoint.extraction.features) == (system, None, None)
+    assert checkpoint.training["config"]["loss"] == loss
     assert checkpoint.extraction.scales == (1.0, 0.707)
     assert "visual words" not in capsys.readouterr().out
     run("--resume", out, "--epochs", 2)

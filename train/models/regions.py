@@ -28,7 +28,7 @@ def region_maxima(features: Tensor, levels: int = LEVELS) -> tuple[Tensor, Tenso
         the maxima [B, C, R] with R = 1 + Σ l·(l + 6), zeros where there is no region; and float [R], 1 where there is.
     """
     y, x = (torch.arange(side, device=features.device, dtype=features.dtype) for side in features.shape[2:])
-    height, width = y.amax() + 1, x.amax() + 1
+    height, width = y.amax(dim=0) + 1, x.amax(dim=0) + 1
     short, extra = torch.minimum(height, width), extra_regions(height, width)
     is_wide = height <= width
     maxima, exists = [features.amax(dim=(2, 3)).unsqueeze(2)], [features.new_ones(1)]
@@ -76,6 +76,6 @@ def windows(positions: Tensor, window: Tensor, count: Tensor, most: int) -> Tens
         float [most, n]: 1 in a window and 0 elsewhere; rows from ``count`` on are 0.
     """
     number = torch.arange(most, device=positions.device, dtype=positions.dtype).unsqueeze(1)
-    free = positions.amax() + 1 - window
+    free = positions.amax(dim=0) + 1 - window
     begin = torch.floor((number * free + 0.5) / (count - 1).clamp(min=1))
     return ((positions >= begin) & (positions < begin + window) & (number < count)).to(positions.dtype)
