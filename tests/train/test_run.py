@@ -341,7 +341,15 @@ def test_nothing_said_are_the_defaults_of_the_system_and_the_data() -> None:
     assert (gem.network.backbone, gem.network.dimensions) == ("efficientnet_lite0_stride32", 512)
     for backbone, dimensions, exponent in (("resnet18_stride16", 256, 3.0), ("efficientnet_lite0", 224, 1.0)):
         network = options_of("--system", "gem", "--backbone", backbone).network
-        assert network == GemConfig(backbone, dimensions, exponent)
+        assert network == GemConfig(backbone, dimensions, exponent=exponent)
+
+
+def test_a_loss_of_one_system_is_the_default_there_and_unknown_elsewhere(fails: Callable[..., str]) -> None:
+    solar = options_of("--system", "solar", "--data", "photos", "--backbone", "resnet18").training
+    assert (solar.loss, solar.margin) == ("second-order", 1.25)
+    for system, known in (("gem", "contrastive"), ("how", "contrastive or match")):
+        line = fails("--system", system, "--loss", "second-order", code=2)
+        assert line == f"error: --loss second-order: {system} is trained by {known}\n"
 
 
 @pytest.mark.parametrize("flags", [["--loss", "match"], ["--features", "9"], ["--graph"]], ids=" ".join)
