@@ -54,8 +54,8 @@ class ExportOptions:
     """An export. What stands here is the help of ``howl export``.
 
     Attributes:
-        checkpoint: as howl train writes it, or as HOW's authors publish theirs; with --learn also the name of a
-            backbone, such as efficientnet_lite0, with ImageNet weights.
+        checkpoint: as howl train writes it, or as the authors of its system publish theirs; with --learn also the name
+            of a backbone, such as efficientnet_lite0, with ImageNet weights.
         out: engine.plan or engine.onnx, or engine.pt2 to have a program of PyTorch's too; all files of the engine share
             its name.
         preset: image size, scales, features and precision that go together; what is given as well is taken instead.

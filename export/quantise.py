@@ -6,6 +6,7 @@ whitening, selection) stays in float32: it is a small part of the work, and whit
 """
 
 import logging
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -52,8 +53,14 @@ def backbone_nodes(model: onnx.ModelProto, float_layers: Sequence[str]) -> list[
     return [
         name
         for name, scope in scopes.items()
-        if f"'{BACKBONE}'" in scope and not any(layer in scope for layer in left_out)
+        if _innermost_part(scope) == BACKBONE and not any(layer in scope for layer in left_out)
     ]
+
+
+def _innermost_part(scope: str) -> str:
+    """The part of the network that a node is in: a module of the head may be called from within the backbone."""
+    parts = re.findall(r"'(network\.\w+)", scope)
+    return parts[-1] if parts else ""
 
 
 def _scopes(node: onnx.NodeProto) -> str:

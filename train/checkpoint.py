@@ -19,11 +19,16 @@ from runtime.first_stage import ASMK
 from runtime.io.unpickle import one_line
 from train.models.base import ExtractionConfig, ModelConfig, RetrievalModel, of_declared_types
 from train.models.registry import SYSTEMS, build_model
+from train.weights.cirtorch import is_cirtorch_checkpoint, read_cirtorch_checkpoint
 from train.weights.how import is_how_checkpoint, read_how_checkpoint
 from train.weights.safe_load import ODDITIES, check_weights, load_tensors, save_tensors, state_dict_of
 
 FORMAT = "howl checkpoint"
 VERSION = 3
+PUBLISHED = (  # which content is of a layout of authors, and what reads it; HOW's older one is the least particular
+    (is_cirtorch_checkpoint, read_cirtorch_checkpoint),
+    (is_how_checkpoint, read_how_checkpoint),
+)
 
 
 @dataclass
@@ -36,8 +41,8 @@ class Checkpoint:
         weights: its state dict, of the best epoch.
         extraction: image size, scales and features that it was validated with.
         asmk: parameters of the search that it was validated with; None if the system does not search by ASMK.
-        codebook: visual words, float32 [C, D], learned with these weights; None if the system has none, or if HOW's
-            authors made the checkpoint.
+        codebook: visual words, float32 [C, D], learned with these weights; None if the system has none, or if
+            HOW's authors made the checkpoint.
         training: what ``--resume`` needs, and the config; plain values and tensors.
     """
 
@@ -79,20 +84,23 @@ class Checkpoint:
 
     @classmethod
     def load(cls, path: Path) -> "Checkpoint":
-        """Reads what ``save`` wrote, or a checkpoint of HOW's authors (``train.weights.how``).
+        """Reads what ``save`` wrote, or a checkpoint of a system's authors (``train.weights``).
 
         Raises:
-            HowlError: the file is missing, damaged, of another version, of another network than HOW's, holds more than
-                tensors and plain values, or settings and weights that make no network; nothing in it has been run.
+            HowlError: the file is missing, damaged, of another version, of a network that howl does not have, holds
+                more than tensors and plain values, or settings and weights that make no network; nothing in it has been
+                run.
         """
         return cls.of(load_tensors(path), path)
 
     @classmethod
     def of(cls, content: Any, path: Path) -> "Checkpoint":
         """The checkpoint that is the content of a file; raises as ``load`` does, and names the file."""
-        if is_how_checkpoint(content):
-            how = read_how_checkpoint(content, path)
-            return cls("how", how.network, how.weights, how.extraction, AsmkParameters(), codebook=None, training={})
+        for is_theirs, read in PUBLISHED:
+            if is_theirs(content):
+                system, network, weights, extraction = read(content, path)
+                asmk = AsmkParameters() if SYSTEMS[system].method == ASMK else None
+                return cls(system, network, weights, extraction, asmk, codebook=None, training={})
         if not is_checkpoint(content):
             raise IncompatibleError(f"{path}: not a howl checkpoint; howl train --out {path.name} writes one")
         try:
@@ -161,4 +169,6 @@ def codebook_of(words: Any, dimensions: int) -> Codebook:
 
 def is_checkpoint(content: Any) -> bool:
     """Whether the content of a file is what ``Checkpoint.load`` reads, damaged or not."""
-    return is_how_checkpoint(content) or (isinstance(content, dict) and content.get("format") == FORMAT)
+    return any(is_theirs(content) for is_theirs, _ in PUBLISHED) or (
+        isinstance(content, dict) and content.get("format") == FORMAT
+    )

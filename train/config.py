@@ -24,16 +24,20 @@ from train.models.base import (
     in_pixels,
     of_declared_types,
 )
-from train.models.registry import system_named
+from train.models.registry import SYSTEMS, system_named
 
 DATA_ROOT = Path("data")
 CHECKPOINT = Path("ckpt.pt")
 
-# Learning rates of the backbones: HOW's for ResNets; EfficientNet-Lite's was chosen on synthetic scenes, with Lite0.
+# Learning rates of the backbones: HOW's for ResNets, cirtorch's for the large ones; EfficientNet-Lite's was chosen on
+# synthetic scenes, with Lite0.
 BACKBONE_LEARNING_RATES = {
     "resnet18": 5e-6,
     "resnet18_stride16": 5e-6,
     "resnet50": 1e-6,
+    "resnet50_stride32": 1e-6,
+    "resnet101_stride32": 5e-7,
+    "resnet152_stride32": 5e-7,
     "efficientnet_lite0": 2e-5,
     "efficientnet_lite0_stride32": 2e-5,
     "efficientnet_lite1": 2e-5,
@@ -47,6 +51,10 @@ def shown_as(metavar: str, default: str) -> Any:
 
 
 Threads = Annotated[int | None, shown_as("T", "all cores")]
+
+
+LOSSES = tuple(dict.fromkeys(loss for model in SYSTEMS.values() for loss in model.losses))
+SYSTEM_HELP = "; ".join(f"{name}: {model.summary}" for name, model in SYSTEMS.items())
 
 
 def check_threads(threads: int | None) -> None:
@@ -68,8 +76,8 @@ class TrainingConfig:
         tuple_size: longest side, in pixels, of the photos that are mined and trained on; those of a tuple are seen at
             one scale, and learn for all.
         augmented: share of the photos of a tuple that are seen from another side and in another light.
-        loss: contrastive, on global descriptors; match, on local features.
-        margin: of the contrastive loss.
+        loss: contrastive, on global descriptors; match, on local features; or the system's own.
+        margin: of a loss on global descriptors.
         seed: of everything that is drawn at random.
         pool: photos that an epoch's negatives are mined from.
         negatives: hard negatives of a tuple.
@@ -98,7 +106,7 @@ class TrainingConfig:
     tuples: int
     tuple_size: int
     augmented: float
-    loss: Literal["contrastive", "match"]
+    loss: Annotated[str, tyro.conf.arg(metavar="|".join(LOSSES))]
     margin: float
     seed: int = 0
     pool: int = 20_000
@@ -140,7 +148,6 @@ class TrainOptions:
     --resume CKPT goes on with an earlier run; beside it only --epochs, --out and --data-root may be given.
 
     Attributes:
-        system: how (local descriptors for ASMK) or gem (one global descriptor).
         network: the network
         training: the training
         extraction: photos, as validation and the engine describe them
@@ -153,7 +160,7 @@ class TrainOptions:
         UsageError: the settings do not go together.
     """
 
-    system: str
+    system: Annotated[str, tyro.conf.arg(metavar="|".join(SYSTEMS), help=SYSTEM_HELP)]
     network: ModelConfig
     training: TrainingConfig
     extraction: ExtractionConfig
@@ -186,7 +193,7 @@ def refuse_without_effect(options: TrainOptions) -> None:
     needs: dict[str, str] = {}
     if model.method != ASMK:
         needs |= dict.fromkeys(("words", "codebook_photos", "whitening_features"), "--system how")
-    if training.loss != "contrastive":
+    if training.loss == "match":
         needs["margin"] = "--loss contrastive"
     for given, default, without in (
         (network, fitting.network, network.without_effect()),
@@ -253,7 +260,7 @@ class Scale:
     tuples: int
     tuple_size: int
     augmented: float
-    loss: Literal["contrastive", "match"]
+    loss: str
     learning_rate_factor: float = 1.0
     new_module_factor: float = 10.0
     whitening: Literal["views", "pca"] = "pca"
@@ -320,7 +327,7 @@ def options_for(
         tuples=scale.tuples,
         tuple_size=min(scale.tuple_size, extraction.image_size),
         augmented=scale.augmented,
-        loss=scale.loss,
+        loss=scale.loss if scale.loss in model.losses else model.losses[0],
         margin=model.margin,
         whitening=scale.whitening,
         new_module_factor=scale.new_module_factor,

@@ -1,4 +1,4 @@
-"""What a tuple of photos is trained on: the contrastive loss on global descriptors, or a loss on local matches.
+"""What a tuple of photos is trained on: a loss on global descriptors, or one on local matches.
 
 ``TupleLoss`` is the module that training steps on: images of a tuple → its loss.
 """
@@ -18,6 +18,7 @@ class TupleLoss(nn.Module):
     """The images of a tuple (query, positive, negatives) → its loss, a scalar. The module that DDP wraps."""
 
     def __init__(self, model: RetrievalModel, kind: str, margin: float) -> None:
+        """``kind``: ``match``, ``contrastive``, or one of the model's ``own_losses``."""
         super().__init__()
         self.model = model
         self.kind = kind
@@ -29,7 +30,8 @@ class TupleLoss(nn.Module):
             maps = feature_maps(self.model, images)
             return match_loss(maps[0], maps[1], maps[2:])
         query, positive, *negatives = describe_images(self.model, images)
-        return contrastive_loss(query, positive, torch.stack(negatives), self.margin)
+        loss = self.model.own_losses.get(self.kind, contrastive_loss)
+        return loss(query, positive, torch.stack(negatives), self.margin)
 
 
 def contrastive_loss(query: Tensor, positive: Tensor, negatives: Tensor, margin: float) -> Tensor:
@@ -47,6 +49,15 @@ def contrastive_loss(query: Tensor, positive: Tensor, negatives: Tensor, margin:
     pulled = 0.5 * distance(query, positive).square()
     pushed = 0.5 * (margin - distance(query.unsqueeze(0), negatives)).clamp(min=0).square()
     return pulled + pushed.sum()
+
+
+def triplet_loss(query: Tensor, positive: Tensor, negatives: Tensor, margin: float) -> Tensor:
+    """Σ max(0, ‖q − p‖² − ‖q − n‖² + m) over the negatives n (Schroff et al., CVPR 2015), a scalar.
+
+    The arguments are those of ``contrastive_loss``; the margin is one of squared distances.
+    """
+    apart = (query - negatives).square().sum(dim=1)
+    return ((query - positive).square().sum() - apart + margin).clamp(min=0).sum()
 
 
 def distance(a: Tensor, b: Tensor) -> Tensor:

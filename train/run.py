@@ -1,4 +1,4 @@
-"""Trains a network: ``python train/run.py [--system how|gem] [--data scenes|DIR|sfm120k] [--out ckpt.pt] ...``."""
+"""Trains a network: ``python train/run.py [--system how|gem|…] [--data scenes|DIR|sfm120k] [--out ckpt.pt] ...``."""
 
 if __name__ == "__main__":
     import howl

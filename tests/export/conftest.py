@@ -18,9 +18,7 @@ from runtime.first_stage import ASMK
 from train.backbones import BUILDERS, Backbone
 from train.checkpoint import Checkpoint
 from train.models.base import ExtractionConfig, RetrievalModel
-from train.models.gem import GemConfig
-from train.models.how import HowConfig
-from train.models.registry import build_model
+from train.models.registry import SYSTEMS, build_model
 
 
 class SmallBackbone(Backbone):
@@ -51,7 +49,7 @@ SMALL = dict(
 )
 
 
-SMALL_GEM = dict(backbone="small", dimensions=12)
+SMALL_GLOBAL = dict(backbone="small", dimensions=12)
 
 
 def with_random_weights(network: RetrievalModel) -> RetrievalModel:
@@ -72,8 +70,8 @@ def network() -> Iterator[Callable[..., RetrievalModel]]:
 
     def build(seed: int = 0, system: str = "how", **changes: Any) -> RetrievalModel:
         torch.manual_seed(seed)
-        config = HowConfig(**SMALL | changes) if system == "how" else GemConfig(**SMALL_GEM | changes)
-        return with_random_weights(build_model(system, config))
+        small = SMALL if system == "how" else SMALL_GLOBAL
+        return with_random_weights(build_model(system, SYSTEMS[system].Config(**small | changes)))
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(BUILDERS, "small", SmallBackbone)

@@ -7,7 +7,7 @@ import onnx
 import pytest
 
 from export.parity import TOLERANCES, local_difference
-from export.quantise import backbone_nodes, quantise_backbone
+from export.quantise import SCOPES, backbone_nodes, quantise_backbone
 from export.tracing import export_onnx, fold
 from runtime.engine import open_engine
 from runtime.io.image import Image
@@ -86,3 +86,19 @@ def test_descriptors_stay_near_those_of_pytorch(
         found = local_difference(got, wanted, image, TOLERANCES["int8"])
         assert not found.exceeds(TOLERANCES["int8"]), found
         assert found.median > 1e-4
+
+
+def test_a_module_of_the_head_that_the_backbone_calls_stays_in_float() -> None:
+    graph = onnx.GraphProto()
+    for name, scope in {
+        "convolution": "['', 'network', 'network.backbone', 'network.backbone.layer3', 'conv2d']",
+        "addition": "['', 'network', 'network.backbone', 'add']",
+        "attention": "['', 'network', 'network.backbone', 'network.attention.layer3', 'matmul']",
+        "pooling": "['', 'network', 'network.pooling', 'mean']",
+    }.items():
+        node = onnx.helper.make_node("Relu", ["x"], ["y"], name=name)
+        node.metadata_props.add(key=SCOPES, value=scope)
+        graph.node.append(node)
+    model = onnx.ModelProto(graph=graph)
+    assert backbone_nodes(model, ()) == ["convolution", "addition"]
+    assert backbone_nodes(model, ("layer3",)) == ["addition"]

@@ -105,19 +105,20 @@ def test_the_engine_is_proven_written_and_searches(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("system", ["gem", "rmac", "solar"])
 @pytest.mark.parametrize("precision", ["fp32", "int8"])
 def test_a_global_system_is_exported_and_searches(
-    precision: str, checkpoint: Write, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    precision: str, system: str, checkpoint: Write, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     engine = tmp_path / "out" / "engine.onnx"
-    to_trt.main([str(checkpoint(system="gem")), "--out", str(engine), "--precision", precision])
+    to_trt.main([str(checkpoint(system=system)), "--out", str(engine), "--precision", precision])
     printed = capsys.readouterr().out
     assert printed.count("global descriptor") == 6
     assert "codebook" not in printed
     assert sorted(file.name for file in engine.parent.iterdir()) == ["engine.json", "engine.onnx"]
 
     manifest = load_manifest(engine)
-    assert (manifest.system, manifest.method, manifest.dimensions) == ("gem", VECTORS, 12)
+    assert (manifest.system, manifest.method, manifest.dimensions) == (system, VECTORS, 12)
     assert (manifest.features, manifest.asmk, manifest.precision) == (None, None, precision)
     photos = write_photos(tmp_path)
     with Retriever(engine, device="cpu") as retriever:

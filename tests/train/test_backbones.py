@@ -41,11 +41,19 @@ TORCHVISION = {
     },
 }
 TORCHVISION["resnet18_stride16"] = {key: of for key, of in TORCHVISION["resnet18"].items() if "layer4" not in key}
-WHOLE = {"resnet18": 11_689_512, "resnet50": 25_557_032}  # with classifier and all stages
+WITH_LAST_STAGE = [f"{name}_stride32" for name in ("resnet50", "resnet101", "resnet152")]
+TORCHVISION |= dict.fromkeys(WITH_LAST_STAGE, TORCHVISION["resnet50"] | {"layer4.2.conv3.weight": (2048, 512, 1, 1)})
+WHOLE = {  # with their classifiers
+    "resnet18": 11_689_512,
+    "resnet50": 25_557_032,
+    "resnet101": 44_549_160,
+    "resnet152": 60_192_808,
+}
 PARAMETERS = {
     "resnet18": WHOLE["resnet18"] - 513_000,
     "resnet18_stride16": WHOLE["resnet18"] - 513_000 - 8_393_728,
     "resnet50": WHOLE["resnet50"] - 2_049_000 - 14_964_736,
+    **{name: WHOLE[name.removesuffix("_stride32")] - 2_049_000 for name in WITH_LAST_STAGE},
 }
 
 
@@ -54,7 +62,7 @@ def published_weights(name: str) -> dict[str, Tensor]:
     torch.manual_seed(5)
     state = {key: torch.randn_like(value.float()) for key, value in build_backbone(name).state_dict().items()}
     state |= {"fc.weight": torch.randn(1000, 512), "fc.bias": torch.randn(1000)}
-    if name != "resnet18":
+    if name in ("resnet18_stride16", "resnet50"):
         state["layer4.0.conv1.weight"] = torch.randn(512, state["layer3.0.conv2.weight"].shape[0], 1, 1)
     return state
 
@@ -94,6 +102,9 @@ def test_channels_and_size_of_the_map(name: str, height: int, width: int) -> Non
         "resnet18": (512, 32),
         "resnet18_stride16": (256, 16),
         "resnet50": (1024, 16),
+        "resnet50_stride32": (2048, 32),
+        "resnet101_stride32": (2048, 32),
+        "resnet152_stride32": (2048, 32),
         "efficientnet_lite0": (224, 16),
         "efficientnet_lite0_stride32": (1280, 32),
         "efficientnet_lite1": (224, 16),
@@ -104,6 +115,31 @@ def test_channels_and_size_of_the_map(name: str, height: int, width: int) -> Non
     assert features.dtype == torch.float32
     assert features.min() >= 0
     assert features.max() > 0
+
+
+@pytest.mark.parametrize("name", ["resnet18", "resnet50", "efficientnet_lite0", "efficientnet_lite0_stride32"])
+@torch.no_grad()
+def test_modules_come_after_the_sections_that_they_name(name: str) -> None:
+    torch.manual_seed(0)
+    backbone = build_backbone(name).eval()
+    image = torch.rand(1, 3, 65, 96) * 255
+    maps: dict[str, tuple[int, ...]] = {}
+
+    class Doubles(nn.Module):
+        def __init__(self, section: str) -> None:
+            super().__init__()
+            self.section = section
+
+        def forward(self, x: Tensor) -> Tensor:
+            maps[self.section] = tuple(x.shape)
+            return 2 * x
+
+    after = nn.ModuleDict({section.name: Doubles(section.name) for section in backbone.sections()})
+    backbone(image, after)
+    for section in backbone.sections():
+        assert maps[section.name] == (1, section.channels, -(-65 // section.stride), 96 // section.stride)
+    last = nn.ModuleDict({backbone.sections()[-1].name: Doubles("last")})
+    torch.testing.assert_close(backbone(image, last), 2 * backbone(image))
 
 
 @pytest.mark.slow
@@ -272,7 +308,7 @@ def test_missing_imagenet_weights_say_what_to_fetch_and_where(
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
     with pytest.raises(HowlError) as error:
         init_backbone(build_backbone(name), name, "imagenet")
-    published = name.removesuffix("_stride16")
+    published = name.removesuffix("_stride16").removesuffix("_stride32")
     assert f"https://download.pytorch.org/models/{published}-" in str(error.value)
     assert str(tmp_path / "checkpoints" / published) in str(error.value)
 

@@ -160,12 +160,18 @@ def test_a_network_begins_with_a_trained_one(photos: Path, tmp_path: Path) -> No
 
 
 @pytest.mark.slow
-def test_gem_trains_and_goes_on(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    out = tmp_path / "gem.pt"
+@pytest.mark.parametrize(
+    ("system", "loss"), [("gem", "contrastive"), ("rmac", "contrastive"), ("solar", "second-order")]
+)
+def test_a_global_system_trains_and_goes_on(
+    system: str, loss: str, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "global.pt"
     flags = ["--image-size", "64", "--scales", "1", "0.707", "--tuples", "4", "--dimensions", "6"]
-    run("--system", "gem", "--data", photos, "--out", out, "--epochs", 1, *flags)
+    run("--system", system, "--data", photos, "--out", out, "--epochs", 1, *flags)
     checkpoint = Checkpoint.load(out)
-    assert (checkpoint.system, checkpoint.codebook, checkpoint.extraction.features) == ("gem", None, None)
+    assert (checkpoint.system, checkpoint.codebook, checkpoint.extraction.features) == (system, None, None)
+    assert checkpoint.training["config"]["loss"] == loss
     assert checkpoint.extraction.scales == (1.0, 0.707)
     assert "visual words" not in capsys.readouterr().out
     run("--resume", out, "--epochs", 2)
@@ -335,7 +341,15 @@ def test_nothing_said_are_the_defaults_of_the_system_and_the_data() -> None:
     assert (gem.network.backbone, gem.network.dimensions) == ("efficientnet_lite0_stride32", 512)
     for backbone, dimensions, exponent in (("resnet18_stride16", 256, 3.0), ("efficientnet_lite0", 224, 1.0)):
         network = options_of("--system", "gem", "--backbone", backbone).network
-        assert network == GemConfig(backbone, dimensions, exponent)
+        assert network == GemConfig(backbone, dimensions, exponent=exponent)
+
+
+def test_a_loss_of_one_system_is_the_default_there_and_unknown_elsewhere(fails: Callable[..., str]) -> None:
+    solar = options_of("--system", "solar", "--data", "photos", "--backbone", "resnet18").training
+    assert (solar.loss, solar.margin) == ("second-order", 1.25)
+    for system, known in (("gem", "contrastive"), ("how", "contrastive or match")):
+        line = fails("--system", system, "--loss", "second-order", code=2)
+        assert line == f"error: --loss second-order: {system} is trained by {known}\n"
 
 
 @pytest.mark.parametrize("flags", [["--loss", "match"], ["--features", "9"], ["--graph"]], ids=" ".join)

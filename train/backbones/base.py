@@ -1,13 +1,30 @@
 """What the rest of the network knows of a backbone."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 
+class Section(NamedTuple):
+    """Layers between which and the next ones other modules may come.
+
+    Attributes:
+        name: to call it by.
+        layers: a map [B, ?, ?, ?] → one of ``channels``, float [B, channels, h, w].
+        channels: of its map.
+        stride: input pixels between neighbouring positions of its map.
+    """
+
+    name: str
+    layers: Callable[[Tensor], Tensor]
+    channels: int
+    stride: int
+
+
 class Backbone(nn.Module):
-    """Base of the backbones: normalises the image, leaves the layers to ``features``.
+    """Base of the backbones: normalises the image, leaves the layers to ``features``, or to ``sections``.
 
     Attributes:
         channels: number of feature channels C.
@@ -33,19 +50,35 @@ class Backbone(nn.Module):
         self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(3, 1, 1), persistent=False)
 
-    def forward(self, image: Tensor) -> Tensor:
-        """RGB image [B, 3, H, W], float in 0…255 → features ≥ 0, float32 [B, C, ⌈H/stride⌉, ⌈W/stride⌉].
+    def forward(self, image: Tensor, after: nn.ModuleDict | None = None) -> Tensor:
+        """RGB image [B, 3, H, W], float in 0…255 → features, float32 [B, C, ⌈H/stride⌉, ⌈W/stride⌉].
 
         The layers run in the precision of their weights: a backbone in float16 computes in float16.
+
+        Args:
+            image: of any size.
+            after: modules that the maps of sections go through, by the sections' names; without one after the last
+                section the features are ≥ 0.
         """
         normalised = (image - self.mean.float()) / self.std.float()
         if self.mixed_precision:
             with torch.autocast(image.device.type, torch.bfloat16):
-                return self.features(normalised).float()
-        return self.features(normalised.to(self._precision())).float()
+                return self._through_sections(normalised, after).float()
+        return self._through_sections(normalised.to(self._precision()), after).float()
+
+    def _through_sections(self, x: Tensor, after: nn.ModuleDict | None) -> Tensor:
+        for section in self.sections():
+            x = section.layers(x)
+            if after is not None and section.name in after:
+                x = after[section.name](x.float()).to(x.dtype)  # it is part of the head, which stays in float32
+        return x
+
+    def sections(self) -> tuple[Section, ...]:
+        """The layers in order; the last section ends in the features."""
+        return (Section("features", self.features, self.channels, self.stride),)
 
     def features(self, image: Tensor) -> Tensor:
-        """The layers: normalised image → features that end in a ReLU."""
+        """All layers, of a backbone that is one section: normalised image → features that end in a ReLU."""
         raise NotImplementedError
 
     def first_position(self, side: int) -> int:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from train.backbones.base import Backbone
+from train.backbones.base import Backbone, Section
 
 # The published weights expect (rgb − 127) / 128, whatever their README says.
 LITE_MEAN = (127.0, 127.0, 127.0)
@@ -96,6 +96,7 @@ class EfficientNetLite(Backbone):
             self.stride *= stage.stride
         self.alignment = self.stride
         self._blocks = nn.Sequential(*blocks)
+        self.to_stride_16 = stage_starts[len(LITE0_TO_STRIDE_16)] if has_head else len(blocks)  # blocks
         # Half of an int8 descriptor's error is theirs: the stem, and where the stages of 16, 40 and 112 channels begin.
         self.float_layers = ("_conv_stem", *(f"_blocks.{stage_starts[i]}" for i in (0, 2, 4)))
         if has_head:
@@ -113,11 +114,28 @@ class EfficientNetLite(Backbone):
             side, step = (side + 1) // 2, 2 * step
         return pixel
 
-    def features(self, image: Tensor) -> Tensor:
-        signed = self._blocks(F.relu6(self._bn0(self._conv_stem(image))))
-        if self.has_head:
-            return F.relu6(self._bn1(self._conv_head(signed)))
+    def sections(self) -> tuple[Section, ...]:
+        """The layers of stride 16, whose features are split if they are the last, and of stride 32."""
+        if not self.has_head:
+            return (Section("stride16", self._split, self.channels, self.stride),)
+        signed = LITE0_TO_STRIDE_16[-1].channels
+        return (Section("stride16", self._signed, signed, 16), Section("stride32", self._head, self.channels, 32))
+
+    def _signed(self, image: Tensor) -> Tensor:
+        x = F.relu6(self._bn0(self._conv_stem(image)))
+        for block in list(self._blocks)[: self.to_stride_16]:
+            x = block(x)
+        return x
+
+    def _split(self, image: Tensor) -> Tensor:
+        signed = self._signed(image)
         return F.relu(torch.cat([signed, -signed], dim=1))
+
+    def _head(self, signed: Tensor) -> Tensor:
+        x = signed
+        for block in list(self._blocks)[self.to_stride_16 :]:
+            x = block(x)
+        return F.relu6(self._bn1(self._conv_head(x)))
 
 
 class HalvingConv2d(nn.Conv2d):

@@ -7,12 +7,22 @@ from train.backbones.efficientnet_lite import (
     efficientnet_lite1,
     efficientnet_lite2,
 )
-from train.backbones.resnet import resnet18, resnet18_stride16, resnet50
+from train.backbones.resnet import (
+    resnet18,
+    resnet18_stride16,
+    resnet50,
+    resnet50_stride32,
+    resnet101_stride32,
+    resnet152_stride32,
+)
 
 BUILDERS = {
     "resnet18": resnet18,
     "resnet18_stride16": resnet18_stride16,
     "resnet50": resnet50,
+    "resnet50_stride32": resnet50_stride32,
+    "resnet101_stride32": resnet101_stride32,
+    "resnet152_stride32": resnet152_stride32,
     "efficientnet_lite0": efficientnet_lite0,
     "efficientnet_lite0_stride32": efficientnet_lite0_stride32,
     "efficientnet_lite1": efficientnet_lite1,

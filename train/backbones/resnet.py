@@ -1,13 +1,14 @@
-"""ResNet-18 and ResNet-50 (He et al., CVPR 2016) under torchvision's parameter names, without the classifier.
+"""ResNets (He et al., CVPR 2016) under torchvision's parameter names, without the classifier.
 
 As HOW uses them: ResNet-18 whole (stride 32, 512 channels), ResNet-50 without its last stage (stride 16, 1024); and
-ResNet-18 without its last too (stride 16, 256).
+ResNet-18 without its last too (stride 16, 256). As global descriptors use them: ResNet-50, -101 and -152 whole (stride
+32, 2048).
 """
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from train.backbones.base import Backbone
+from train.backbones.base import Backbone, Section
 
 IMAGENET_MEAN = (123.675, 116.28, 103.53)
 IMAGENET_STD = (58.395, 57.12, 57.375)
@@ -26,6 +27,18 @@ def resnet50() -> "ResNet":
     return ResNet(Bottleneck, depths=(3, 4, 6))
 
 
+def resnet50_stride32() -> "ResNet":
+    return ResNet(Bottleneck, depths=(3, 4, 6, 3))
+
+
+def resnet101_stride32() -> "ResNet":
+    return ResNet(Bottleneck, depths=(3, 4, 23, 3))
+
+
+def resnet152_stride32() -> "ResNet":
+    return ResNet(Bottleneck, depths=(3, 8, 36, 3))
+
+
 class ResNet(Backbone):
     """As many stages as ``depths`` has entries; the first keeps stride 4, each further one doubles it."""
 
@@ -35,6 +48,7 @@ class ResNet(Backbone):
         self.bn1 = nn.BatchNorm2d(64)
         self.maxpool = nn.MaxPool2d(3, stride=2, padding=1)
         channels = 64
+        self.expansion = block.expansion
         self.stages = [f"layer{i + 1}" for i in range(len(depths))]
         for name, depth, width in zip(self.stages, depths, STAGE_WIDTHS, strict=False):
             blocks: list[nn.Module] = []
@@ -48,11 +62,16 @@ class ResNet(Backbone):
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
-    def features(self, image: Tensor) -> Tensor:
-        x = self.maxpool(F.relu(self.bn1(self.conv1(image))))
-        for name in self.stages:
-            x = self.get_submodule(name)(x)
-        return x
+    def sections(self) -> tuple[Section, ...]:
+        """The stages, by torchvision's names; the first one has the stem, too."""
+        sections = [
+            Section(name, self.get_submodule(name), width * self.expansion, 4 * 2**number)
+            for number, (name, width) in enumerate(zip(self.stages, STAGE_WIDTHS, strict=False))
+        ]
+        return (sections[0]._replace(layers=self._stem_and_first_stage), *sections[1:])
+
+    def _stem_and_first_stage(self, image: Tensor) -> Tensor:
+        return self.get_submodule(self.stages[0])(self.maxpool(F.relu(self.bn1(self.conv1(image)))))
 
 
 class BasicBlock(nn.Module):

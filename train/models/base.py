@@ -7,7 +7,7 @@ validation and the export use nothing but what is here.
 import copy
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from types import NoneType, UnionType
 from typing import Any, ClassVar, Literal, NamedTuple, Self, get_args, get_origin, get_type_hints
@@ -135,11 +135,14 @@ class RetrievalModel(nn.Module, ABC):
 
     Attributes:
         system: its name in the registry.
+        summary: what it gives of a photo, in a few words; for the command line's help.
         Config: of the network; a subclass of ``ModelConfig``.
         method: of the first stage that searches with its features: ``ASMK`` or ``VECTORS`` of ``runtime.first_stage``.
-        losses: the losses that it can be trained with, the default first.
+        losses: the losses that it can be trained with, the default first: ``contrastive``, ``match`` or its own.
+        own_losses: those of no other system, on global descriptors of a query [D], a positive [D] and negatives [n, D],
+            with the margin, by name.
         whitenings: how its whitening can be learned (``train.calibration``), the default first.
-        margin: of the contrastive loss, unless the user says otherwise.
+        margin: of the loss on global descriptors, unless the user says otherwise.
         shrinkage: of the PCA whitening, in [0, 1].
         parts: the network's modules by name, with the settings that must be equal before a network can start from
             another one's weights of this module.
@@ -149,9 +152,11 @@ class RetrievalModel(nn.Module, ABC):
     """
 
     system: ClassVar[str]
+    summary: ClassVar[str]
     Config: ClassVar[type[ModelConfig]]
     method: ClassVar[str]
-    losses: ClassVar[tuple[Literal["contrastive", "match"], ...]]
+    losses: ClassVar[tuple[str, ...]]
+    own_losses: ClassVar[Mapping[str, Callable[[Tensor, Tensor, Tensor, float], Tensor]]] = {}
     whitenings: ClassVar[tuple[Literal["views", "pca"], ...]]
     margin: ClassVar[float]
     shrinkage: ClassVar[float] = 1.0
@@ -179,7 +184,7 @@ class RetrievalModel(nn.Module, ABC):
     def describe(self, images: Tensor) -> Tensor:
         """RGB images [B, 3, H, W], float in 0…255 → global descriptors [B, D], L2-normalised.
 
-        Mining ranks photos by them, and the contrastive loss compares them.
+        Mining ranks photos by them, and losses on global descriptors compare them.
         """
 
     def feature_maps(self, images: Tensor) -> FeatureMap:

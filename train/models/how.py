@@ -119,6 +119,7 @@ class HowNetwork(RetrievalModel):
     """One image at one scale → its map of local descriptors."""
 
     system = "how"
+    summary = "local descriptors for ASMK"
     Config = HowConfig
     method = ASMK
     losses = ("contrastive", "match")

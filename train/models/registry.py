@@ -4,8 +4,12 @@ from runtime.errors import UsageError
 from train.models.base import ModelConfig, RetrievalModel
 from train.models.gem import GemNetwork
 from train.models.how import HowNetwork
+from train.models.rmac import RmacNetwork
+from train.models.solar import SolarNetwork
 
-SYSTEMS: dict[str, type[RetrievalModel]] = {"how": HowNetwork, "gem": GemNetwork}
+SYSTEMS: dict[str, type[RetrievalModel]] = {
+    network.system: network for network in (HowNetwork, GemNetwork, RmacNetwork, SolarNetwork)
+}
 
 
 def system_named(name: str) -> type[RetrievalModel]:

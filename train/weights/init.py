@@ -6,6 +6,7 @@ from runtime.errors import IncompatibleError, MissingError
 from train.backbones import Backbone
 from train.checkpoint import Checkpoint, is_checkpoint
 from train.models.base import RetrievalModel
+from train.models.registry import system_named
 from train.weights.imagenet import imagenet_file
 from train.weights.safe_load import load_state, load_tensors, state_dict_of
 
@@ -18,11 +19,12 @@ def init_weights(model: RetrievalModel, init: str) -> set[str]:
     Args:
         model: as built.
         init: ``imagenet``, ``random``, the path of a backbone's state dict, or that of a checkpoint: howl's, or one of
-            HOW's authors.
+            a system's authors.
 
     Returns:
-        the names of the network's parts that got theirs: the backbone; from a checkpoint of the same system also the
-        whitening, which stays as the earlier network learned it, and refinements that both networks have.
+        the names of the network's parts that got theirs: the backbone; from a checkpoint of the same system, or of one
+        that it extends, also the whitening, which stays as the earlier network learned it, and refinements that both
+        networks have.
 
     Raises:
         HowlError: as ``init_backbone`` and ``Checkpoint.load``, or the networks do not fit each other.
@@ -63,7 +65,8 @@ def load_matching(model: RetrievalModel, earlier: Checkpoint, path: Path) -> set
         HowlError: the backbone differs, or the dimensions of the same system; the line names the option.
     """
     loaded = set()
-    parts = model.parts if earlier.system == model.system else {"backbone": model.parts["backbone"]}
+    theirs_too = system_named(earlier.system)
+    parts = theirs_too.parts if isinstance(model, theirs_too) else {"backbone": model.parts["backbone"]}
     for name, settings in parts.items():
         module = getattr(model, name)
         if module is None or not module.state_dict():

@@ -19,7 +19,8 @@ ODDITIES = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError,
 def load_tensors(path: Path) -> Any:
     """The tensors, plain values and containers of a file that ``torch.save`` wrote, on the CPU.
 
-    NumPy's numbers come as Python's, and ``defaultdict`` as ``dict``: training code leaves both beside the weights.
+    NumPy's numbers come as Python's, its arrays as tensors, and ``defaultdict`` as ``dict``: training code leaves them
+    beside the weights.
 
     Raises:
         HowlError: the file is missing, damaged, or holds anything else; nothing in it has been run.

@@ -89,12 +89,13 @@ def _empty_dict(*_: Any) -> dict:
     return {}
 
 
-_NUMPY = {  # single numbers, which training code leaves beside the weights; under NumPy 1's module paths and NumPy 2's
+# Numbers and arrays that training code leaves beside the weights, under NumPy 1's module paths and NumPy 2's.
+_NUMPY = {
     name: PLAIN_NAMES[name]
     for name in (
         ("numpy", "dtype"),
-        ("numpy.core.multiarray", "scalar"),
-        ("numpy._core.multiarray", "scalar"),
+        ("numpy", "ndarray"),
+        *((f"numpy.{core}.multiarray", it) for core in ("core", "_core") for it in ("scalar", "_reconstruct")),
         ("_codecs", "encode"),
     )
 }
@@ -117,7 +118,7 @@ NAMES: dict[tuple[str, str], Any] = {
     ("collections", "OrderedDict"): PLAIN_NAMES["collections", "OrderedDict"],
     ("collections", "defaultdict"): AllowedCall(_empty_dict),
     **{(module, "list"): None for module in _BUILTINS},  # what a defaultdict is given
-    **{(module, "set"): PLAIN_NAMES[module, "set"] for module in _BUILTINS},
+    **{(module, kind): PLAIN_NAMES[module, kind] for module in _BUILTINS for kind in ("set", "bytes")},
     **_NUMPY,
 }
 
@@ -160,20 +161,26 @@ class _TensorUnpickler(PlainUnpickler):
 
 
 class _TensorCopier(Copier):
-    """New containers, with tensors and Python's numbers in them."""
+    """New containers, with tensors and Python's numbers in them; arrays of numbers become tensors."""
 
     def copied(self, value: Any, depth: int = 0) -> Any:
         if isinstance(value, _View):
             self.left -= 1
             return value.made()
         copy = super().copied(value, depth)
-        return copy.item() if isinstance(value, PickledArray) else copy
+        if not isinstance(value, PickledArray):
+            return copy
+        if copy.ndim == 0:
+            return copy.item()
+        if copy.dtype.kind not in "fiub":
+            raise RefusedError(f"it holds an array of {copy.dtype}")
+        return torch.from_numpy(copy.astype(copy.dtype.newbyteorder("=")))
 
 
 def read_tensor_file(path: Path) -> Any:
     """The tensors, plain values and containers of a file.
 
-    NumPy's numbers come as Python's, and ``defaultdict`` as ``dict``.
+    NumPy's numbers come as Python's, its arrays as tensors, and ``defaultdict`` as ``dict``.
 
     Raises:
         IncompatibleError: the file begins like no file of tensors.

@@ -32,7 +32,15 @@ def test_numpy_s_numbers_and_default_dictionaries_are_plain_values(zip_file: boo
     assert type(loaded["lists"]) is dict
 
 
-@pytest.mark.parametrize("value", [np.datetime64("2020-01-01"), np.zeros(2), np.array([None])], ids=str)
+@pytest.mark.parametrize("zip_file", [True, False])
+def test_arrays_of_numbers_come_as_tensors(zip_file: bool, tmp_path: Path) -> None:
+    arrays = [np.eye(3)[:, :2], np.arange(4, dtype=">i4"), np.zeros((0, 2), np.float32)]
+    torch.save(arrays, tmp_path / "f.pth", _use_new_zipfile_serialization=zip_file)
+    for loaded, array in zip(load_tensors(tmp_path / "f.pth"), arrays, strict=True):
+        assert torch.equal(loaded, torch.from_numpy(array.astype(array.dtype.newbyteorder("="))))
+
+
+@pytest.mark.parametrize("value", [np.datetime64("2020-01-01"), np.array(["a"]), np.array([None])], ids=str)
 def test_other_numpy_values_are_refused(value: Any, tmp_path: Path) -> None:
     torch.save({"value": value}, tmp_path / "f.pth")
     with pytest.raises(HowlError, match="nothing in it was run"):

@@ -74,7 +74,7 @@ def heads(extractor: LocalExtractor, pixels: Tensor, resized: list[Tensor], maps
     network = extractor.network
     given = iter(maps)
     backbone = network.backbone.forward
-    network.backbone.forward = lambda image: next(given)  # type: ignore[method-assign]
+    network.backbone.forward = lambda *_: next(given)  # type: ignore[method-assign]
     try:
         return [extractor._level(pixels, scale)[0] for scale in extractor.scales]
     finally:
