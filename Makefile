@@ -2,7 +2,7 @@
 #   make demo    photos → training → export → index → search, with a picture to open
 #   make test    lint, types and all tests, one process a core
 #   make gpu-report   everything that there is to measure on a GPU, in about twelve minutes; needs one
-#   make quick   the tests that need no export, training, compiler or kill: under 30 s on two cores
+#   make quick   the tests that need no export, training, compiler or kill: about a minute on two cores
 # A single test: .venv/bin/python -m pytest tests/train/test_losses.py -k margin
 
 PYTHON ?= python3
