@@ -58,6 +58,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
             wait=options.wait,
             max_pixels=options.max_pixels,
         ) as retriever:
+            if retriever.index is not None and retriever.index.layout.geometry and not options.geometry:
+                print(
+                    f"{path}: keeps where features lie, as it was made; --no-geometry is for a new one", file=sys.stderr
+                )
             if options.sync:
                 sync(retriever, options.photos, may_remove=options.yes)
             elif options.photos:

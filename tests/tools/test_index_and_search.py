@@ -273,6 +273,15 @@ def test_removing_an_unknown_photo_removes_none(
     assert "images          2" in capsys.readouterr().out
 
 
+def test_an_index_with_geometry_says_that_it_stays_so(
+    engine: Path, photos: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert status(index.main, engine, photos[0]) == 0
+    assert "--no-geometry" not in capsys.readouterr().err
+    assert status(index.main, engine, photos[1], "--no-geometry") == 0
+    assert "keeps where features lie, as it was made; --no-geometry is for a new one" in capsys.readouterr().err
+
+
 # ------------------------------------------------------------------------------------------- learned matching
 
 
