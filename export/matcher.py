@@ -113,8 +113,7 @@ def is_strongest(heat: Tensor) -> Tensor:
     """bool [H, W]: whether a position is the strongest within its window, which lies inside of the map."""
     reach = WINDOW // 2
     strongest = F.max_pool2d(heat[None, None], WINDOW, stride=1, padding=reach)[0, 0]
-    inside = torch.zeros_like(heat, dtype=torch.bool)
-    inside = F.pad(inside[reach:-reach, reach:-reach] | True, (reach, reach, reach, reach))
+    inside = F.pad(torch.ones_like(heat[reach:-reach, reach:-reach], dtype=torch.bool), (reach,) * 4)
     return (heat == strongest) & inside
 
 
@@ -147,9 +146,8 @@ class PairMatcher(nn.Module):
                 layer, _, rest = rest.partition(".")
                 key = f"transformers.{layer}.{kind}.{rest}"
             renamed[key] = value
-        renamed["confidence_thresholds"] = (
-            self.network.confidence_thresholds
-        )  # of the early exit; computed, not learned
+        # Of the early exit: computed, not learned.
+        renamed["confidence_thresholds"] = self.network.confidence_thresholds
         load_state(self.network, renamed, weights)
         self.eval()
 
@@ -168,10 +166,7 @@ class PairMatcher(nn.Module):
         """
         network = self.network
         sides, encodings = [], []
-        for positions, descriptors, size in (
-            (positions0, descriptors0, size0),
-            (positions1, descriptors1, size1),
-        ):
+        for positions, descriptors, size in ((positions0, descriptors0, size0), (positions1, descriptors1, size1)):
             encodings.append(network.posenc(((positions - size / 2) / (size.max() / 2))[None]))
             sides.append(network.input_proj(descriptors[None]))
         for layer in network.transformers:

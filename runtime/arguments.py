@@ -68,6 +68,14 @@ def finite_number(name: str, value: Any) -> float:
     return float(value)
 
 
+def number_at_least_0(name: str, value: Any) -> float:
+    """An argument as a float. Raises UsageError if it is no finite number, or below 0."""
+    number = finite_number(name, value)
+    if number < 0:
+        raise UsageError(f"{name}={value}: must be at least 0")
+    return number
+
+
 def one_of(name: str, value: Any, choices: Sequence[str]) -> str:
     """An argument that has a few values. Raises UsageError, naming them, if it is none of them."""
     if not isinstance(value, str) or value not in choices:

@@ -16,9 +16,7 @@ from pathlib import Path
 from runtime.bundle import is_engine
 from runtime.io.cli import (
     add_engine_options,
-    add_matcher_argument,
     add_rerank_arguments,
-    check_matcher_argument,
     check_rerank_arguments,
     program,
 )
@@ -84,11 +82,9 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         help="where published data sets lie (%(default)s)",
     )
     add_rerank_arguments(parser)
-    add_matcher_argument(parser)
     parser.add_argument("--json", action="store_true", help="for machines; with every query's average precision")
     options = parser.parse_args(arguments)
     check_rerank_arguments(parser, options)
-    check_matcher_argument(parser, options)
     named = bool(options.data) and is_engine(Path(options.data[0]))
     options.engine = options.data.pop(0) if named else DEFAULT_ENGINE
     if not options.data:

@@ -25,7 +25,6 @@ from runtime.errors import DataError, IdError, ImageError, MissingError
 from runtime.index.origin import Origin, ids_by_place
 from runtime.io.cli import (
     add_engine_options,
-    add_matcher_argument,
     add_rerank_arguments,
     check_rerank_arguments,
     positive_int,
@@ -36,7 +35,6 @@ from runtime.io.finding import find_photos
 from runtime.lazy import lazy_property
 from runtime.matching import KeypointStore, Matcher
 from runtime.matching.matcher import DEFAULT
-from runtime.matching.store import store_path
 from runtime.retriever import Retriever
 from tools.localisation.cameras import Intrinsics, parse_camera, read_cameras
 from tools.localisation.model import Model, check_images, names_in_model
@@ -135,8 +133,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     index_path = EngineFiles.of(engine).index if options.index is None else Path(options.index)
     matcher_path = ensure_matcher(engine) if options.matcher is None else Path(options.matcher)
     matcher = Matcher(matcher_path, device=options.device, threads=options.threads)
-    kept = store_path(index_path)
-    if not kept.exists():
+    store = KeypointStore.beside(index_path, matcher.fingerprint)
+    if store is None:
         check_images(model, options.images)
     with Retriever(
         engine,
@@ -151,7 +149,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if retriever.index is None:
             raise MissingError(f"{index_path}: no index here; add the model's photos first (howl index)")
         names = names_in_model(model, retriever.ids(), options.root, options.images)
-        store = KeypointStore(kept, matcher.fingerprint) if kept.exists() else None
         localiser = Localiser(
             retriever,
             matcher,
@@ -255,7 +252,6 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--top", type=positive_int, default=TOP, metavar="N", help="photos that a query is matched with (%(default)s)"
     )
     add_rerank_arguments(parser)
-    add_matcher_argument(parser)
     parser.add_argument(
         "--camera",
         metavar="TEXT",
@@ -268,5 +264,5 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--out", type=Path, default=Path("poses.txt"), metavar="FILE", help="(%(default)s)")
     parser.add_argument("--json", action="store_true", help="a line of JSON for each query, instead of text")
     options = parser.parse_intermixed_args(arguments)
-    check_rerank_arguments(parser, options)
+    check_rerank_arguments(parser, options, matches=True)
     return options

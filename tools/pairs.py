@@ -31,9 +31,7 @@ from runtime.index.ids import check_ids, id_of_path
 from runtime.index.origin import Origin, ids_by_place
 from runtime.io.cli import (
     add_engine_arguments,
-    add_matcher_argument,
     add_rerank_arguments,
-    check_matcher_argument,
     check_rerank_arguments,
     positive_int,
     program,
@@ -348,7 +346,6 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--queries", metavar="Q", nargs="+", help="photos and folders; default: those of the database")
     parser.add_argument("--top", type=positive_int, default=TOP, metavar="N", help="of each query (%(default)s)")
     add_rerank_arguments(parser)
-    add_matcher_argument(parser)
     parser.add_argument(
         "--min-inliers", type=positive_int, default=0, metavar="N", help="that a pair needs, with --rerank"
     )
@@ -366,7 +363,6 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--out", type=Path, metavar="FILE", help="default: pairs.txt, or descriptors.h5")
     options = parser.parse_intermixed_args(arguments)
     check_rerank_arguments(parser, options)
-    check_matcher_argument(parser, options)
     if bool(options.photos) == (options.index is not None):
         parser.error("name the database: either PHOTOS or --index DIR")
     if options.format == H5 and (options.index is not None or options.queries or options.rerank or options.min_inliers):

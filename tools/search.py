@@ -15,9 +15,7 @@ from runtime.errors import ImageError, UnknownIdError
 from runtime.index import Hit
 from runtime.io.cli import (
     add_engine_arguments,
-    add_matcher_argument,
     add_rerank_arguments,
-    check_matcher_argument,
     check_rerank_arguments,
     positive_int,
     program,
@@ -124,12 +122,10 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         help="leave out this photo or folder; repeatable",
     )
     add_rerank_arguments(parser)
-    add_matcher_argument(parser)
     parser.add_argument(
         "--root", metavar="DIR", help="from which ids are seen: where --rerank lightglue finds the photos of the index"
     )
     parser.add_argument("--json", action="store_true", help="a line of JSON for each query")
     options = parser.parse_intermixed_args(arguments)
     check_rerank_arguments(parser, options)
-    check_matcher_argument(parser, options)
     return options

@@ -151,10 +151,6 @@ def add_rerank_arguments(parser: argparse.ArgumentParser) -> None:
         help="answers that --rerank looks at; the others follow as they are (spatial: 100, similarity: 200, "
         "lightglue: 20)",
     )
-
-
-def add_matcher_argument(parser: argparse.ArgumentParser) -> None:
-    """The matcher of keypoints."""
     parser.add_argument(
         "--matcher",
         metavar="FILE",
@@ -162,15 +158,13 @@ def add_matcher_argument(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def check_rerank_arguments(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
-    """What only a re-ranking uses is a usage error without one."""
+def check_rerank_arguments(
+    parser: argparse.ArgumentParser, options: argparse.Namespace, *, matches: bool = False
+) -> None:
+    """What only a re-ranking uses is a usage error without one; so is a matcher, unless the command ``matches`` too."""
     if options.candidates is not None and options.rerank is None:
         parser.error("--candidates: only a re-ranking looks at them; add --rerank")
-
-
-def check_matcher_argument(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
-    """A matcher is a usage error where nothing is matched: for commands that match only to re-rank."""
-    if options.matcher is not None and options.rerank != "lightglue":
+    if options.matcher is not None and not matches and options.rerank != "lightglue":
         parser.error(f"--matcher {options.matcher}: only one re-ranking uses it; add --rerank lightglue")
 
 

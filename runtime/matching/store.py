@@ -57,6 +57,12 @@ class KeypointStore:
         self._connection = self._connect()
         renew_after_fork(self)
 
+    @classmethod
+    def beside(cls, index: Path, fingerprint: str) -> "KeypointStore | None":
+        """The keypoints that are kept beside an index, or None if there are none. Raises HowlError as the class."""
+        path = store_path(index)
+        return cls(path, fingerprint) if path.exists() else None
+
     def renew_after_fork(self) -> None:
         """Connects anew: SQLite's connections cannot be forked."""
         self._lock = Lock()

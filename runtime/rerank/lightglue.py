@@ -10,7 +10,7 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from runtime.arguments import finite_number, whole_number_above_0
+from runtime.arguments import finite_number, number_at_least_0, whole_number_above_0
 from runtime.errors import ImageError, MissingError, UsageError
 from runtime.first_stage import Layout
 from runtime.index.origin import Origin
@@ -55,8 +55,7 @@ class LightGlue:
             if not 0 < finite_number(name, getattr(self, name)) <= 1:
                 raise UsageError(f"{name}={getattr(self, name)}: must lie above 0, and be 1 at most")
         for name in ("chance", "gain"):
-            if finite_number(name, getattr(self, name)) < 0:
-                raise UsageError(f"{name}={getattr(self, name)}: must be at least 0")
+            number_at_least_0(name, getattr(self, name))
 
     def check(self, path: Path, layout: Layout) -> None:
         """Nothing is needed of an index or an engine: photos are matched by themselves."""

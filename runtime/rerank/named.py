@@ -10,7 +10,6 @@ from runtime.errors import UsageError
 from runtime.io.decoding import MAX_PIXELS
 from runtime.matching import KeypointStore, Matcher
 from runtime.matching.matcher import DEFAULT
-from runtime.matching.store import store_path
 from runtime.rerank.interface import Reranker
 from runtime.rerank.lightglue import LightGlue
 from runtime.rerank.similarity import Similarity
@@ -65,9 +64,8 @@ class Rerankers:
     def lightglue(self) -> LightGlue:
         """Learned matching, with the keypoints that are kept beside the index, if there are any."""
         matcher = Matcher(self.matcher, device=self.device, threads=self.threads, max_pixels=self.max_pixels)
-        kept = None if self.index is None else store_path(self.index)
-        is_kept = kept is not None and kept.exists()
-        return LightGlue(matcher, KeypointStore(kept, matcher.fingerprint) if kept is not None and is_kept else None)
+        kept = None if self.index is None else KeypointStore.beside(self.index, matcher.fingerprint)
+        return LightGlue(matcher, kept)
 
 
 RERANKERS: Mapping[str, Callable[[Rerankers], Reranker]] = {

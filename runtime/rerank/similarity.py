@@ -17,7 +17,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from runtime.arguments import finite_number, whole_number_above_0
+from runtime.arguments import number_at_least_0, whole_number_above_0
 from runtime.errors import UsageError
 from runtime.first_stage import Layout
 from runtime.rerank.interface import Candidates, Query, Reranker, Reranking
@@ -54,8 +54,7 @@ class Similarity:
         for name in ("neighbours", "seeds"):
             whole_number_above_0(name, getattr(self, name))
         for name in ("exponent", "damping", "sharpness", "gain"):
-            if finite_number(name, getattr(self, name)) < 0:
-                raise UsageError(f"{name}={getattr(self, name)}: must be at least 0")
+            number_at_least_0(name, getattr(self, name))
         if self.damping >= 1:
             raise UsageError(f"damping={self.damping}: must be below 1, or confidence never ends to spread")
 

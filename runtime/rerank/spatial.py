@@ -15,9 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runtime import native
-from runtime.arguments import finite_number, whole_number_above_0
+from runtime.arguments import number_at_least_0, whole_number_above_0
 from runtime.asmk.codes import AsmkQuery
-from runtime.errors import IncompatibleError, UsageError
+from runtime.errors import IncompatibleError
 from runtime.first_stage import ASMK, Layout
 from runtime.rerank.interface import Candidates, Located, Query, Reranking
 
@@ -78,8 +78,7 @@ class Spatial:
     def __post_init__(self) -> None:
         """Raises UsageError if a value is none that geometry can work with."""
         for name in ("tolerance", "octaves", "pull", "most_zoom", "gain", "least", "alpha"):
-            if finite_number(name, getattr(self, name)) < 0:
-                raise UsageError(f"{name}={getattr(self, name)}: must be at least 0")
+            number_at_least_0(name, getattr(self, name))
         whole_number_above_0("hypotheses", self.hypotheses)
         if self.refinements != 0:
             whole_number_above_0("refinements", self.refinements)

@@ -109,11 +109,11 @@ class Indexed:
 
     def located_at(self, numbers: NDArray[np.int64]) -> Sequence[tuple[Any, NDArray[np.int64], NDArray[np.int64]]]:
         """``Searchable.located_at``; photos that are not in the index are nowhere."""
-        return self.index.located_at(self._in_index(numbers))
+        return self.index.located_at(self._in_index[numbers])
 
     def photos_at(self, numbers: NDArray[np.int64]) -> Sequence[Path]:
         """``Searchable.photos_at``; the others are those of their ids."""
-        positions = self._in_index(numbers)
+        positions = self._in_index[numbers]
         return [
             self.paths[number] if number < len(self.positions) else Path(self._ids[position])
             for number, position in zip(numbers.tolist(), positions.tolist(), strict=True)
@@ -123,9 +123,11 @@ class Indexed:
     def _ids(self) -> list[str]:
         return self.index.ids()
 
-    def _in_index(self, numbers: NDArray[np.int64]) -> NDArray[np.int64]:
+    @lazy_property
+    def _in_index(self) -> NDArray[np.int64]:
+        """Where all of them are in the index, the labelled photos first."""
         others = np.delete(np.arange(len(self.index)), self.positions[self.positions >= 0])
-        return np.concatenate([self.positions, others])[numbers]
+        return np.concatenate([self.positions, others])
 
     @property
     def others(self) -> int:
@@ -200,7 +202,8 @@ def evaluate_set(
     for query in tqdm(queries, desc="searching", unit="query", disable=None):
         asked = encoded.queries[query]
         scores = np.concatenate([part.scores(asked) for part in searched])
-        whole = Query(as_photo(labelled, query), asked, encoder.first_stage.settings)
+        photo = labelled.paths[query] if order.reranker is None else as_photo(labelled, query)  # which may decode it
+        whole = Query(photo, asked, encoder.first_stage.settings)
         own = query if query < labelled.database_size else None
         ranking = ranked(order, whole, scores, searched, own=own)
         for setting, truth in labelled.truths(query).items():
