@@ -71,7 +71,7 @@ class Selection:
         depth = max(self.top, self.order.count)
         hits = [hit for hit in index.search(encoded, depth + len(own)) if hit.id not in own][:depth]
         hits = self.order.apply(Query(photo, encoded, {}), hits, index, self.root)
-        if self.min_inliers and hits and hits[0].inliers is None:
+        if self.min_inliers and hits and all(hit.inliers is None for hit in hits):
             raise UsageError("--min-inliers: this re-ranking counts no inliers; take --rerank spatial")
         return [hit for hit in hits if not self.min_inliers or (hit.inliers or 0) >= self.min_inliers][: self.top]
 

@@ -236,6 +236,34 @@ def test_pairs_that_learned_matching_verifies(
     assert [set(pair) for pair in lines_of(out)] == [{"copy.png", Path(photos[2]).name}]
 
 
+def test_a_best_answer_that_is_gone_is_no_sign_that_inliers_are_not_counted(
+    exported: Path, matcher: Path, photos: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    images, engine = tmp_path / "images", exported / "engine.onnx"
+    images.mkdir()
+    for photo in photos:
+        (images / Path(photo).name).write_bytes(Path(photo).read_bytes())
+    (images / "copy.png").write_bytes(Path(photos[2]).read_bytes())
+    with Retriever(engine, tmp_path / "index", device="cpu", root=images) as retriever:
+        retriever.add(sorted(images.iterdir()))
+    (images / "copy.png").unlink()
+    by = [
+        "--rerank",
+        "lightglue",
+        "--matcher",
+        matcher,
+        "--min-inliers",
+        30,
+        "--queries",
+        images / Path(photos[2]).name,
+    ]
+    out = tmp_path / "pairs.txt"
+    assert run(engine, "--index", tmp_path / "index", "--root", images, *by, "--out", out) == 1
+    printed = capsys.readouterr().err
+    assert "copy.png: No such file" in printed
+    assert "not written, as no photo has a partner" in printed
+
+
 def test_reranking_needs_local_features(
     global_engine: Path, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
