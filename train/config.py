@@ -35,6 +35,7 @@ BACKBONE_LEARNING_RATES = {
     "resnet18": 5e-6,
     "resnet18_stride16": 5e-6,
     "resnet50": 1e-6,
+    "resnet50_unit": 1e-6,
     "resnet50_stride32": 1e-6,
     "resnet101_stride32": 5e-7,
     "resnet152_stride32": 5e-7,

@@ -219,6 +219,12 @@ class RetrievalModel(nn.Module, ABC):
     def extractor(self, extraction: ExtractionConfig) -> Extractor:
         """What describes whole photos with this network; it shares the weights."""
 
+    def number_of_features(self, extraction: ExtractionConfig) -> int:
+        """K, of a system with local features. Raises UsageError if there is none."""
+        if extraction.features is None:
+            raise UsageError(f"--features: {self.system} needs a number of local features")
+        return extraction.features
+
     @abstractmethod
     def first_stage(self, codebook: Codebook | None, asmk: AsmkParameters | None) -> FirstStage:
         """What searches with the extractor's features.
