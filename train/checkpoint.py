@@ -143,9 +143,12 @@ class Checkpoint:
         """Makes sure of what no part can know by itself. Raises UsageError, or an error of ``ODDITIES``."""
         if self.asmk is not None:
             of_declared_types(self.asmk)
-        searches_by_asmk = SYSTEMS[self.system].method == ASMK
-        for name, value in (("asmk", self.asmk), ("features", self.extraction.features)):
-            if (value is not None) != searches_by_asmk:
+        model = SYSTEMS[self.system]
+        for name, value, is_needed in (
+            ("asmk", self.asmk, model.method == ASMK),
+            ("features", self.extraction.features, model.has_local_features),
+        ):
+            if (value is not None) != is_needed:
                 raise ValueError(f"{name} is {value}, of a network of {self.system}")
         if not isinstance(self.training, dict):
             raise TypeError("training is no dict")

@@ -183,7 +183,7 @@ class TrainOptions:
                 f"--tuple-size {self.training.tuple_size}: photos are read at --image-size {self.extraction.image_size}"
             )
         features = self.extraction.features
-        if features is not None and model.extraction_defaults(self.extraction).features is None:
+        if features is not None and not model.has_local_features:
             raise UsageError(f"--features {features}: {self.system} has no local features; leave it out")
 
 
@@ -297,7 +297,7 @@ FOLDER_SCALE = Scale(
 )
 # What was found on local features need not hold for global ones.
 GLOBAL_FOLDER_SCALE = Scale(
-    ExtractionConfig(image_size=480), epochs=4, tuples=200, tuple_size=480, augmented=0.0, loss="contrastive"
+    ExtractionConfig(image_size=480, scales=PYRAMID), epochs=4, tuples=200, tuple_size=480, augmented=0.0, loss="contrastive"
 )
 
 

@@ -16,7 +16,7 @@ from runtime.asmk.kernel import AsmkKernel
 from runtime.bundle import EngineFiles, load_first_stage, load_manifest
 from runtime.engine import open_engine
 from runtime.errors import HowlError, UsageError
-from runtime.first_stage import VECTORS, Layout
+from runtime.first_stage import ASMK, VECTORS, Layout
 from runtime.gpu import Gpu
 from runtime.index import Index
 from runtime.io.cli import run_command
@@ -124,6 +124,53 @@ def test_a_global_system_is_exported_and_searches(
     with Retriever(engine, device="cpu") as retriever:
         retriever.add(photos)
         assert [retriever.search(photo)[0].id for photo in photos] == photos
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_a_system_with_a_learned_attention_is_exported_and_searches(
+    precision: str, checkpoint: Write, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    engine = tmp_path / "out" / "engine.onnx"
+    to_trt.main([str(checkpoint(system="delf")), "--out", str(engine), "--precision", precision])
+    assert capsys.readouterr().out.count("descriptors  matched") == 6
+    manifest = load_manifest(engine)
+    assert (manifest.system, manifest.method, manifest.dimensions, manifest.features) == ("delf", ASMK, 16, 200)
+    photos = write_photos(tmp_path)
+    with Retriever(engine, device="cpu") as retriever:
+        retriever.add(photos)
+        assert [retriever.search(photo)[0].id for photo in photos] == photos
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_an_engine_of_both_kinds_of_features_is_proven_in_both(
+    precision: str, checkpoint: Write, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    engine = tmp_path / "out" / "engine.onnx"
+    flags = ["--precision", precision, "--features", "150", "--scales", "1", "0.707"]
+    to_trt.main([str(checkpoint(system="delg")), "--out", str(engine), *flags])
+    printed = capsys.readouterr().out
+    assert printed.count("descriptors  matched") == printed.count("global descriptor  cosine") == 6
+    assert sorted(file.name for file in engine.parent.iterdir()) == ["engine.json", "engine.onnx"]
+    assert onnx_outputs(engine) == ["descriptors", "strengths", "positions", "count", "global_descriptor"]
+
+    manifest = load_manifest(engine)
+    assert (manifest.system, manifest.method, manifest.dimensions) == ("delg", VECTORS, 12)
+    assert (manifest.features, manifest.asmk) == (150, None)
+    photos = write_photos(tmp_path)
+    with Retriever(engine, device="cpu") as retriever:
+        retriever.add(photos)
+        assert [retriever.search(photo)[0].id for photo in photos] == photos
+        features = retriever.encoder.extract(photos[0])
+    assert features.need_global().shape == (12,)
+    local = features.need_local()
+    assert local.descriptors.shape == (len(local), 20)
+    assert 0 < len(local) <= 150
+
+
+def onnx_outputs(engine: Path) -> list[str]:
+    return [output.name for output in onnx.load(engine).graph.output]
 
 
 @pytest.mark.parametrize(

@@ -138,9 +138,10 @@ class RetrievalModel(nn.Module, ABC):
         summary: what it gives of a photo, in a few words; for the command line's help.
         Config: of the network; a subclass of ``ModelConfig``.
         method: of the first stage that searches with its features: ``ASMK`` or ``VECTORS`` of ``runtime.first_stage``.
+        has_local_features: whether its engines give local features; a method other than ASMK leaves them to
+            re-ranking.
         losses: the losses that it can be trained with, the default first: ``contrastive``, ``match`` or its own.
-        own_losses: those of no other system, on global descriptors of a query [D], a positive [D] and negatives [n, D],
-            with the margin, by name.
+        own_losses: those of no other system, by name: on what ``compared`` gives of a tuple, with the margin.
         whitenings: how its whitening can be learned (``train.calibration``), the default first.
         margin: of the loss on global descriptors, unless the user says otherwise.
         shrinkage: of the PCA whitening, in [0, 1].
@@ -155,8 +156,9 @@ class RetrievalModel(nn.Module, ABC):
     summary: ClassVar[str]
     Config: ClassVar[type[ModelConfig]]
     method: ClassVar[str]
+    has_local_features: ClassVar[bool]
     losses: ClassVar[tuple[str, ...]]
-    own_losses: ClassVar[Mapping[str, Callable[[Tensor, Tensor, Tensor, float], Tensor]]] = {}
+    own_losses: ClassVar[Mapping[str, Callable[..., Tensor]]] = {}
     whitenings: ClassVar[tuple[Literal["views", "pca"], ...]]
     margin: ClassVar[float]
     shrinkage: ClassVar[float] = 1.0
@@ -187,13 +189,21 @@ class RetrievalModel(nn.Module, ABC):
         Mining ranks photos by them, and losses on global descriptors compare them.
         """
 
+    def compared(self, images: Tensor) -> tuple[Tensor, ...]:
+        """What the system's own losses compare of RGB images [B, 3, H, W], float in 0…255: tensors [B, …].
+
+        The global descriptors, unless a system says more. A loss is given those of a tuple, the query's, the positive's
+        and the negatives', in this order along the first axis.
+        """
+        return (self.describe(images),)
+
     def feature_maps(self, images: Tensor) -> FeatureMap:
         """RGB images [B, 3, H, W], float in 0…255 → their local features. Only a system with a match loss has them."""
         raise NotImplementedError(f"{self.system} has no local features")
 
     def eligible(self, strengths: Tensor, images: Tensor) -> Tensor:
         """Which positions of a map [B, h, w] may be local features of images [B, 3, H, W]: bool [h, w]."""
-        return self.backbone.inside(strengths, images)
+        return self.backbone.inside(strengths, images, self.local_stride)
 
     @abstractmethod
     def whitening_samples(self, image: Tensor, most: int) -> WhiteningSamples:
@@ -218,6 +228,11 @@ class RetrievalModel(nn.Module, ABC):
     @abstractmethod
     def extractor(self, extraction: ExtractionConfig) -> Extractor:
         """What describes whole photos with this network; it shares the weights."""
+
+    @property
+    def local_stride(self) -> int:
+        """Pixels between neighbouring positions of the map of local features."""
+        return self.backbone.stride
 
     def number_of_features(self, extraction: ExtractionConfig) -> int:
         """K, of a system with local features. Raises UsageError if there is none."""

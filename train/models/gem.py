@@ -74,7 +74,11 @@ class GemNetwork(GlobalModel):
         return self.backbone(images)
 
     def pooled(self, images: Tensor) -> Tensor:
-        return normalised(self.pooling(self.features(images)))
+        return self.pooled_map(self.features(images))
+
+    def pooled_map(self, features: Tensor) -> Tensor:
+        """The map of images, [B, C, h, w] → L2-normalised vectors [B, C, 1, 1]."""
+        return normalised(self.pooling(features))
 
     def averaged(self, pooled: Tensor) -> Tensor:
         """The generalised mean over the levels, by the p of the pooling (TPAMI 2018, multi-scale)."""

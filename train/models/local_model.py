@@ -43,6 +43,7 @@ class LocalModel(RetrievalModel):
     """One image at one scale → its map of local descriptors."""
 
     method = ASMK
+    has_local_features = True
     losses = ("contrastive", "match")
     whitenings = ("views", "pca")
     margin = 0.8
