@@ -297,7 +297,12 @@ FOLDER_SCALE = Scale(
 )
 # What was found on local features need not hold for global ones.
 GLOBAL_FOLDER_SCALE = Scale(
-    ExtractionConfig(image_size=480, scales=PYRAMID), epochs=4, tuples=200, tuple_size=480, augmented=0.0, loss="contrastive"
+    ExtractionConfig(image_size=480, scales=PYRAMID),
+    epochs=4,
+    tuples=200,
+    tuple_size=480,
+    augmented=0.0,
+    loss="contrastive",
 )
 
 

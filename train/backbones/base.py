@@ -77,9 +77,7 @@ class Backbone(nn.Module):
             features, kept = self._through_sections(normalised.to(self._precision()), after, beside)
         return features.float() if beside is None else (features.float(), kept.float())
 
-    def _through_sections(
-        self, x: Tensor, after: nn.ModuleDict | None, beside: str | None
-    ) -> tuple[Tensor, Tensor]:
+    def _through_sections(self, x: Tensor, after: nn.ModuleDict | None, beside: str | None) -> tuple[Tensor, Tensor]:
         """The map of the last section, and that of the one named."""
         kept = x
         for section in self.sections():

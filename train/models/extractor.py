@@ -39,7 +39,7 @@ class LocalExtractor(Extractor):
             needs less time for them.
     """
 
-    outputs = LOCAL_OUTPUTS
+    outputs: tuple[str, ...] = LOCAL_OUTPUTS
 
     def __init__(
         self, network: RetrievalModel, scales: Sequence[float], features: int, image_size: int | None = None

@@ -13,6 +13,8 @@ another file: the network comes without whitening, and has to learn it from phot
 from pathlib import Path
 from typing import Any, NoReturn
 
+from torch import nn
+
 from runtime.errors import IncompatibleError
 from runtime.io.unpickle import one_line
 from train.models.base import HOW_SCALES, ExtractionConfig
@@ -48,17 +50,13 @@ def read_delf_checkpoint(content: dict[str, Any], path: Path) -> Published:
             refuse(path, LAYOUT, f"its {part} is no state dict")
     network = DelfNetwork(LocalConfig(backbone="resnet50_unit", border=True))
     state = {f"{part}.{key}": value for part in USED for key, value in content[part].items()}
-    weights = renamed(path, state, network, _our_name)
-    for name, part in (("backbone", network.backbone), ("attention", network.attention)):
-        prefix = f"{name}."
-        load_state(part, {key.removeprefix(prefix): weights[key] for key in weights if key.startswith(prefix)}, path)
-    whitening = {f"whitening.{key}" for key in network.whitening.state_dict()}
-    learned = {key: value for key, value in network.state_dict().items() if key not in whitening}
-    return Published("delf", network.config, learned, EXTRACTION)
+    learned = nn.ModuleDict({"backbone": network.backbone, "attention": network.attention})
+    load_state(learned, renamed(path, state, learned, _our_name), path)
+    return Published("delf", network.config, learned.state_dict(), EXTRACTION)
 
 
 def _our_name(key: str) -> str:
-    """``base.4.0.conv1.weight`` → ``backbone.layer1.0.conv1.weight``, ``attn.conv1.bias`` → ``attention.conv1.bias``."""
+    """``base.4.0.conv1.weight`` → ``backbone.layer1.0.conv1.weight``; ``attn`` is our ``attention``."""
     part, _, rest = key.partition(".")
     return f"attention.{rest}" if part == "attn" else resnet_name(f"features.{rest}")
 

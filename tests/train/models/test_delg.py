@@ -1,4 +1,4 @@
-"""DELG against the paper's equations: one pass, two descriptors, and no gradient from the local ones to the backbone."""
+"""DELG against the paper's equations: one pass, two descriptors, and a backbone that local ones do not teach."""
 
 from dataclasses import replace
 
@@ -62,7 +62,12 @@ def test_local_features_are_those_of_the_section_of_stride_16(backbone: str, sec
     with torch.no_grad():
         features, local = network.maps(torch.rand(1, 3, 64, 96) * 255)
     assert local.shape == (1, channels, 4, 6)
-    assert features.shape == (1, network.backbone.channels, 64 // network.backbone.stride, 96 // network.backbone.stride)
+    assert features.shape == (
+        1,
+        network.backbone.channels,
+        64 // network.backbone.stride,
+        96 // network.backbone.stride,
+    )
     assert local.min() >= 0
 
 
