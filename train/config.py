@@ -193,7 +193,8 @@ def refuse_without_effect(options: TrainOptions) -> None:
     fitting = options_for(options.system, training.data, network.backbone, options.extraction.image_size)
     needs: dict[str, str] = {}
     if model.method != ASMK:
-        needs |= dict.fromkeys(("words", "codebook_photos", "whitening_features"), "--system how")
+        by_words = " or ".join(name for name, other in SYSTEMS.items() if other.method == ASMK)
+        needs |= dict.fromkeys(("words", "codebook_photos", "whitening_features"), f"--system {by_words}")
     if training.loss == "match":
         needs["margin"] = "--loss contrastive"
     for given, default, without in (

@@ -204,14 +204,17 @@ def test_attention_trains_from_the_same_tuples_and_goes_on(loss: str, photos: Pa
 
 
 @pytest.mark.slow
-def test_delg_starts_from_gem(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    gem, delg = tmp_path / "gem.pt", tmp_path / "delg.pt"
+def test_delg_starts_from_gem_and_from_delg(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    gem, delg, again = (tmp_path / f"{name}.pt" for name in ("gem", "delg", "again"))
     flags = ["--data", photos, "--image-size", "64", "--scales", "1", "--tuples", "4", "--dimensions", "6"]
     run("--system", "gem", "--out", gem, "--epochs", 1, *flags)
     run("--system", "delg", "--out", delg, "--epochs", 0, "--init", gem, *flags)
     assert f"from {gem}: backbone, pooling, whitening" in capsys.readouterr().out
-    first, second = Checkpoint.load(gem).weights, Checkpoint.load(delg).weights
+    run("--system", "delg", "--out", again, "--epochs", 0, "--seed", 1, "--init", delg, *flags)
+    first, second, third = (Checkpoint.load(path).weights for path in (gem, delg, again))
     assert all(torch.equal(second[name], first[name]) for name in first)
+    assert second["autoencoder.decoder.bias"].abs().max() > 0  # from the photos' features
+    assert all(torch.equal(third[name], second[name]) for name in second)
 
 
 @pytest.mark.slow
@@ -391,7 +394,7 @@ def test_a_loss_of_one_system_is_the_default_there_and_unknown_elsewhere(fails: 
 @pytest.mark.parametrize(
     ("flags", "line"),
     [
-        (["--system", "delg", "--words", "9"], "--words 9: has no effect without --system how; leave it out"),
+        (["--system", "delg", "--words", "9"], "--words 9: has no effect without --system how or delf; leave it out"),
         (["--system", "delg", "--loss", "match"], "--loss match: delg is trained by delg"),
         (["--system", "delg", "--whitening", "views"], "--whitening views: delg learns its whitening by pca"),
         (["--system", "delf", "--loss", "delg"], "--loss delg: delf is trained by contrastive or match"),

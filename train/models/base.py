@@ -19,7 +19,7 @@ from runtime.asmk.kernel import AsmkParameters
 from runtime.errors import UsageError
 from runtime.first_stage import FirstStage
 from train.backbones import BUILDERS, Backbone, build_backbone
-from train.models.whitening import Whitening
+from train.models.whitening import Moments, Whitening
 
 HOW_SCALES = (2.0, 1.414, 1.0, 0.707, 0.5, 0.353, 0.25)
 PYRAMID = (1.0, 0.707, 0.5, 0.353, 0.25)  # two levels an octave; larger ones cost time and gained nothing at 720 pixels
@@ -147,6 +147,8 @@ class RetrievalModel(nn.Module, ABC):
         shrinkage: of the PCA whitening, in [0, 1].
         parts: the network's modules by name, with the settings that must be equal before a network can start from
             another one's weights of this module.
+        calibrated: the part of them, if there is one, that starts from the backbone's own features, as
+            ``calibration_samples`` and ``start_from`` say.
         config: of this network.
         backbone: its convolutional part.
         whitening: learned before the first step, without gradients (``train.calibration``).
@@ -163,6 +165,7 @@ class RetrievalModel(nn.Module, ABC):
     margin: ClassVar[float]
     shrinkage: ClassVar[float] = 1.0
     parts: ClassVar[Mapping[str, tuple[str, ...]]]
+    calibrated: ClassVar[str | None] = None
     config: ModelConfig
     backbone: Backbone
     whitening: Whitening
@@ -213,6 +216,14 @@ class RetrievalModel(nn.Module, ABC):
             image: RGB [1, 3, H, W], float in 0…255.
             most: samples, at most.
         """
+
+    def calibration_samples(self, image: Tensor) -> Tensor:
+        """What the ``calibrated`` part is given of an RGB image [1, 3, H, W], float in 0…255: features [n, C']."""
+        raise NotImplementedError(f"{self.system} calibrates nothing")
+
+    def start_from(self, moments: Moments) -> None:
+        """Sets the ``calibrated`` part to what suits features of these moments, before the first step."""
+        raise NotImplementedError(f"{self.system} calibrates nothing")
 
     @abstractmethod
     def parameter_groups(self, new_module_factor: float) -> list[dict[str, Any]]:

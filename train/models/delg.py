@@ -27,6 +27,7 @@ from train.models.base import ExtractionConfig, FeatureMap, at_least
 from train.models.extractor import LocalExtractor, planes, resize
 from train.models.gem import GemConfig, GemNetwork
 from train.models.global_model import normalised
+from train.models.whitening import Moments, pca_whitening
 
 LOCAL_STRIDE = 16  # of the local map: the paper's is that of ResNet's third stage
 GLOBAL_SCALES = 3  # as many of the pyramid's scales, those nearest to 1, as the authors take for the global descriptor
@@ -62,8 +63,9 @@ class DelgConfig(GemConfig):
 class Autoencoder(nn.Module):
     """A 1×1 convolution C → D, linear, whose output is the descriptor, and one D → C with ReLU (DELG, §3.2).
 
-    It starts as an orthogonal projection and its transpose: distances between features are kept about as they are, so
-    that descriptors can be matched, and attention sees nearly the features, before the first step.
+    Before the first step it is set to the PCA of photos' features, the best linear autoencoder (``start_from``):
+    descriptors can be matched, and attention sees nearly the features. Until then it is an orthogonal projection and
+    its transpose, which keep distances about as they are.
     """
 
     def __init__(self, channels: int, dimensions: int) -> None:
@@ -80,6 +82,18 @@ class Autoencoder(nn.Module):
         """[B, C, h, w] → descriptors [B, D, h, w], and the features as they can be told from them, [B, C, h, w]."""
         descriptors = self.encoder(features)
         return descriptors, F.relu(self.decoder(descriptors))
+
+    @torch.no_grad()
+    def start_from(self, moments: Moments) -> None:
+        """The D leading directions of features of these moments, around their mean, and the way back."""
+        mean, directions = (
+            torch.from_numpy(part).to(self.encoder.weight)
+            for part in pca_whitening(moments, self.encoder.out_channels, shrinkage=0)
+        )
+        self.encoder.weight.copy_(directions[:, :, None, None])
+        self.encoder.bias.copy_(-directions @ mean)  # type: ignore[union-attr]
+        self.decoder.weight.copy_(directions.T[:, :, None, None])
+        self.decoder.bias.copy_(mean)  # type: ignore[union-attr]
 
 
 def delg_loss(whole: Tensor, attended: Tensor, errors: Tensor, margin: float) -> Tensor:
@@ -117,6 +131,7 @@ class DelgNetwork(GemNetwork):
         "autoencoder": ("backbone", "local_dimensions"),
         "attention": ("backbone", "local_dimensions"),
     }
+    calibrated = "autoencoder"
     config: DelgConfig
 
     def __init__(self, config: DelgConfig) -> None:
@@ -159,6 +174,13 @@ class DelgNetwork(GemNetwork):
         attended = (self.attention(reconstruction).unsqueeze(1) * normalised(local)).sum(dim=(2, 3))
         errors = (local - reconstruction).square().mean(dim=(1, 2, 3))
         return self.whitened(self.pooled_map(features)), normalised(attended), errors
+
+    def calibration_samples(self, image: Tensor) -> Tensor:
+        """The local map, position by position."""
+        return self.maps(image)[1][0].flatten(1).T
+
+    def start_from(self, moments: Moments) -> None:
+        self.autoencoder.start_from(moments)
 
     def parameter_groups(self, new_module_factor: float) -> list[dict[str, Any]]:
         new = [*self.autoencoder.parameters(), *self.attention.parameters()]

@@ -17,6 +17,7 @@ from train.models.base import ExtractionConfig
 from train.models.delg import Autoencoder, DelgConfig, DelgNetwork, delg_loss, nearest_to_one
 from train.models.extractor import exact, extract, resize
 from train.models.gem import GemConfig, GemNetwork
+from train.models.whitening import Moments
 
 SCALES = (1.414, 1.0, 0.707, 0.5)
 EXTRACTION = ExtractionConfig(image_size=96, scales=SCALES, features=30)
@@ -72,13 +73,29 @@ def test_local_features_are_those_of_the_section_of_stride_16(backbone: str, sec
 
 
 @torch.no_grad()
-def test_the_autoencoder_starts_as_a_projection_that_keeps_distances() -> None:
+def test_a_new_autoencoder_is_a_projection_that_keeps_distances() -> None:
     torch.manual_seed(0)
     autoencoder = Autoencoder(8, 8)
     features = torch.rand(1, 8, 3, 3)
     descriptors, reconstruction = autoencoder(features)
     torch.testing.assert_close(reconstruction, features)
     torch.testing.assert_close(descriptors.norm(dim=1), features.norm(dim=1))
+
+
+@torch.no_grad()
+def test_the_autoencoder_starts_from_pca_of_the_local_map(network: DelgNetwork) -> None:
+    features = network.calibration_samples(as_images(photo(160, 160)))
+    assert features.shape == (100, 256)
+    moments = Moments(256)
+    moments.add(features.numpy())
+    network.start_from(moments)
+    _, _, bases = torch.linalg.svd(features - features.mean(dim=0), full_matrices=False)
+    projected = (features - features.mean(dim=0)) @ bases[:24].T
+    local = features.T[None, :, :, None]
+    descriptors, reconstruction = network.autoencoder(local)
+    torch.testing.assert_close(descriptors[0, :, :, 0].norm(dim=0), projected.norm(dim=1), rtol=1e-3, atol=1e-3)
+    wanted = (projected @ bases[:24] + features.mean(dim=0)).clamp(min=0)
+    torch.testing.assert_close(reconstruction[0, :, :, 0].T, wanted, rtol=1e-3, atol=1e-3)
 
 
 @torch.no_grad()
