@@ -176,19 +176,27 @@ def onnx_outputs(engine: Path) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    ("flags", "line"),
+    ("system", "flags", "line"),
     [
-        (["--codebook", "words.npy"], "--codebook words.npy: gem has no visual words; leave it out"),
-        (["--features", "9"], "--features 9: the checkpoint's system has no local features; leave it out"),
+        ("gem", ["--codebook", "words.npy"], "--codebook words.npy: gem has no visual words; leave it out"),
+        ("gem", ["--features", "9"], "--features 9: the checkpoint's system has no local features; leave it out"),
+        ("delg", ["--codebook", "words.npy"], "--codebook words.npy: delg has no visual words; leave it out"),
+        ("delf", ["--graph-nodes", "9"], "--graph-nodes 9: the checkpoint's network has no graph; leave it out"),
     ],
 )
-def test_a_global_system_has_no_words_and_no_features(
-    flags: list[str], line: str, checkpoint: Write, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_what_a_system_has_not_is_refused(
+    system: str, flags: list[str], line: str, checkpoint: Write, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    source = checkpoint(system="gem")
+    source = checkpoint(system=system)
     assert run_command(lambda _: to_trt.main([str(source), "--out", str(tmp_path / "e.onnx"), *flags])) == 2
     assert capsys.readouterr().err == f"error: {line}\n"
     assert list(tmp_path.iterdir()) == [source]
+
+
+def test_a_preset_numbers_the_local_features_of_a_system_that_has_both(checkpoint: Write) -> None:
+    loaded, fast = Checkpoint.load(checkpoint(system="delg")), PRESETS["fast"]
+    extraction = configured(loaded, to_trt.parse(["ckpt.pt", "--preset", "fast"])).extraction
+    assert extraction == ExtractionConfig(fast.image_size, fast.scales, fast.features)
 
 
 def test_a_preset_leaves_a_global_system_without_features(checkpoint: Write) -> None:
