@@ -83,7 +83,11 @@ class GemNetwork(GlobalModel):
         return self.backbone(images)
 
     def pooled(self, images: Tensor) -> Tensor:
-        pooled = self.pooling(self.features(images))
+        return self.pooled_map(self.features(images))
+
+    def pooled_map(self, features: Tensor) -> Tensor:
+        """The map of images, [B, C, h, w] → L2-normalised vectors [B, C, 1, 1]."""
+        pooled = self.pooling(features)
         if self.layer is None:
             return normalised(pooled)
         return normalised(self.layer(pooled if self.config.layer == "pooled" else normalised(pooled)))
