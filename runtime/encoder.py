@@ -76,14 +76,18 @@ class Encoder:
 
     def extract(self, photo: PhotoInput) -> Features:
         """The features of a photo; positions are in pixels of the photo as it was given."""
+        return self.extract_with_size(photo)[0]
+
+    def extract_with_size(self, photo: PhotoInput) -> tuple[Features, tuple[int, int]]:
+        """``extract``, and the photo's width and height in pixels."""
         image, (height, width) = self._load(photo)
         features = self.engine.extract(image)
         if image.shape[:2] == (height, width) or features.local is None:
-            return features
+            return features, (width, height)
         positions = features.local.positions.copy()
         positions[:, 0] = to_original_pixels(positions[:, 0], width, image.shape[1])
         positions[:, 1] = to_original_pixels(positions[:, 1], height, image.shape[0])
-        return replace(features, local=replace(features.local, positions=positions))
+        return replace(features, local=replace(features.local, positions=positions)), (width, height)
 
     def _load(self, photo: PhotoInput) -> tuple[Image, tuple[int, int]]:
         """The photo as the engine takes it, and the height and width that it had before."""

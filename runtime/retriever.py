@@ -104,7 +104,13 @@ class Retriever:
         self._engine_place, self._index_place = self.encoder.path.absolute(), self.index_path.absolute()
         self.index: Index | None = self._open_index() if Index.exists(self._index_place) else None
         self._rerankers = Rerankers.beside(
-            self.encoder.path, matcher, self._index_place, device=device, threads=threads, max_pixels=max_pixels
+            self.encoder.path,
+            matcher,
+            self._index_place,
+            encoder=self.encoder,
+            device=device,
+            threads=threads,
+            max_pixels=max_pixels,
         )
         self._settings["matcher"] = self._rerankers.matcher
         self._searcher: Searcher | None = None  # of the index, made at the first search
@@ -306,8 +312,8 @@ class Retriever:
             only: ids of the photos to search; None for all.
             exclude: ids of photos that are to be no hits.
             rerank: puts the first stage's best hits into a better order: ``spatial`` by geometry, ``similarity`` by
-                what they have in common, ``spatial+similarity`` by both, ``lightglue`` by matching the photos, or a
-                re-ranker with other settings (``runtime.rerank``).
+                what they have in common, ``spatial+similarity`` by both, ``ransac`` by matching the engine's own
+                features, ``lightglue`` by matching the photos, or a re-ranker with other settings (``runtime.rerank``).
             candidates: how many of them it looks at; None for its own number. The others follow as they are.
 
         Raises:
