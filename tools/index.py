@@ -54,6 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             path,
             root=root,
             geometry=options.geometry,
+            regions=options.regions,
             device=options.device,
             threads=options.threads,
             wait=options.wait,
@@ -254,7 +255,7 @@ def compact(path: Path, wait: float) -> None:
 def print_stats(path: Path) -> None:
     """Counts and sizes of an index."""
     with closing(Index(path)) as index:
-        stats, strangers, has_geometry = index.stats(), index.strangers(), index.layout.geometry
+        stats, strangers, layout = index.stats(), index.strangers(), index.layout
     print(f"{path}")
     print(f"  images          {stats.images}  ({stats.removed} removed, still on disk)")
     if stats.method == ASMK:
@@ -263,7 +264,9 @@ def print_stats(path: Path) -> None:
     else:
         print(f"  {stats.method:15} {stats.entries}")
     if stats.method == ASMK:
-        print(f"  geometry        {'kept' if has_geometry else 'not kept: no --rerank spatial'}")
+        print(f"  geometry        {'kept' if layout.geometry else 'not kept: no --rerank spatial'}")
+        regions = f"{layout.regions} levels of R-MAC's grid" if layout.regions else "none"
+        print(f"  regions         {regions}")
     for kind in KINDS:
         if (kept := kind.path(path)).exists():
             print(f"  {kind.name:15} kept in {kept}, {kept.stat().st_size} bytes")
@@ -323,6 +326,13 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         dest="geometry",
         action="store_false",
         help="a new index does not keep where features lie: 18 bytes an entry instead of 22, and no --rerank spatial",
+    )
+    parser.add_argument(
+        "--regions",
+        type=positive_int,
+        metavar="LEVELS",
+        help="a new index aggregates local descriptors region by region, in the squares of R-MAC's grid at so many "
+        "levels (3 are usual)",
     )
     parser.add_argument(
         "--existing",

@@ -161,7 +161,8 @@ class Catalogue:
                 f"{self.path}: keeps where features lie in a form that this version of howl does not read "
                 f"({geometry[:80]}); make an index of the photos anew"
             )
-        return Layout(self.metadata("method"), dimensions, geometry=geometry == FORM)
+        regions = self.number("regions") if self.find_metadata("regions") is not None else 0  # format 5 has none
+        return Layout(self.metadata("method"), dimensions, geometry=geometry == FORM, regions=regions)
 
     def _check_file(self) -> None:
         """Raises DamagedError if the file is cut short, of which SQLite reads the rest as zeros, or else damaged."""

@@ -7,7 +7,6 @@ import uuid
 import warnings
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
-from dataclasses import replace
 from itertools import compress
 from pathlib import Path
 from typing import Any
@@ -67,8 +66,7 @@ class Index(IndexReader):
     ) -> "Index":
         """Opens an index for an engine. Raises IncompatibleError if it was made with one of another fingerprint."""
         index = cls(path, wait=wait)
-        same = replace(index.layout, geometry=layout.geometry) == layout  # either way
-        if index.fingerprint != fingerprint or not same:
+        if index.fingerprint != fingerprint or not index.layout.fits(layout):
             index.close()
             raise IncompatibleError(
                 f"{path} was made with another engine than {engine}: use that one, or index the photos again"

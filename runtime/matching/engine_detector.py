@@ -29,9 +29,9 @@ class EngineDetector:
 
     def detect(self, photo: PhotoInput) -> Keypoints:
         """The local features of a photo. Raises ImageError if it cannot be read."""
-        features, size = self._encoder.extract_with_size(photo)
-        local = features.need_local()
-        return Keypoints(local.positions[:, :2], unit_descriptors(local), size, stored_orientation(photo))
+        features = self._encoder.extract(photo)
+        local, orientation = features.need_local(), stored_orientation(photo)
+        return Keypoints(local.positions[:, :2], unit_descriptors(local), features.need_size(), orientation)
 
     def engine_pixels(self, keypoints: Keypoints) -> NDArray[np.float32]:
         """Where keypoints lie in the image that the engine takes, float32 [n, 2]: the unit of how exact they are."""

@@ -348,6 +348,17 @@ def test_features_are_kept_and_searched_without_photos(
     assert "--keep-features: name the engine" in capsys.readouterr().err
 
 
+def test_an_index_says_its_regions(
+    engine: Path, photos: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    where = ["--index", tmp_path / "idx"]
+    assert status(index.main, engine, *photos[:3], *where, "--regions", 3) == 0
+    assert status(index.main, *where, "--stats", "--verify") == 0
+    assert "regions         3 levels of R-MAC's grid" in capsys.readouterr().out
+    assert status(index.main, engine, photos[3], *where, "--regions", 2) == 1
+    assert "aggregates its photos by 3 levels of regions, not 2" in capsys.readouterr().err
+
+
 def test_photos_without_keypoints_are_said(
     engine: Path, matcher: Path, photos: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
