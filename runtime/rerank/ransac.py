@@ -21,7 +21,7 @@ from runtime.matching.engine_detector import unit_descriptors
 from runtime.matching.store import OF_ENGINE
 from runtime.rerank.interface import Candidates, Query, Reranking
 
-RECENT = 1024  # photos whose features are remembered, 0.5 MB each
+RECENT, RECENT_KEPT = 1024, 128  # photos whose features are remembered, 0.5 MB each; fewer where they are kept
 
 
 @dataclass(frozen=True)
@@ -109,4 +109,5 @@ class Ransac:
 
     @lazy_property
     def _photos(self) -> PhotoKeypoints:
-        return PhotoKeypoints(self.detector, self.kept, OF_ENGINE, strongest=self.keypoints, remembered=RECENT)
+        remembered = RECENT if self.kept is None else RECENT_KEPT
+        return PhotoKeypoints(self.detector, self.kept, OF_ENGINE, strongest=self.keypoints, remembered=remembered)
