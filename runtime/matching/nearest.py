@@ -17,7 +17,9 @@ def mutual_nearest(first: NDArray[np.float32], second: NDArray[np.float32], most
     if not len(first) or not len(second):
         return np.empty((0, 2), np.int64)
     products = first @ second.T  # ‖x − y‖² = 2 − 2·xᵀy
-    there, back = products.argmax(axis=1), products.argmax(axis=0)
-    rows = np.flatnonzero(back[there] == np.arange(len(first)))
-    near = products[rows, there[rows]] >= 1 - most**2 / 2
-    return np.stack([rows[near], there[rows[near]]], axis=1).astype(np.int64)
+    there = products.argmax(axis=1)
+    best = products[np.arange(len(first)), there]
+    rows = np.flatnonzero((best == products.max(axis=0)[there]) & (best >= 1 - most**2 / 2))
+    _, once = np.unique(there[rows], return_index=True)  # of descriptors that are equal, the first
+    rows = rows[np.sort(once)]
+    return np.stack([rows, there[rows]], axis=1).astype(np.int64)

@@ -23,6 +23,11 @@ def test_pairs_are_each_others_nearest_and_near(most: float) -> None:
     assert found.dtype == np.int64
 
 
+def test_descriptors_that_are_equal_are_one_pair() -> None:
+    same = np.eye(6, dtype=np.float32)[[2, 2, 2]]
+    assert mutual_nearest(same, same[:2], 1.0).tolist() == [[0, 0]]
+
+
 def test_a_photo_without_features_has_no_pair() -> None:
     none, some = np.empty((0, 6), np.float32), np.ones((3, 6), np.float32)
     assert mutual_nearest(none, some, 1.0).shape == (0, 2)
