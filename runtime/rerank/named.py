@@ -14,7 +14,7 @@ from runtime.matching.matcher import DEFAULT
 from runtime.matching.store import OF_ENGINE
 from runtime.rerank.interface import Reranker
 from runtime.rerank.lightglue import LightGlue
-from runtime.rerank.ransac import Ransac
+from runtime.rerank.ransac import CALIBRATED, Ransac
 from runtime.rerank.similarity import Similarity
 from runtime.rerank.spatial import Spatial
 
@@ -76,13 +76,16 @@ class Rerankers:
         return LightGlue(matcher, kept)
 
     def ransac(self) -> Ransac:
-        """The engine's own features, with those that are kept beside the index, if there are any."""
+        """The engine's own features, with those that are kept beside the index, if there are any.
+
+        Of a system whose features it was not measured with, it says of no answer whether it is verified.
+        """
         encoder = self.encoder or Encoder(
             self.engine, device=self.device, threads=self.threads, max_pixels=self.max_pixels
         )
         detector = EngineDetector(encoder)
         kept = None if self.index is None else KeypointStore.beside(self.index, detector.fingerprint, OF_ENGINE)
-        return Ransac(detector, kept)
+        return Ransac(detector, kept, least=Ransac.least if encoder.manifest.system == CALIBRATED else None)
 
 
 RERANKERS: Mapping[str, Callable[[Rerankers], Reranker]] = {

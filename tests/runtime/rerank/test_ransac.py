@@ -83,6 +83,19 @@ def test_a_global_first_stage_is_reranked_by_local_features_of_the_same_graph(
         assert [hit.verified for hit in hits] == [True, True, False, False]
 
 
+def test_a_system_whose_inliers_were_not_measured_verifies_nothing(engine: Path, shots: list[str]) -> None:
+    """But whoever measures them may say so."""
+    path = EngineFiles.of(engine).manifest
+    replace(Manifest.load(path), system="delg").save(path)
+    with Retriever(engine, device="cpu") as retriever:
+        retriever.add(shots)
+        hits = retriever.search(shots[2], rerank="ransac")
+        assert [hit.id for hit in hits[:2]] == [shots[2], shots[3]]
+        assert all(hit.inliers is not None and hit.verified is None for hit in hits)
+        own = retriever.search(shots[2], rerank=Ransac(EngineDetector(retriever.encoder), least=20))
+        assert [hit.verified for hit in own] == [True, True, False, False]
+
+
 def test_inliers_beyond_chance_come_before_the_first_stages_score() -> None:
     ransac = Ransac(None, chance=12)  # type: ignore[arg-type]
     before = np.array([0.9, 0.3, 0.2, 0.1, 0.05])
