@@ -14,6 +14,7 @@ from tqdm import tqdm
 from runtime.encoder import Encoder
 from runtime.errors import ImageError, WriterBusyError
 from runtime.features import Features
+from runtime.first_stage import FirstStage
 from runtime.index import Index
 from runtime.index.origin import Origin
 from runtime.index.strangers import SAMPLE
@@ -73,6 +74,7 @@ def aliases(items: Sequence[Item], index: Index | None) -> dict[str, str]:
 def add_items(
     items: Sequence[Item],
     encoder: Encoder,
+    first_stage: FirstStage,
     open_index: Callable[[], Index],
     log: Path,
     *,
@@ -85,6 +87,7 @@ def add_items(
     Args:
         items: with different ids.
         encoder: of the engine.
+        first_stage: encodes for the index, which may aggregate by regions.
         open_index: the index, made if need be; called before every commit.
         log: where to note what is being decoded (``ReadingLog``).
         existing: what becomes of ids that are in the index already: ``Index.add``.
@@ -96,7 +99,7 @@ def add_items(
     """
     waiting, since = dict[Item, Any](), time.monotonic()
     with tqdm(total=len(items), desc="indexing", unit="photo", disable=None) as bar:
-        for item, image in encode_items(items, encoder, log, queries):
+        for item, image in encode_items(items, encoder, first_stage, log, queries):
             bar.update()
             if isinstance(image, ImageError):
                 report.skipped[item.id] = str(image)
@@ -111,7 +114,7 @@ def add_items(
 
 
 def encode_items(
-    items: Sequence[Item], encoder: Encoder, log: Path, queries: list[Any] | None
+    items: Sequence[Item], encoder: Encoder, first_stage: FirstStage, log: Path, queries: list[Any] | None
 ) -> Iterator[tuple[Item, Any | ImageError]]:
     """Every photo, in order, as the index stores it, or why it cannot be read; arguments as in ``add_items``."""
     every = max(1, len(items) // SAMPLE)
@@ -120,7 +123,7 @@ def encode_items(
     def encode(features: Features) -> Any:
         if queries is not None and next(numbers) % every == 0:
             queries.append(encoder.encode_query(features))
-        return encoder.encode_database(features)
+        return first_stage.encode_database(features)
 
     with left_behind(log) as suspects, ReadingLog(log) as reading:
         killers = {item.id for item in items if item.id in suspects and _is_killer(item, encoder.max_pixels)}

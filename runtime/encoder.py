@@ -77,13 +77,17 @@ class Encoder:
     def extract(self, photo: PhotoInput) -> Features:
         """The features of a photo; positions are in pixels of the photo as it was given."""
         image, (height, width) = self._load(photo)
-        features = self.engine.extract(image)
+        features = self.extract_loaded(image)
         if image.shape[:2] == (height, width) or features.local is None:
-            return features
+            return replace(features, size=(width, height))
         positions = features.local.positions.copy()
         positions[:, 0] = to_original_pixels(positions[:, 0], width, image.shape[1])
         positions[:, 1] = to_original_pixels(positions[:, 1], height, image.shape[0])
-        return replace(features, local=replace(features.local, positions=positions))
+        return replace(features, local=replace(features.local, positions=positions), size=(width, height))
+
+    def extract_loaded(self, image: Image) -> Features:
+        """The features of a photo that ``load`` gave; positions are in pixels of what it gave."""
+        return replace(self.engine.extract(image), size=(image.shape[1], image.shape[0]))
 
     def _load(self, photo: PhotoInput) -> tuple[Image, tuple[int, int]]:
         """The photo as the engine takes it, and the height and width that it had before."""
@@ -110,7 +114,7 @@ class Encoder:
                 image = load(item)
             except ImageError as error:
                 return error
-            return encode(self.engine.extract(image))
+            return encode(self.extract_loaded(image))
 
         return prefetch_map(work, items, PHOTO_BATCH)
 

@@ -35,10 +35,12 @@ class Features:
     Attributes:
         local: its local features; None from an engine that gives none.
         global_descriptor: float32 [G], L2-normalised; None from an engine that gives none.
+        size: width and height of the image that positions are in, in pixels; None where that was not kept.
     """
 
     local: LocalFeatures | None = None
     global_descriptor: NDArray[np.float32] | None = None
+    size: tuple[int, int] | None = None
 
     def need_local(self) -> LocalFeatures:
         """The local features. Raises IncompatibleError if the engine gives none."""
@@ -51,3 +53,9 @@ class Features:
         if self.global_descriptor is None:
             raise IncompatibleError("the engine gives local features only, and this needs a global descriptor")
         return self.global_descriptor
+
+    def need_size(self) -> tuple[int, int]:
+        """The size of the image. Raises IncompatibleError if it was not kept."""
+        if self.size is None:
+            raise IncompatibleError("the size of the image was not kept with its features, and this needs it")
+        return self.size

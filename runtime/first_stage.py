@@ -29,11 +29,17 @@ class Layout:
         method: ``asmk`` for entries of an inverted file, ``vectors`` for global descriptors.
         dimensions: D of the descriptors behind the codes, or of the vectors.
         geometry: whether entries know where they lie in their images, which spatial verification needs.
+        regions: levels of the grid whose regions ASMK aggregates apart (``runtime.asmk.regions``); 0 for none.
     """
 
     method: str
     dimensions: int
     geometry: bool = False
+    regions: int = 0
+
+    def fits(self, other: "Layout") -> bool:
+        """Whether one first stage can search both: geometry and regions are each index's own."""
+        return (self.method, self.dimensions) == (other.method, other.dimensions)
 
 
 class FirstStage(Protocol):
@@ -47,6 +53,10 @@ class FirstStage(Protocol):
     @property
     def settings(self) -> dict[str, Any]:
         """The method and its parameters, as values for JSON."""
+        ...
+
+    def for_regions(self, levels: int) -> "FirstStage":
+        """One that encodes for an index with as many levels of regions. Raises UsageError if it cannot."""
         ...
 
     def encode_database(self, features: Features) -> Any:

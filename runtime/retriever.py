@@ -19,6 +19,7 @@ from runtime.errors import (
     DataError,
     HowlError,
     ImageError,
+    IncompatibleError,
     MissingError,
     StorageError,
     UsageError,
@@ -50,6 +51,7 @@ class Retriever:
         *,
         root: str | Path | None = None,
         geometry: bool = True,
+        regions: int | None = None,
         matcher: str | Path | None = None,
         device: str | None = None,
         threshold: float | None = None,
@@ -69,6 +71,8 @@ class Retriever:
                 the paths as they are given.
             geometry: whether an index that is made keeps where its features lie, which ``rerank="spatial"`` needs: 4
                 bytes in 22 of an entry.
+            regions: levels of R-MAC's grid by which an index that is made aggregates its photos (R-ASMK, docs/asmk.md);
+                None for what the index has, or for none. An index has one way for all of its photos.
             matcher: of ``rerank="lightglue"``, made by ``howl matcher``; default: ``matcher.onnx`` beside the engine.
             device: ``cpu``; ``cuda`` for all that a GPU can do: run the engine, quantise, search a copy of the index;
                 or None to run the engine on a GPU if there is one.
@@ -93,8 +97,8 @@ class Retriever:
         self.root = None if root is None else Path(os.path.abspath(place("root", root)))
         if self.root is not None and not self.root.is_dir():
             raise MissingError(f"{root}: no such folder; name the one from which ids are to be seen")
-        self._settings = settings | {"wait": wait, "root": self.root, "geometry": geometry}
-        self._geometry = geometry
+        self._settings = settings | {"wait": wait, "root": self.root, "geometry": geometry, "regions": regions}
+        self._geometry, self._regions = geometry, regions
         self._wait = wait
         self._lock = RLock()
         self.encoder = Encoder(place("engine", engine), **settings)
@@ -102,9 +106,17 @@ class Retriever:
         self.index_path = place("index", index) if index is not None else EngineFiles.of(self.encoder.path).index
         # Whatever the current folder is later.
         self._engine_place, self._index_place = self.encoder.path.absolute(), self.index_path.absolute()
+        if regions:
+            self.encoder.first_stage.for_regions(whole_number_above_0("regions", regions))
         self.index: Index | None = self._open_index() if Index.exists(self._index_place) else None
         self._rerankers = Rerankers.beside(
-            self.encoder.path, matcher, self._index_place, device=device, threads=threads, max_pixels=max_pixels
+            self.encoder.path,
+            matcher,
+            self._index_place,
+            encoder=self.encoder,
+            device=device,
+            threads=threads,
+            max_pixels=max_pixels,
         )
         self._settings["matcher"] = self._rerankers.matcher
         self._searcher: Searcher | None = None  # of the index, made at the first search
@@ -194,7 +206,18 @@ class Retriever:
         report = AddReport(present=[name for name in names if name in known], aliases=aliases(items, self.index))
         queries: list[Any] | None = [] if self._must_measure(len(items)) else None
         log = self._index_place.with_name(f"{self._index_place.name}.reading")
-        add_items(items, self.encoder, self._index_to_fill, log, existing=existing, report=report, queries=queries)
+        layout = self._layout() if self.index is None else self.index.layout
+        first_stage = self.encoder.first_stage.for_regions(layout.regions)
+
+        def index_to_fill() -> Index:
+            return self._index_to_fill(layout)
+
+        add_items(
+            *(items, self.encoder, first_stage, index_to_fill, log),
+            existing=existing,
+            report=report,
+            queries=queries,
+        )
         if queries:
             try:
                 self._keep_strangers(queries)
@@ -306,8 +329,8 @@ class Retriever:
             only: ids of the photos to search; None for all.
             exclude: ids of photos that are to be no hits.
             rerank: puts the first stage's best hits into a better order: ``spatial`` by geometry, ``similarity`` by
-                what they have in common, ``spatial+similarity`` by both, ``lightglue`` by matching the photos, or a
-                re-ranker with other settings (``runtime.rerank``).
+                what they have in common, ``spatial+similarity`` by both, ``ransac`` by matching the engine's own
+                features, ``lightglue`` by matching the photos, or a re-ranker with other settings (``runtime.rerank``).
             candidates: how many of them it looks at; None for its own number. The others follow as they are.
 
         Raises:
@@ -418,19 +441,29 @@ class Retriever:
 
     def _open_index(self) -> Index:
         fingerprint, layout = self.encoder.manifest.fingerprint, self.encoder.first_stage.layout
-        return Index.of_engine(self._index_place, self.encoder.path, fingerprint, layout, wait=self._wait)
+        index = Index.of_engine(self._index_place, self.encoder.path, fingerprint, layout, wait=self._wait)
+        if self._regions is not None and index.layout.regions != self._regions:
+            found = index.layout.regions
+            index.close()
+            raise _other_regions(self.index_path, found, self._regions)
+        return index
 
     def _layout(self) -> Layout:
         """Of an index that is made."""
-        layout = self.encoder.first_stage.layout
+        layout = replace(self.encoder.first_stage.layout, regions=self._regions or 0)
         return layout if self._geometry else replace(layout, geometry=False)
 
-    def _index_to_fill(self) -> Index:
-        """The index, made if there is none."""
+    def _index_to_fill(self, layout: Layout) -> Index:
+        """The index, made if there is none.
+
+        Raises IncompatibleError if another process has made one meanwhile that aggregates by other regions.
+        """
         with self._lock:
             self._check_open()
             if self.index is None:
                 self.index = self._create_index()
+            if self.index.layout.regions != layout.regions:
+                raise _other_regions(self.index_path, self.index.layout.regions, layout.regions)
             return self.index
 
     def _create_index(self) -> Index:
@@ -445,6 +478,13 @@ class Retriever:
             if not Index.exists(self._index_place):
                 raise
             return self._open_index()  # another process was faster
+
+
+def _other_regions(path: Path, found: int, asked: int) -> IncompatibleError:
+    return IncompatibleError(
+        f"{path}: aggregates its photos by {found} levels of regions, not {asked}: an index has one way for all of "
+        "them; make another one (howl index --index)"
+    )
 
 
 def _least(min_score: float | None) -> float:

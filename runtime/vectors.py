@@ -14,6 +14,7 @@ import numpy.typing as npt
 from numpy.typing import NDArray
 
 from runtime import native
+from runtime.errors import UsageError
 from runtime.features import Features
 from runtime.first_stage import VECTORS, Layout, MapFile, Searcher, shape_fault
 
@@ -43,6 +44,12 @@ class InnerProduct:
     def settings(self) -> dict[str, Any]:
         """The method, as a value for JSON."""
         return {"method": VECTORS}
+
+    def for_regions(self, levels: int) -> "InnerProduct":
+        """Vectors have no regions: raises UsageError if some are asked for."""
+        if levels:
+            raise UsageError(f"regions={levels}: local descriptors are aggregated by regions, and these are global")
+        return self
 
     def encode_database(self, features: Features) -> NDArray[np.float16]:
         """float16 [G], as an index stores it."""

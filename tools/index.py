@@ -19,6 +19,7 @@ from tqdm import tqdm
 from runtime.addition import AddReport
 from runtime.asmk_method.importing import import_asmk
 from runtime.bundle import EngineFiles, is_engine
+from runtime.encoder import Encoder
 from runtime.errors import DamagedError, ImageError, MissingError, UsageError
 from runtime.first_stage import ASMK
 from runtime.index import EXISTING, Index
@@ -29,8 +30,8 @@ from runtime.io.cli import add_engine_options, positive_int, program, seconds
 from runtime.io.decoding import MAX_PIXELS
 from runtime.io.finding import NO_PERMISSION, describe_passed_over, look_for_photos
 from runtime.io.image import describe_unreadable
-from runtime.matching import KeypointStore, Matcher
-from runtime.matching.store import keep, store_path
+from runtime.matching import Detector, EngineDetector, KeypointStore, Matcher
+from runtime.matching.store import KINDS, OF_ENGINE, OF_MATCHER, Kind, keep
 from runtime.retriever import Retriever
 from runtime.sync import differences
 from tools.environment import peak_memory
@@ -53,6 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             path,
             root=root,
             geometry=options.geometry,
+            regions=options.regions,
             device=options.device,
             threads=options.threads,
             wait=options.wait,
@@ -68,8 +70,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 add(retriever, options.photos, options.existing)
             if options.strangers:
                 retriever.measure_strangers()
+    runs_on = dict(device=options.device, threads=options.threads, max_pixels=options.max_pixels)
     if options.matcher:
-        keep_keypoints(path, root, Path(options.matcher), options.device, options.threads)
+        keep_keypoints(path, root, Matcher(Path(options.matcher), **runs_on), OF_MATCHER)
+    if options.keep_features:
+        keep_keypoints(path, root, EngineDetector(Encoder(Path(options.engine), **runs_on)), OF_ENGINE)
     if options.compact:
         compact(path, options.wait)
     if options.stats:
@@ -210,14 +215,13 @@ def remove(path: Path, names: list[str], root: Path | None, wait: float, *, may_
     print(f"removed {len(ids)} photos from {path}")
 
 
-def keep_keypoints(path: Path, root: Path | None, matcher: Path, device: str | None, threads: int | None) -> None:
-    """Keeps the keypoints of an index's photos beside it, for ``--rerank lightglue`` and localisation.
+def keep_keypoints(path: Path, root: Path | None, detector: Detector, kind: Kind) -> None:
+    """Keeps the keypoints of an index's photos beside it, for re-ranking by them, and for localisation.
 
     Raises:
         ImageError: photos cannot be read; the keypoints of the others are kept.
-        HowlError: as ``Matcher``, ``Index`` and ``KeypointStore``.
+        HowlError: as ``Index`` and ``KeypointStore``.
     """
-    detector = Matcher(matcher, device=device, threads=threads)
     with closing(Index(path)) as index:
         photos = {id_: Path(root or "", id_) for id_ in index.ids()}
     if photos and not any(photo.is_file() for photo in photos.values()):
@@ -225,16 +229,16 @@ def keep_keypoints(path: Path, root: Path | None, matcher: Path, device: str | N
             f"{next(iter(photos.values()))}: not there, nor any other photo of {path}; name the folder from which the "
             "ids are seen with --root"
         )
-    with closing(KeypointStore(store_path(path), detector.fingerprint, make=True)) as kept:
-        with tqdm(desc="keypoints", unit="photo", disable=None) as bar:
+    with closing(KeypointStore(kind.path(path), detector.fingerprint, kind, make=True)) as kept:
+        with tqdm(desc=kind.name, unit="photo", disable=None) as bar:
             report = keep(kept, photos, detector, bar.update)
         size = kept.path.stat().st_size / 1e6
-        print(f"{kept.path}: keypoints of {len(kept)} photos, {len(report.added)} of them new, {size:.0f} MB")
+        print(f"{kept.path}: {kind.name} of {len(kept)} photos, {len(report.added)} of them new, {size:.0f} MB")
     if report.unreadable:
         print(describe_unreadable(report.unreadable))
         raise ImageError(
-            f"{len(report.unreadable)} of {len(photos)} photos have no keypoints; their lines are above. --root is the "
-            "folder from which the ids are seen"
+            f"{len(report.unreadable)} of {len(photos)} photos have no {kind.name}; their lines are above. --root is "
+            "the folder from which the ids are seen"
         )
 
 
@@ -251,7 +255,7 @@ def compact(path: Path, wait: float) -> None:
 def print_stats(path: Path) -> None:
     """Counts and sizes of an index."""
     with closing(Index(path)) as index:
-        stats, strangers, has_geometry = index.stats(), index.strangers(), index.layout.geometry
+        stats, strangers, layout = index.stats(), index.strangers(), index.layout
     print(f"{path}")
     print(f"  images          {stats.images}  ({stats.removed} removed, still on disk)")
     if stats.method == ASMK:
@@ -260,9 +264,12 @@ def print_stats(path: Path) -> None:
     else:
         print(f"  {stats.method:15} {stats.entries}")
     if stats.method == ASMK:
-        print(f"  geometry        {'kept' if has_geometry else 'not kept: no --rerank spatial'}")
-    if (kept := store_path(path)).exists():
-        print(f"  keypoints       kept in {kept}, {kept.stat().st_size} bytes")
+        print(f"  geometry        {'kept' if layout.geometry else 'not kept: no --rerank spatial'}")
+        regions = f"{layout.regions} levels of R-MAC's grid" if layout.regions else "none"
+        print(f"  regions         {regions}")
+    for kind in KINDS:
+        if (kept := kind.path(path)).exists():
+            print(f"  {kind.name:15} kept in {kept}, {kept.stat().st_size} bytes")
     print(f"  segments        {stats.segments}")
     print(f"  bytes on disk   {stats.bytes}")
     if strangers is not None:
@@ -282,8 +289,9 @@ def print_verification(path: Path) -> None:
         raise DamagedError(
             f"{path}: {len(found.damages)} damaged; restore the index from a backup, or index the photos again"
         )
-    if (kept := store_path(path)).exists():
-        KeypointStore.verify(kept)
+    for kind in KINDS:
+        if (kept := kind.path(path)).exists():
+            KeypointStore.verify(kept, kind)
     print(f"{path}: all well: {found.images} images, {found.entries} entries, {found.segments} segments")
 
 
@@ -320,6 +328,13 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         help="a new index does not keep where features lie: 18 bytes an entry instead of 22, and no --rerank spatial",
     )
     parser.add_argument(
+        "--regions",
+        type=positive_int,
+        metavar="LEVELS",
+        help="a new index aggregates local descriptors region by region, in the squares of R-MAC's grid at so many "
+        "levels (3 are usual)",
+    )
+    parser.add_argument(
         "--existing",
         choices=EXISTING,
         default="skip",
@@ -346,6 +361,12 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         metavar="FILE",
         help="keep the keypoints of all photos of the index beside it, found by this matcher (howl matcher): --rerank "
         "lightglue then needs no photos but the query",
+    )
+    parser.add_argument(
+        "--keep-features",
+        action="store_true",
+        help="keep the engine's local features of all photos of the index beside it: --rerank ransac then needs no "
+        "photos but the query",
     )
     parser.add_argument("--stats", action="store_true", help="say what the index holds")
     parser.add_argument("--verify", action="store_true", help="check every file of the index, and name each damage")
@@ -376,7 +397,12 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         parser.error("--sync: name the photos or folders that the index is to hold")
     if options.strangers and options.engine is None:
         parser.error("--strangers: name the engine")
-    flags = ("import_asmk", "strangers", "swap", "remove", "matcher", "compact", "stats", "verify")
+    if options.keep_features and options.engine is None:
+        parser.error("--keep-features: name the engine")
+    flags = (
+        *("import_asmk", "strangers", "swap", "remove", "matcher", "keep_features"),
+        *("compact", "stats", "verify"),
+    )
     if not options.photos and not any(vars(options)[flag] for flag in flags):
         named = ", ".join(f"--{flag.replace('_', '-')}" for flag in flags[:-1])
         parser.error(f"nothing to do: name photos, {named} or --{flags[-1]}")

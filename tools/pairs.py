@@ -107,11 +107,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.format == H5:
         return write_descriptors(options)
     engine, index = Path(options.engine), None if options.index is None else Path(options.index)
-    rerankers = Rerankers.beside(engine, options.matcher, index, device=options.device, threads=options.threads)
-    order = HitOrder(rerankers.of(options.rerank), options.candidates)
-    queries = find_photos(options.queries) if options.queries else None
-    root = root_of(options, queries)
-    selection = Selection(options.top, order, root, options.min_inliers)
     encoder = Encoder(
         engine,
         device=options.device,
@@ -119,6 +114,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         threshold=options.threshold,
         alpha=options.alpha,
     )
+    rerankers = Rerankers.beside(
+        engine, options.matcher, index, encoder=encoder, device=options.device, threads=options.threads
+    )
+    order = HitOrder(rerankers.of(options.rerank), options.candidates)
+    queries = find_photos(options.queries) if options.queries else None
+    root = root_of(options, queries)
+    selection = Selection(options.top, order, root, options.min_inliers)
     if index is None:
         found = pairs_of_photos(encoder, find_photos(options.photos), queries, selection)
     else:

@@ -123,7 +123,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     add_rerank_arguments(parser)
     parser.add_argument(
-        "--root", metavar="DIR", help="from which ids are seen: where --rerank lightglue finds the photos of the index"
+        "--root", metavar="DIR", help="from which ids are seen: where --rerank ransac and lightglue find the photos"
     )
     parser.add_argument("--json", action="store_true", help="a line of JSON for each query")
     options = parser.parse_intermixed_args(arguments)

@@ -8,8 +8,9 @@ For each visual word w of an image, the residuals of its descriptors are summed,
 
 import sys
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import asdict, dataclass, replace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +20,7 @@ from runtime.asmk.codebook import Codebook
 from runtime.asmk.codes import AsmkCodes, AsmkQuery
 from runtime.asmk.geometry import pack_geometry
 from runtime.asmk.inverted_file import InvertedFile
+from runtime.asmk.regions import MAX_LEVELS, aggregate_regions, region_boxes
 from runtime.errors import UsageError
 from runtime.features import Features
 from runtime.first_stage import ASMK, Layout
@@ -58,11 +60,13 @@ class AsmkKernel:
     Attributes:
         codebook: the visual words.
         parameters: α, τ and multiple assignment.
+        regions: levels of the grid by which an index's images are aggregated (R-ASMK); 0 for ASMK. Queries are not.
     """
 
     def __init__(self, codebook: Codebook, parameters: AsmkParameters) -> None:
         self.codebook = codebook
         self.parameters = parameters
+        self.regions = 0
 
     def __str__(self) -> str:
         return f"τ = {self.parameters.threshold:g}, α = {self.parameters.alpha:g}"
@@ -70,7 +74,7 @@ class AsmkKernel:
     @property
     def layout(self) -> Layout:
         """How an index stores what this kernel encodes."""
-        return Layout(ASMK, self.codebook.dimensions, geometry=True)
+        return Layout(ASMK, self.codebook.dimensions, geometry=True, regions=self.regions)
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -82,10 +86,23 @@ class AsmkKernel:
         """float64 [D + 1]: the weight of a match by Hamming distance."""
         return selectivity(self.codebook.dimensions, self.parameters)
 
+    def for_regions(self, levels: int) -> Self:
+        """The same kernel for an index that aggregates by regions; raises UsageError for too many levels."""
+        if not 0 <= levels <= MAX_LEVELS:
+            raise UsageError(f"regions={levels}: a grid has 1 to {MAX_LEVELS} levels, or 0 for none")
+        kernel = copy(self)
+        kernel.regions = levels
+        return kernel
+
     def encode_database(self, features: Features) -> AsmkCodes:
         """Words and codes as an index stores them: every descriptor belongs to its nearest word."""
         local = features.need_local()
-        return self.encode(local.descriptors, 1, local.positions)
+        if not self.regions:
+            return self.encode(local.descriptors, 1, local.positions)
+        boxes = region_boxes(*features.need_size(), self.regions)
+        words = self.codebook.assign(local.descriptors, 1)
+        codes = aggregate_regions(local.descriptors, words[:, 0], self.codebook.centroids, local.positions, boxes)
+        return self._located(codes, words, local.positions)
 
     def encode_query(self, features: Features, *, threads: int = 1) -> AsmkQuery:
         """Words and codes of a query, whose descriptors belong to several words each."""
@@ -113,9 +130,11 @@ class AsmkKernel:
         """
         words = self.codebook.assign(descriptors, assignments, threads=threads)
         codes = aggregate(descriptors, words, self.codebook.centroids)
-        if positions is None:
-            return codes
-        # The first of a word's descriptors is its strongest.
+        return codes if positions is None else self._located(codes, words, positions)
+
+    @staticmethod
+    def _located(codes: AsmkCodes, words: NDArray[np.int64], positions: NDArray[np.float32]) -> AsmkCodes:
+        """Codes that say where the first of each word's descriptors lies, which is its strongest."""
         _, first = np.unique(words, return_index=True)
         return codes._replace(geometry=pack_geometry(positions)[first // max(1, words.shape[1])])
 

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runtime.asmk.geometry import FORM
+from runtime.asmk.regions import MAX_LEVELS
 from runtime.errors import DamagedError, IncompatibleError, MissingError, StorageError, WriterBusyError
 from runtime.first_stage import MAX_DIMENSIONS, Layout
 from runtime.index.arrays import HINT, Checksum
@@ -161,7 +162,10 @@ class Catalogue:
                 f"{self.path}: keeps where features lie in a form that this version of howl does not read "
                 f"({geometry[:80]}); make an index of the photos anew"
             )
-        return Layout(self.metadata("method"), dimensions, geometry=geometry == FORM)
+        regions = 0 if self.find_metadata("regions") is None else self.number("regions")  # format 5 does not say it
+        if not 0 <= regions <= MAX_LEVELS:
+            raise DamagedError(f"{self.path}: damaged: {str(regions)[:80]} levels of regions; {HINT}")
+        return Layout(self.metadata("method"), dimensions, geometry=geometry == FORM, regions=regions)
 
     def _check_file(self) -> None:
         """Raises DamagedError if the file is cut short, of which SQLite reads the rest as zeros, or else damaged."""

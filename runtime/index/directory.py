@@ -7,7 +7,6 @@ import uuid
 import warnings
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
-from dataclasses import replace
 from itertools import compress
 from pathlib import Path
 from typing import Any
@@ -67,8 +66,7 @@ class Index(IndexReader):
     ) -> "Index":
         """Opens an index for an engine. Raises IncompatibleError if it was made with one of another fingerprint."""
         index = cls(path, wait=wait)
-        same = replace(index.layout, geometry=layout.geometry) == layout  # either way
-        if index.fingerprint != fingerprint or not same:
+        if index.fingerprint != fingerprint or not index.layout.fits(layout):
             index.close()
             raise IncompatibleError(
                 f"{path} was made with another engine than {engine}: use that one, or index the photos again"
@@ -116,13 +114,14 @@ class Index(IndexReader):
             wait: seconds, for a writer of either to end.
 
         Raises:
-            IncompatibleError: the two are of different engines.
+            IncompatibleError: the two are of different engines, or do not keep the same of a photo.
             WriterBusyError: a process is writing to one of them.
             StorageError: the folders cannot be exchanged.
         """
         with closing(cls(path, wait=wait)) as old, closing(cls(new, wait=wait)) as other:
             if (old.fingerprint, old.layout) != (other.fingerprint, other.layout):
-                raise IncompatibleError(f"{new}: an index of another engine than {path}; it cannot take its place")
+                what = "of another engine" if old.fingerprint != other.fingerprint else "with other regions or geometry"
+                raise IncompatibleError(f"{new}: an index {what} than {path}; it cannot take its place")
             if old._folder == other._folder:
                 raise UsageError(f"{new}: is the index at {path} itself; name another one")
             try:

@@ -320,11 +320,11 @@ class IndexReader:
             raise ReplacedError(
                 f"{self.path}: moved or deleted since it was opened; searches go on with what was opened"
             ) from None
-        if (catalogue.metadata("fingerprint"), catalogue.layout) != (self.fingerprint, self.layout):
+        fingerprint = catalogue.metadata("fingerprint")
+        if (fingerprint, catalogue.layout) != (self.fingerprint, self.layout):
             catalogue.close()
-            raise ReplacedError(
-                f"{self.path}: replaced by an index of another engine; searches go on with what was opened"
-            )
+            what = "with other regions or geometry" if fingerprint == self.fingerprint else "of another engine"
+            raise ReplacedError(f"{self.path}: replaced by an index {what}; searches go on with what was opened")
         self._catalogue.close()
         self._folder, self._catalogue, self._parts = folder, catalogue, parts
 

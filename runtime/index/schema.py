@@ -12,7 +12,7 @@ from runtime.asmk.geometry import FORM
 from runtime.first_stage import Layout
 from runtime.index.arrays import Checksum
 
-VERSION, LEAST_VERSION = 5, 4  # that is written, and that can be read: 4 has no geometry
+VERSION, LEAST_VERSION = 6, 4  # that is written, and that can be read: 4 has no geometry, 5 no regions
 SEGMENT_PREFIX = "segment-"
 SEGMENT_NAME = re.compile(f"{SEGMENT_PREFIX}[0-9a-f]{{32}}")
 
@@ -50,6 +50,7 @@ def write_empty(path: Path, fingerprint: str, layout: Layout) -> None:
             "method": layout.method,
             "dimensions": str(layout.dimensions),
             "geometry": FORM if layout.geometry else "no",
+            "regions": str(layout.regions),
             "version": str(VERSION),
         }
         connection.executemany("INSERT INTO metadata VALUES (?, ?)", rows.items())

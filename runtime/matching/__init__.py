@@ -1,8 +1,23 @@
-"""Learned matching: the keypoints of photos, and which of two photos show the same points."""
+"""Matching: the keypoints of photos, learned or the engine's own, and which of two photos show the same points."""
 
-from runtime.matching.geometry import Agreement, agreement
-from runtime.matching.keypoints import Keypoints
+from runtime.matching.engine_detector import EngineDetector
+from runtime.matching.geometry import Agreement, affine_agreement, agreement
+from runtime.matching.keypoints import Detector, Keypoints
 from runtime.matching.matcher import Matcher, MatcherFiles
+from runtime.matching.nearest import mutual_nearest
+from runtime.matching.photos import PhotoKeypoints
 from runtime.matching.store import KeypointStore
 
-__all__ = ["Agreement", "KeypointStore", "Keypoints", "Matcher", "MatcherFiles", "agreement"]
+__all__ = [
+    "Agreement",
+    "Detector",
+    "EngineDetector",
+    "KeypointStore",
+    "Keypoints",
+    "Matcher",
+    "MatcherFiles",
+    "PhotoKeypoints",
+    "affine_agreement",
+    "agreement",
+    "mutual_nearest",
+]

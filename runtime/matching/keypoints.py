@@ -1,9 +1,12 @@
-"""The keypoints of a photo."""
+"""The keypoints of a photo, and what finds them."""
 
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+
+from runtime.io.image import PhotoInput
 
 
 @dataclass(frozen=True)
@@ -28,3 +31,16 @@ class Keypoints:
     def strongest(self, n: int) -> "Keypoints":
         """The first ``n`` of them."""
         return replace(self, positions=self.positions[:n], descriptors=self.descriptors[:n])
+
+
+class Detector(Protocol):
+    """Finds the keypoints of photos."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Keypoints of one fingerprint can be matched with each other."""
+        ...
+
+    def detect(self, photo: PhotoInput) -> Keypoints:
+        """The keypoints of a photo. Raises ImageError if it cannot be read."""
+        ...

@@ -1,8 +1,12 @@
-"""Keypoints of an index's photos, kept beside it, so that a search need not find them again."""
+"""Keypoints of an index's photos, kept beside it, so that a search need not find them again.
+
+x.index.keypoints       of a matcher's detector: ``howl index --matcher``
+x.index.features        the engine's own local features: ``howl index --keep-features``
+"""
 
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Lock
@@ -13,8 +17,7 @@ from runtime.errors import DamagedError, ImageError, IncompatibleError, StorageE
 from runtime.forking import renew_after_fork
 from runtime.index.origin import Origin
 from runtime.io.prefetch import prefetch_map
-from runtime.matching.keypoints import Keypoints
-from runtime.matching.matcher import Matcher
+from runtime.matching.keypoints import Detector, Keypoints
 
 SCHEMA = """
 CREATE TABLE about (fingerprint TEXT NOT NULL);
@@ -25,32 +28,58 @@ CREATE TABLE keypoints (
 ) WITHOUT ROWID;
 """
 BATCH = 16  # photos that are written together
-AGAIN = "delete it, and howl index --matcher makes it again"
 
 
-def store_path(index: Path) -> Path:
-    """Where the keypoints of an index's photos are kept."""
-    return index.with_name(f"{index.name}.keypoints")
+@dataclass(frozen=True)
+class Kind:
+    """Which keypoints a file has.
+
+    Attributes:
+        name: the file's suffix, and what they are for people.
+        finder: what found them.
+        option: of ``howl index``, which keeps them.
+    """
+
+    name: str
+    finder: str
+    option: str
+
+    def path(self, index: Path) -> Path:
+        """Where those of an index's photos are kept."""
+        return index.with_name(f"{index.name}.{self.name}")
+
+    @property
+    def again(self) -> str:
+        """What to do about a file that is of no use."""
+        return f"delete it, and howl index {self.option} makes it again"
+
+
+OF_MATCHER = Kind("keypoints", "matcher", "--matcher")
+OF_ENGINE = Kind("features", "engine", "--keep-features")
+KINDS = (OF_MATCHER, OF_ENGINE)
 
 
 class KeypointStore:
     """A file of keypoints, by the ids of photos. Any thread and any number of processes may read it.
 
-    Positions are float32 and descriptors float16: with 2,048 keypoints of 64 dimensions, 280 kB a photo.
+    Positions are float32 and descriptors float16: with 2,048 keypoints of 64 dimensions, 280 kB a photo, and with 1,000
+    features of 128 dimensions 264 kB.
     """
 
-    def __init__(self, path: Path, fingerprint: str, *, make: bool = False) -> None:
+    def __init__(self, path: Path, fingerprint: str, kind: Kind = OF_MATCHER, *, make: bool = False) -> None:
         """Opens a file of keypoints.
 
         Args:
             path: of the file.
-            fingerprint: of the matcher that found them.
+            fingerprint: of the matcher or the engine that found them.
+            kind: which of the two that is.
             make: whether it is made if it is not there.
 
         Raises:
-            HowlError: it is missing, damaged, or of another matcher.
+            HowlError: it is missing, damaged, or of another matcher or engine.
         """
         self.path = path
+        self.kind = kind
         self._fingerprint = fingerprint
         self._make = make
         self._lock = Lock()
@@ -58,10 +87,10 @@ class KeypointStore:
         renew_after_fork(self)
 
     @classmethod
-    def beside(cls, index: Path, fingerprint: str) -> "KeypointStore | None":
+    def beside(cls, index: Path, fingerprint: str, kind: Kind = OF_MATCHER) -> "KeypointStore | None":
         """The keypoints that are kept beside an index, or None if there are none. Raises HowlError as the class."""
-        path = store_path(index)
-        return cls(path, fingerprint) if path.exists() else None
+        path = kind.path(index)
+        return cls(path, fingerprint, kind) if path.exists() else None
 
     def renew_after_fork(self) -> None:
         """Connects anew: SQLite's connections cannot be forked."""
@@ -79,7 +108,7 @@ class KeypointStore:
             origin: its file as it is now; keypoints of what it was before are not found. None if it is not there any
                 more, and what is kept is all that there is.
         """
-        with _naming(self.path), self._lock:
+        with self._naming(), self._lock:
             row = self._connection.execute(
                 "SELECT bytes, modified, width, height, orientation, positions, descriptors "
                 "FROM keypoints WHERE id = ?",
@@ -95,7 +124,7 @@ class KeypointStore:
 
     def missing(self, photos: Iterable[tuple[str, Origin | None]]) -> list[str]:
         """The ids of photos whose keypoints are not kept as ``find`` would give them."""
-        with _naming(self.path), self._lock:
+        with self._naming(), self._lock:
             rows = self._connection.execute("SELECT id, bytes, modified FROM keypoints").fetchall()
         kept = {id_: stamp for id_, *stamp in rows}
         return [
@@ -118,33 +147,36 @@ class KeypointStore:
             )
             for id_, origin, found in photos
         ]
-        with _naming(self.path), self._lock, self._connection:
+        with self._naming(), self._lock, self._connection:
             self._connection.executemany("INSERT OR REPLACE INTO keypoints VALUES (?, ?, ?, ?, ?, ?, ?, ?)", rows)
 
     def keep_only(self, ids: Iterable[str]) -> int:
         """Forgets the keypoints of all other photos, and gives their number."""
         wanted = set(ids)
-        with _naming(self.path), self._lock, self._connection:
+        with self._naming(), self._lock, self._connection:
             kept = [row[0] for row in self._connection.execute("SELECT id FROM keypoints")]
             gone = [(id_,) for id_ in kept if id_ not in wanted]
             self._connection.executemany("DELETE FROM keypoints WHERE id = ?", gone)
         return len(gone)
 
     def __len__(self) -> int:
-        with _naming(self.path), self._lock:
+        with self._naming(), self._lock:
             return self._connection.execute("SELECT count(*) FROM keypoints").fetchone()[0]
 
     @classmethod
-    def verify(cls, path: Path) -> None:
-        """Reads a whole file of keypoints, of whatever matcher. Raises DamagedError if SQLite finds a fault."""
-        with _naming(path), closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as connection:
+    def verify(cls, path: Path, kind: Kind = OF_MATCHER) -> None:
+        """Reads a whole file of keypoints, whatever found them. Raises DamagedError if SQLite finds a fault."""
+        with (
+            _naming(path, kind),
+            closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as connection,
+        ):
             faults = [text for (text,) in connection.execute("PRAGMA integrity_check") if text != "ok"]
             connection.execute("SELECT fingerprint FROM about").fetchone()
         if faults:
-            raise DamagedError(f"{path}: damaged ({faults[0]}); {AGAIN}")
+            raise DamagedError(f"{path}: damaged ({faults[0]}); {kind.again}")
 
     def _connect(self) -> sqlite3.Connection:
-        with _naming(self.path):
+        with self._naming():
             mode = "rwc" if self._make else "ro"
             place = self.path.absolute().as_uri()
             connection = sqlite3.connect(f"{place}?mode={mode}", uri=True, timeout=60, check_same_thread=False)
@@ -155,21 +187,24 @@ class KeypointStore:
             kept = connection.execute("SELECT fingerprint FROM about").fetchone()
         if kept != (self._fingerprint,):
             connection.close()
-            raise IncompatibleError(f"{self.path}: keypoints of another matcher; {AGAIN}")
+            raise IncompatibleError(f"{self.path}: {self.kind.name} of another {self.kind.finder}; {self.kind.again}")
         return connection
+
+    def _naming(self) -> AbstractContextManager[None]:
+        return _naming(self.path, self.kind)
 
 
 @contextmanager
-def _naming(path: Path) -> Iterator[None]:
+def _naming(path: Path, kind: Kind) -> Iterator[None]:
     """A block whose errors of SQLite become HowlErrors that name the file."""
     try:
         yield
     except sqlite3.OperationalError as error:
         if "no such table" in str(error):
-            raise DamagedError(f"{path}: no file of keypoints; {AGAIN}") from None
+            raise DamagedError(f"{path}: no file of {kind.name}; {kind.again}") from None
         raise StorageError(f"{path}: {error}") from None
     except (sqlite3.DatabaseError, ValueError) as error:
-        raise DamagedError(f"{path}: damaged ({error}); {AGAIN}") from None
+        raise DamagedError(f"{path}: damaged ({error}); {kind.again}") from None
 
 
 @dataclass
@@ -188,7 +223,7 @@ class KeepReport:
 def keep(
     store: KeypointStore,
     photos: Mapping[str, Path],
-    matcher: Matcher,
+    detector: Detector,
     progress: Callable[[int], object] = lambda photos: None,
 ) -> KeepReport:
     """Makes a file hold the keypoints of these photos: of those that are new or changed, and of no others.
@@ -198,7 +233,7 @@ def keep(
     Args:
         store: the file.
         photos: by id; what is kept of one that is not there any more stays.
-        matcher: finds the keypoints.
+        detector: finds the keypoints.
         progress: is told how many photos were done.
     """
     report = KeepReport()
@@ -209,7 +244,7 @@ def keep(
 
     def detect(id_: str) -> Keypoints | ImageError:
         try:
-            return matcher.detect(photos[id_])
+            return detector.detect(photos[id_])
         except ImageError as error:
             return error
 

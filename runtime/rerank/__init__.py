@@ -4,6 +4,7 @@ from runtime.rerank.hits import FIRST_STAGE, HitOrder
 from runtime.rerank.interface import Candidates, Located, Query, Reranker, Reranking
 from runtime.rerank.lightglue import LightGlue
 from runtime.rerank.named import RERANKERS, Rerankers
+from runtime.rerank.ransac import Ransac
 from runtime.rerank.similarity import Similarity
 from runtime.rerank.spatial import Spatial
 
@@ -15,6 +16,7 @@ __all__ = [
     "LightGlue",
     "Located",
     "Query",
+    "Ransac",
     "Reranker",
     "Rerankers",
     "Reranking",

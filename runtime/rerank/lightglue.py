@@ -1,9 +1,6 @@
 """Re-ranking by learned matching, for the last few: LightGlue (Lindenberger et al., ICCV 2023), epipolar geometry."""
 
-import warnings
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import ClassVar
 
@@ -11,11 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runtime.arguments import finite_number, number_at_least_0, whole_number_above_0
-from runtime.errors import ImageError, MissingError, UsageError
+from runtime.errors import UsageError
 from runtime.first_stage import Layout
-from runtime.index.origin import Origin
 from runtime.lazy import lazy_property
-from runtime.matching import Keypoints, KeypointStore, Matcher, agreement
+from runtime.matching import KeypointStore, Matcher, PhotoKeypoints, agreement
+from runtime.matching.store import OF_MATCHER
 from runtime.rerank.interface import Candidates, Query, Reranking
 
 RECENT = 256  # photos whose keypoints are remembered, some 140 kB each
@@ -71,27 +68,10 @@ class LightGlue:
         """
         asked = self.matcher.detect(query.photo).strongest(self.keypoints)
         inliers, verified = np.full(len(candidates), -1, np.int64), np.zeros(len(candidates), bool)
-        unreadable: list[str] = []
-        for place, (id_, photo) in enumerate(zip(candidates.ids, candidates.photos, strict=True)):
-            try:
-                found = self._keypoints_of(id_, photo, Origin.of(photo))
-            except ImageError as error:
-                unreadable.append(str(error))
-                continue
+        for place, found in self._photos.of_answers(candidates.ids, candidates.photos):
             agreed = agreement(asked, found, self.matcher.match(asked, found), self.tolerance)
             inliers[place] = agreed.count
             verified[place] = agreed.count >= self.least and agreed.share >= self.share
-        if unreadable and len(unreadable) == len(candidates):
-            raise MissingError(
-                f"{unreadable[0]}; nor can any other answer be read, and their keypoints are not kept: name the folder "
-                "from which the ids are seen (--root), or keep the keypoints (howl index --matcher)"
-            )
-        if unreadable:
-            warnings.warn(
-                f"{unreadable[0]}; {len(unreadable)} of {len(candidates)} answers could not be matched",
-                RuntimeWarning,
-                stacklevel=2,
-            )
         return Reranking(self.scores(candidates.scores, inliers), inliers, verified)
 
     def scores(self, before: NDArray[np.float64], inliers: NDArray[np.int64]) -> NDArray[np.float64]:
@@ -104,10 +84,5 @@ class LightGlue:
         return before + self.gain * np.maximum(inliers - self.chance, 0) / self.keypoints
 
     @lazy_property
-    def _keypoints_of(self) -> Callable[[str, Path, Origin | None], Keypoints]:
-        """Of a photo: kept, or found again. The last ones are remembered: queries have many answers in common."""
-        return lru_cache(RECENT)(self._read)
-
-    def _read(self, id_: str, photo: Path, origin: Origin | None) -> Keypoints:
-        kept = None if self.kept is None else self.kept.find(id_, origin)
-        return (self.matcher.detect(photo) if kept is None else kept).strongest(self.keypoints)
+    def _photos(self) -> PhotoKeypoints:
+        return PhotoKeypoints(self.matcher, self.kept, OF_MATCHER, strongest=self.keypoints, remembered=RECENT)

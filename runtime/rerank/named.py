@@ -6,12 +6,15 @@ from pathlib import Path
 from typing import Any, Self
 
 from runtime.arguments import place
+from runtime.encoder import Encoder
 from runtime.errors import UsageError
 from runtime.io.decoding import MAX_PIXELS
-from runtime.matching import KeypointStore, Matcher
+from runtime.matching import EngineDetector, KeypointStore, Matcher
 from runtime.matching.matcher import DEFAULT
+from runtime.matching.store import OF_ENGINE
 from runtime.rerank.interface import Reranker
 from runtime.rerank.lightglue import LightGlue
+from runtime.rerank.ransac import CALIBRATED, Ransac
 from runtime.rerank.similarity import Similarity
 from runtime.rerank.spatial import Spatial
 
@@ -21,14 +24,18 @@ class Rerankers:
     """Makes each re-ranker when it is first named.
 
     Attributes:
+        engine: whose answers they are.
         matcher: of ``lightglue``.
         index: beside which keypoints may be kept; None if there is none.
-        device, threads: of the matcher: ``Matcher``.
+        encoder: of the engine, which ``ransac`` uses; None to open it when that is first named.
+        device, threads: of matcher and engine: ``Matcher``.
         max_pixels: of a photo.
     """
 
+    engine: Path
     matcher: Path
     index: Path | None = None
+    encoder: Encoder | None = None
     device: str | None = None
     threads: int | None = None
     max_pixels: int = MAX_PIXELS
@@ -43,7 +50,8 @@ class Rerankers:
         ``settings`` are the attributes after ``index``. Paths stay what they are, whatever the current folder is later.
         """
         file = engine.with_name(DEFAULT) if matcher is None else place("matcher", matcher)
-        return cls(file.absolute(), None if index is None else index.absolute(), **settings)
+        beside = None if index is None else index.absolute()
+        return cls(engine.absolute(), file.absolute(), beside, **settings)
 
     def of(self, rerank: "str | Reranker | None") -> Reranker | None:
         """The re-ranker that is meant: by its name, or the object itself.
@@ -67,10 +75,23 @@ class Rerankers:
         kept = None if self.index is None else KeypointStore.beside(self.index, matcher.fingerprint)
         return LightGlue(matcher, kept)
 
+    def ransac(self) -> Ransac:
+        """The engine's own features, with those that are kept beside the index, if there are any.
+
+        Of a system whose features it was not measured with, it says of no answer whether it is verified.
+        """
+        encoder = self.encoder or Encoder(
+            self.engine, device=self.device, threads=self.threads, max_pixels=self.max_pixels
+        )
+        detector = EngineDetector(encoder)
+        kept = None if self.index is None else KeypointStore.beside(self.index, detector.fingerprint, OF_ENGINE)
+        return Ransac(detector, kept, least=Ransac.least if encoder.manifest.system == CALIBRATED else None)
+
 
 RERANKERS: Mapping[str, Callable[[Rerankers], Reranker]] = {
     "spatial": lambda rerankers: Spatial(),
     "similarity": lambda rerankers: Similarity(),
     "spatial+similarity": lambda rerankers: Similarity(after=Spatial()),
+    "ransac": Rerankers.ransac,
     "lightglue": Rerankers.lightglue,
 }

@@ -203,13 +203,13 @@ def test_who_loses_the_race_for_making_the_index_adds_to_the_winners(
         Retriever(exported / "engine.onnx", index, device="cpu") as loser,
         Retriever(exported / "engine.onnx", index, device="cpu") as winner,
     ):
-        encode = loser.encoder.encode_database
+        encode = loser.encoder.first_stage.encode_database
 
         def while_another_makes_it(features: Features) -> object:
             winner.add(photos[:1], existing="skip")
             return encode(features)
 
-        loser.encoder.encode_database = while_another_makes_it  # type: ignore[method-assign]
+        loser.encoder.first_stage.encode_database = while_another_makes_it  # type: ignore[method-assign]
         report = loser.add(photos[:3], existing="skip")
         assert (report.added, report.present) == (photos[1:3], photos[:1])
     assert sorted(Index(index).ids()) == photos[:3]

@@ -20,6 +20,7 @@ from tools import evaluate
 from tools.evaluation import evaluate_engine
 from tools.evaluation.distractors import Distractors, open_distractors
 from tools.evaluation.ranking import Encoded, Indexed, evaluate_set, ranked
+from tools.index import main as keep
 from train.data.sources import open_set
 
 
@@ -89,6 +90,23 @@ def test_learned_matching_finds_near_copies_wherever_the_photos_lie(
     with Retriever(engine, index, device="cpu") as retriever:
         retriever.add(sorted(map(str, find_photos([others, labelled]))))
     assert run(capsys, engine, labelled, "--index", index, *by)["sets"][0]["mAP"] == 1
+
+
+def test_own_features_find_near_copies_though_the_photos_of_an_index_are_gone(
+    engine: Path, labelled: Path, others: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Kept by the ids of the index, which are seen from a root."""
+    assert run(capsys, engine, labelled, "--rerank", "ransac")["sets"][0]["mAP"] == 1
+    index = tmp_path / "all.index"
+    with Retriever(engine, index, root=tmp_path, device="cpu") as retriever:
+        retriever.add(sorted(find_photos([others, labelled])))
+    keep([str(engine), "--index", str(index), "--root", str(tmp_path), "--keep-features"])
+    capsys.readouterr()
+    for photo in find_photos([others]):
+        photo.unlink()
+    result = run(capsys, engine, labelled, "--index", index, "--rerank", "ransac")
+    assert result["sets"][0]["mAP"] == 1
+    assert result["rerank"] == {"by": "ransac", "candidates": 100}
 
 
 def test_the_reranked_order_does_not_depend_on_where_photos_lie(

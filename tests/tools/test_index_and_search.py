@@ -323,6 +323,42 @@ def test_keypoints_are_kept_and_answers_verified_with_them(
     assert f"{kept}: damaged" in capsys.readouterr().err
 
 
+def test_features_are_kept_and_searched_without_photos(
+    engine: Path, photos: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = tmp_path / "photos"
+    root.mkdir()
+    for photo in photos[:4]:
+        shutil.copy(photo, root)
+    where = ["--index", tmp_path / "idx"]
+    assert status(index.main, engine, root, *where, "--root", root, "--keep-features") == 0
+    kept = tmp_path / "idx.features"
+    assert f"{kept}: features of 4 photos, 4 of them new" in capsys.readouterr().out
+    assert status(index.main, *where, "--stats", "--verify") == 0
+    assert f"features        kept in {kept}" in capsys.readouterr().out
+    shutil.rmtree(root)
+    assert status(search.main, engine, photos[2], *where, "--rerank", "ransac", "--top", 2) == 0
+    first, second = capsys.readouterr().out.splitlines()
+    assert first.split()[2:] == ["50", "inliers", "verified", Path(photos[2]).name]
+    assert "verified" not in second
+    kept.write_bytes(kept.read_bytes()[:5000])
+    assert status(index.main, *where, "--verify") == 1
+    assert f"{kept}: damaged" in capsys.readouterr().err
+    assert status(index.main, *where, "--keep-features") == 2
+    assert "--keep-features: name the engine" in capsys.readouterr().err
+
+
+def test_an_index_says_its_regions(
+    engine: Path, photos: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    where = ["--index", tmp_path / "idx"]
+    assert status(index.main, engine, *photos[:3], *where, "--regions", 3) == 0
+    assert status(index.main, *where, "--stats", "--verify") == 0
+    assert "regions         3 levels of R-MAC's grid" in capsys.readouterr().out
+    assert status(index.main, engine, photos[3], *where, "--regions", 2) == 1
+    assert "aggregates its photos by 3 levels of regions, not 2" in capsys.readouterr().err
+
+
 def test_photos_without_keypoints_are_said(
     engine: Path, matcher: Path, photos: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -222,8 +222,9 @@ def test_local_features_are_no_global_descriptors(
     assert not out.exists()
 
 
-def test_pairs_that_learned_matching_verifies(
-    exported: Path, matcher: Path, folder: Path, photos: list[str], tmp_path: Path
+@pytest.mark.parametrize(("rerank", "inliers"), [("lightglue", 30), ("ransac", 20)])
+def test_pairs_that_matching_verifies(
+    exported: Path, matcher: Path, photos: list[str], tmp_path: Path, rerank: str, inliers: int
 ) -> None:
     """A photo and its copy; all others show other things."""
     images, out = tmp_path / "images", tmp_path / "pairs.txt"
@@ -231,7 +232,8 @@ def test_pairs_that_learned_matching_verifies(
     for photo in photos:
         (images / Path(photo).name).write_bytes(Path(photo).read_bytes())
     (images / "copy.png").write_bytes(Path(photos[2]).read_bytes())
-    by = ["--rerank", "lightglue", "--matcher", matcher, "--min-inliers", 30]
+    by = ["--rerank", rerank, "--min-inliers", inliers]
+    by += ["--matcher", matcher] if rerank == "lightglue" else []
     assert run(exported / "engine.onnx", images, *by, "--out", out) == 0
     assert [set(pair) for pair in lines_of(out)] == [{"copy.png", Path(photos[2]).name}]
 

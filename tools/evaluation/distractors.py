@@ -44,9 +44,9 @@ class Distractors:
         """Where photos lie in the index."""
         return self.index.located_at(numbers)
 
-    def photos_at(self, numbers: NDArray[np.int64]) -> Sequence[Path]:
-        """The files of photos."""
-        return [self.paths[number] for number in numbers.tolist()]
+    def photos_at(self, numbers: NDArray[np.int64]) -> Sequence[tuple[str, Path]]:
+        """The paths of photos, as ids too, and their files."""
+        return [(str(self.paths[number]), self.paths[number]) for number in numbers.tolist()]
 
 
 @contextmanager

@@ -40,8 +40,8 @@ class Searchable(Protocol):
         """Where photos lie: each store that has some, their rows in it, and their places among ``numbers``."""
         ...
 
-    def photos_at(self, numbers: NDArray[np.int64]) -> Sequence[Path]:
-        """The files of photos."""
+    def photos_at(self, numbers: NDArray[np.int64]) -> Sequence[tuple[str, Path]]:
+        """The ids and the files of photos."""
         ...
 
 
@@ -70,9 +70,9 @@ class Encoded:
         lengths = [len(piece) for piece in self.pieces]
         return [(self.pieces[part], rows, places) for part, rows, places in divided(stored, lengths)]
 
-    def photos_at(self, numbers: NDArray[np.int64]) -> Sequence[Path]:
-        """``Searchable.photos_at``."""
-        return [self.paths[number] for number in numbers.tolist()]
+    def photos_at(self, numbers: NDArray[np.int64]) -> Sequence[tuple[str, Path]]:
+        """``Searchable.photos_at``; their ids are their paths."""
+        return [(str(self.paths[number]), self.paths[number]) for number in numbers.tolist()]
 
     def scores(self, query: Any) -> NDArray[np.float64]:
         """The score of every searched photo, float64 [n]; 0 for one that cannot be read, which is junk."""
@@ -111,12 +111,12 @@ class Indexed:
         """``Searchable.located_at``; photos that are not in the index are nowhere."""
         return self.index.located_at(self._in_index[numbers])
 
-    def photos_at(self, numbers: NDArray[np.int64]) -> Sequence[Path]:
-        """``Searchable.photos_at``; the others are those of their ids."""
-        positions = self._in_index[numbers]
+    def photos_at(self, numbers: NDArray[np.int64]) -> Sequence[tuple[str, Path]]:
+        """``Searchable.photos_at``; the files of the others are where their ids say."""
+        ids = [self._ids[position] if position >= 0 else "" for position in self._in_index[numbers].tolist()]
         return [
-            self.paths[number] if number < len(self.positions) else Path(self._ids[position])
-            for number, position in zip(numbers.tolist(), positions.tolist(), strict=True)
+            (id_, self.paths[number] if number < len(self.positions) else Path(id_))
+            for id_, number in zip(ids, numbers.tolist(), strict=True)
         ]
 
     @lazy_property
@@ -247,12 +247,13 @@ def ranked(
     answers = ranking if own is None else ranking[ranking != own]
     best = answers[: order.count]
     located: list[Located] = []
-    photos: dict[int, Path] = {}
+    photos: dict[int, tuple[str, Path]] = {}
     for part, numbers, places in divided(best, [len(part) for part in searched]):
         located += [Located(store, rows, places[own]) for store, rows, own in searched[part].located_at(numbers)]
         photos |= zip(places.tolist(), searched[part].photos_at(numbers), strict=True)
-    files = [photos[place] for place in range(len(best))]
-    candidates = Candidates(scores[best], located, list(map(str, files)), files)
+    ids = [photos[place][0] for place in range(len(best))]
+    files = [photos[place][1] for place in range(len(best))]
+    candidates = Candidates(scores[best], located, ids, files)
     found = order.reranker.rerank(query, candidates)
     found.check(len(best))
     rest = answers[order.count :] if own is None else np.append(answers[order.count :], own)

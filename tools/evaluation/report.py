@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from runtime.bundle import load_manifest
 from runtime.encoder import Encoder
 from runtime.errors import UsageError
 from runtime.first_stage import FirstStage
@@ -104,23 +103,21 @@ def evaluate_engine(
     """
     if index is not None and distractors is not None:
         raise UsageError(f"{index}: its photos without a label are the distractors; leave {distractors} out")
-    rerankers = Rerankers.beside(engine, matcher, index, device=device, threads=threads)
+    encoder = Encoder(engine, device=device, threads=threads, threshold=threshold, alpha=alpha)
+    rerankers = Rerankers.beside(engine, matcher, index, encoder=encoder, device=device, threads=threads)
     order = HitOrder(rerankers.of(rerank), candidates)
-    manifest = load_manifest(engine)
-    sets = [open_set(name, image_size=manifest.image_size, root=data_root) for name in data]
+    sets = [open_set(name, image_size=encoder.manifest.image_size, root=data_root) for name in data]
     paths = {path for labelled in sets for path in labelled.paths}
     skipped: dict[str, str] = {}
-    with open_distractors(distractors, engine, device, data_root, paths, skipped) as indexes:
-        encoder = Encoder(engine, device=device, threads=threads, threshold=threshold, alpha=alpha)
-        with ExitStack() as stack:
-            held = None
-            if index is not None:
-                opened = Index.of_engine(index, engine, manifest.fingerprint, encoder.first_stage.layout)
-                held = stack.enter_context(closing(opened))
-            order.check(encoder.path, encoder.first_stage.layout)
-            if held is not None:
-                order.check(held.path, held.layout)
-            summaries = [evaluate_set(encoder, labelled, indexes, index=held, order=order) for labelled in sets]
+    with open_distractors(distractors, engine, device, data_root, paths, skipped) as indexes, ExitStack() as stack:
+        held = None
+        if index is not None:
+            opened = Index.of_engine(index, engine, encoder.manifest.fingerprint, encoder.first_stage.layout)
+            held = stack.enter_context(closing(opened))
+        order.check(encoder.path, encoder.first_stage.layout)
+        if held is not None:
+            order.check(held.path, held.layout)
+        summaries = [evaluate_set(encoder, labelled, indexes, index=held, order=order) for labelled in sets]
     for labelled in sets:
         unreadable = zip(labelled.paths, labelled.names, strict=True)
         skipped |= {str(path): labelled.unreadable[name] for path, name in unreadable if name in labelled.unreadable}

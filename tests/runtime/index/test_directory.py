@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 import runtime.index
 from runtime.asmk.codes import AsmkCodes, pack_signs
 from runtime.asmk.inverted_file import InvertedFile
-from runtime.errors import IncompatibleError
+from runtime.errors import DamagedError, IncompatibleError
 from runtime.first_stage import ASMK, Layout
 from runtime.index import Hit, Index
 from runtime.index.catalogue import Catalogue
@@ -533,15 +533,16 @@ def test_an_index_of_the_first_format_is_refused_by_its_number(index: Index, pat
 
 
 def test_an_index_of_the_format_before_opens_searches_and_grows(path: Path) -> None:
-    """It knew no geometry, and keeps none."""
+    """It knew no geometry and no regions, and keeps none."""
     ids, images = make_images(0, 1, 2)
     with closing(Index.create(path, fingerprint="an engine", layout=replace(LAYOUT, geometry=False))) as index:
         index.add(ids, images)
         expected = everything(index)
     tell(path / CATALOGUE, f"UPDATE metadata SET value = '{LEAST_VERSION}' WHERE key = 'version'")
-    tell(path / CATALOGUE, "DELETE FROM metadata WHERE key = 'geometry'")
+    tell(path / CATALOGUE, "DELETE FROM metadata WHERE key IN ('geometry', 'regions')")
     with closing(Index.of_engine(path, Path("engine.onnx"), "an engine", LAYOUT)) as index:
         assert not index.layout.geometry
+        assert not index.layout.regions
         assert everything(index) == expected
         index.add(*make_images(3))
         index.remove([ids[0]])
@@ -558,6 +559,14 @@ def test_geometry_of_another_form_is_not_read(index: Index, path: Path) -> None:
     line = refusal(lambda: Index(path))
     assert "keeps where features lie in a form that this version of howl does not read (yes)" in line
     assert line.endswith("make an index of the photos anew")
+
+
+@pytest.mark.parametrize("levels", ["99", "-1", "three"])
+def test_regions_that_no_index_has_are_damage(index: Index, path: Path, levels: str) -> None:
+    index.close()
+    tell(path / CATALOGUE, f"UPDATE metadata SET value = '{levels}' WHERE key = 'regions'")
+    with pytest.raises(DamagedError, match=f"{path / CATALOGUE}: "):
+        Index(path)
 
 
 def test_a_stale_reader_finds_where_another_has_moved_an_image(index: Index, path: Path) -> None:

@@ -6,6 +6,7 @@ import sqlite3
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -190,6 +191,10 @@ def test_what_cannot_be_swapped_stays(tmp_path: Path) -> None:
     Index.create(other, fingerprint="another engine", layout=LAYOUT).close()
     with pytest.raises(IncompatibleError, match=r"other: an index of another engine than .*live; it cannot"):
         Index.replace(path, other)
+    regional = tmp_path / "regional"
+    Index.create(regional, fingerprint="an engine", layout=replace(LAYOUT, regions=2)).close()
+    with pytest.raises(IncompatibleError, match=r"regional: an index with other regions or geometry than .*live"):
+        Index.replace(path, regional)
     with pytest.raises(MissingError, match="nothing: no index here"):
         Index.replace(path, tmp_path / "nothing")
     with pytest.raises(UsageError, match=r"is the index at .* itself"):

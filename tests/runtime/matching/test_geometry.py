@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from runtime.matching import Keypoints, agreement
+from runtime.matching import Keypoints, affine_agreement, agreement
 
 SIZE = (640, 480)
 FOCAL = 500.0
@@ -55,3 +55,39 @@ def test_matches_in_one_place_are_no_error() -> None:
     first, second, matches = two_views(20, 0)
     piled = np.zeros_like(matches)
     assert agreement(first, second, piled, 0.003).count in range(21)
+
+
+MAP = np.array([[1.2, 0.3], [-0.2, 0.9]])
+
+
+def mapped(true: int, wrong: int) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.int64]]:
+    """Positions, where an affine map puts them, and others anywhere; each is matched with its own."""
+    random = np.random.default_rng(1)
+    here = random.uniform(0, 700, (true + wrong, 2))
+    there = here @ MAP.T + (40, -30)
+    there[true:] = random.uniform(0, 700, (wrong, 2))
+    rows = np.arange(true + wrong)
+    return here.astype(np.float32), there.astype(np.float32), np.stack([rows, rows], axis=1)
+
+
+def test_what_an_affine_map_moves_agrees_with_it() -> None:
+    here, there, matches = mapped(30, 60)
+    there[:30] += np.random.default_rng(2).uniform(-3, 3, (30, 2))
+    agreed = affine_agreement(here, there, matches, tolerance=10, trials=1000)
+    off = np.linalg.norm(here[30:] @ MAP.T + (40, -30) - there[30:], axis=1)
+    assert agreed.inliers[:30].all()
+    assert not agreed.inliers[30:][off > 20].any()
+    again = affine_agreement(here, there, matches, tolerance=10, trials=1000)
+    np.testing.assert_array_equal(agreed.inliers, again.inliers)
+
+
+@pytest.mark.parametrize("count", [0, 3])
+def test_three_matches_say_nothing_of_an_affine_map(count: int) -> None:
+    here, there, matches = mapped(count, 0)
+    assert affine_agreement(here, there, matches, tolerance=10, trials=100).count == 0
+
+
+def test_matches_in_one_place_have_no_affine_map() -> None:
+    here, there, matches = mapped(10, 0)
+    here[:] = here[0]
+    assert affine_agreement(here, there, matches, tolerance=10, trials=100).count == 0

@@ -11,24 +11,10 @@ import pytest
 
 from runtime import IncompatibleError, MissingError, Retriever, UsageError
 from runtime.matching import KeypointStore, Matcher
-from runtime.matching.store import keep, store_path
+from runtime.matching.store import OF_MATCHER, keep
 from runtime.rerank import LightGlue
 
 from ...conftest import draw_photo
-
-
-@pytest.fixture
-def shots(tmp_path: Path) -> list[str]:
-    """Three photos of different things, and the third one again, a little noisy."""
-    folder = tmp_path / "shots"
-    folder.mkdir()
-    images = [draw_photo(seed) for seed in range(3)]
-    noise = np.random.default_rng(0).integers(-8, 9, images[2].shape)
-    images.append(np.clip(images[2] + noise, 0, 255).astype(np.uint8))
-    paths = [str(folder / f"shot{i}.png") for i in range(len(images))]
-    for path, image in zip(paths, images, strict=True):
-        cv2.imwrite(path, image)
-    return paths
 
 
 def test_photos_of_the_same_thing_are_verified_and_come_first(engine: Path, matcher: Path, shots: list[str]) -> None:
@@ -61,7 +47,7 @@ def test_kept_keypoints_need_no_photos(engine: Path, matcher: Path, shots: list[
     with Retriever(engine, matcher=matcher, device="cpu") as retriever:
         retriever.add(shots)
         expected = retriever.search(shots[0], rerank="lightglue")
-        path = store_path(retriever.index_path)
+        path = OF_MATCHER.path(retriever.index_path)
     cells = Matcher(matcher, device="cpu")
     with closing(KeypointStore(path, cells.fingerprint, make=True)) as store:
         keep(store, {shot: Path(shot) for shot in shots}, cells)
@@ -115,7 +101,7 @@ def test_without_a_matcher_it_says_so(engine: Path, shots: list[str]) -> None:
 def test_keypoints_of_another_matcher_are_refused(engine: Path, matcher: Path, shots: list[str]) -> None:
     with Retriever(engine, matcher=matcher, device="cpu") as retriever:
         retriever.add(shots)
-        path = store_path(retriever.index_path)
+        path = OF_MATCHER.path(retriever.index_path)
         KeypointStore(path, "another", make=True).close()
         with pytest.raises(IncompatibleError, match=f"{path}: keypoints of another matcher"):
             retriever.search(shots[0], rerank="lightglue")

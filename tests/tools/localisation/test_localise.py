@@ -14,7 +14,7 @@ from runtime import Retriever
 from runtime.errors import IdError
 from runtime.io.cli import run_command
 from runtime.matching import KeypointStore, Matcher
-from runtime.matching.store import keep, store_path
+from runtime.matching.store import OF_MATCHER, keep
 from tools import localise
 from train.data.synthetic.place import place_of
 
@@ -208,7 +208,9 @@ def test_kept_keypoints_need_no_photos(
     assert run(query, *command, *own) == 0
     expected = (tmp_path / "poses.txt").read_text()
     index = Path(shutil.copytree(scene.index, tmp_path / "index"))
-    with closing(KeypointStore(store_path(index), Matcher(lighterglue, device="cpu").fingerprint, make=True)) as kept:
+    with closing(
+        KeypointStore(OF_MATCHER.path(index), Matcher(lighterglue, device="cpu").fingerprint, make=True)
+    ) as kept:
         names = [f"db/view{view:02d}.png" for view in range(8)]
         keep(kept, {name: scene.images / name for name in names}, Matcher(lighterglue, device="cpu"))
     (tmp_path / "nothing").mkdir()

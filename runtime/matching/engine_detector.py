@@ -1,0 +1,45 @@
+"""An engine's own local features as keypoints: what it searches with is matched, and no second network is needed."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from runtime.encoder import Encoder
+from runtime.errors import IncompatibleError
+from runtime.features import LocalFeatures
+from runtime.io.image import PhotoInput, stored_orientation
+from runtime.matching.keypoints import Keypoints
+
+
+class EngineDetector:
+    """Finds keypoints by an engine that gives local features. Any thread may use it."""
+
+    def __init__(self, encoder: Encoder) -> None:
+        """Raises IncompatibleError if the engine gives no local features."""
+        if encoder.manifest.features is None:
+            raise IncompatibleError(
+                f"{encoder.path}: gives a global descriptor only, and matching photos needs local features; export a "
+                "system that has them"
+            )
+        self._encoder = encoder
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the engine."""
+        return self._encoder.manifest.fingerprint
+
+    def detect(self, photo: PhotoInput) -> Keypoints:
+        """The local features of a photo. Raises ImageError if it cannot be read."""
+        features = self._encoder.extract(photo)
+        local, orientation = features.need_local(), stored_orientation(photo)
+        return Keypoints(local.positions[:, :2], unit_descriptors(local), features.need_size(), orientation)
+
+    def engine_pixels(self, keypoints: Keypoints) -> NDArray[np.float32]:
+        """Where keypoints lie in the image that the engine takes, float32 [n, 2]: the unit of how exact they are."""
+        factor = min(1.0, self._encoder.manifest.image_size / max(keypoints.size))
+        return (keypoints.positions + 0.5) * np.float32(factor) - 0.5
+
+
+def unit_descriptors(local: LocalFeatures) -> NDArray[np.float32]:
+    """The descriptors at length 1, float32 [n, D]: HOW's have others (§3.3), and distances are compared."""
+    lengths = np.linalg.norm(local.descriptors, axis=1, keepdims=True)
+    return local.descriptors / np.maximum(lengths, np.finfo(np.float32).tiny)
