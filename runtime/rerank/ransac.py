@@ -37,8 +37,8 @@ class Ransac:
         tolerance: of an inlier's position, in pixels of the image that the engine takes.
         trials: of RANSAC.
         chance: inliers that photos of different places have, too, and that tell nothing.
-        least: inliers of an image that is verified. At most one in a thousand pairs of photos of different places has
-            as many of HOW's features (docs/rerank.md). None if that is not known, and hits say neither.
+        least: inliers of an image that is verified, twice what at most one in a thousand wrong answers to training
+            photos has, of HOW's features (docs/rerank.md). None if that is not known, and hits say neither.
     """
 
     detector: EngineDetector
@@ -48,7 +48,7 @@ class Ransac:
     tolerance: float = 20.0
     trials: int = 1000
     chance: int = 12
-    least: int | None = 20
+    least: int | None = 40
 
     candidates: ClassVar[int] = 100
 
