@@ -129,7 +129,7 @@ def apart(regions: list) -> list:
 def agreeing_ellipses(query: Ellipses, image: Ellipses, tolerance: float) -> int:
     """How many of an image's ellipses lie as one affine map of the query would have them.
 
-    Every match of two ellipses of a channel is tried as the map A·x + t, with A = L_image · L_query⁻¹, which is upright;
+    Every match of two ellipses of a channel is tried as the map A·x + t, A = L_image · L_query⁻¹, which keeps upright;
     a match agrees if its centres do. The image's ellipses are counted, not the query's, of which many may overlap.
 
     Args:
