@@ -20,6 +20,7 @@ from runtime.io.unpickle import one_line
 from train.models.base import ExtractionConfig, ModelConfig, RetrievalModel, of_declared_types
 from train.models.registry import SYSTEMS, build_model
 from train.weights.cirtorch import is_cirtorch_checkpoint, read_cirtorch_checkpoint
+from train.weights.dir import is_dir_checkpoint, read_dir_checkpoint
 from train.weights.how import is_how_checkpoint, read_how_checkpoint
 from train.weights.safe_load import ODDITIES, check_weights, load_tensors, save_tensors, state_dict_of
 
@@ -27,6 +28,7 @@ FORMAT = "howl checkpoint"
 VERSION = 3
 PUBLISHED = (  # which content is of a layout of authors, and what reads it; HOW's older one is the least particular
     (is_cirtorch_checkpoint, read_cirtorch_checkpoint),
+    (is_dir_checkpoint, read_dir_checkpoint),
     (is_how_checkpoint, read_how_checkpoint),
 )
 

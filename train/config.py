@@ -76,13 +76,15 @@ class TrainingConfig:
         tuple_size: longest side, in pixels, of the photos that are mined and trained on; those of a tuple are seen at
             one scale, and learn for all.
         augmented: share of the photos of a tuple that are seen from another side and in another light.
-        loss: contrastive, on global descriptors; match, on local features; or the system's own.
-        margin: of a loss on global descriptors.
+        loss: contrastive, on global descriptors of a tuple; ap, the average precision of all photos of a step, by
+            global descriptors; match, on local features; or the system's own.
+        margin: of a loss on global descriptors of a tuple.
         seed: of everything that is drawn at random.
         pool: photos that an epoch's negatives are mined from.
         negatives: hard negatives of a tuple.
         nearest_positives: how many of the query's nearest photos the positive is drawn from.
-        tuples_per_step: tuples whose gradients are summed for one step of the optimiser.
+        tuples_per_step: tuples whose gradients are summed for one step of the optimiser, or whose photos query each
+            other with --loss ap, for which 20 and more are better.
         freeze_backbone: only the new modules learn: three times as fast, and enough for few photos. A network without
             new modules then learns whitening and codebook only.
         new_module_factor: new modules learn so many times faster than the backbone.
@@ -193,7 +195,7 @@ def refuse_without_effect(options: TrainOptions) -> None:
     needs: dict[str, str] = {}
     if model.method != ASMK:
         needs |= dict.fromkeys(("words", "codebook_photos", "whitening_features"), "--system how")
-    if training.loss == "match":
+    if training.loss in ("match", "ap"):
         needs["margin"] = "--loss contrastive"
     for given, default, without in (
         (network, fitting.network, network.without_effect()),

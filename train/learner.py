@@ -1,4 +1,4 @@
-"""Gradient steps: the photos of a tuple → its loss, and Adam over all of the network that learns."""
+"""Gradient steps: the photos of a tuple, or of several as one list → a loss, and Adam over all that learns."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
@@ -17,8 +17,9 @@ from runtime.io.image import MIN_SIDE, Image, shrink
 from train.augmentation import augmented
 from train.config import TrainingConfig
 from train.data.labelled import LabelledPhotos
+from train.descriptors import describe_images
 from train.distributed import ProcessGroup
-from train.losses import TupleLoss
+from train.losses import LIST_LOSS, DescriptorGradient, TupleLoss, average_precision_loss
 from train.mining import TrainingTuple
 from train.models.base import RetrievalModel
 
@@ -34,7 +35,9 @@ class Learner:
         self, model: RetrievalModel, photos: LabelledPhotos, config: TrainingConfig, processes: ProcessGroup
     ) -> None:
         self.optimiser = build_optimiser(model, config)
-        self._loss = TupleLoss(model, config.loss, config.margin)
+        self._ranks = config.loss == LIST_LOSS
+        self._model = model
+        self._loss = DescriptorGradient(model) if self._ranks else TupleLoss(model, config.loss, config.margin)
         self._photos = photos
         self._config = config
         self._processes = processes
@@ -49,16 +52,14 @@ class Learner:
         total = 0.0
         for step in tqdm(mine, desc=label, unit="step", leave=False, disable=self._processes.hides_progress):
             self.optimiser.zero_grad()
-            for position, _ in enumerate(step):
-                total += self._learn_tuple(next(images), last_of_step=position == len(step) - 1)
-            if not step:
-                self._learn_nothing()
+            photos = [next(images) for _ in step]
+            total += self._learn_list(step, photos) if self._ranks else self._learn_tuples(photos)
             self.optimiser.step()
         return sum(self._processes.gather(total)) / len(tuples)
 
     def try_tuple(self, images: Sequence[Image]) -> None:
         """The work of one tuple, of which nothing is kept: for measuring its time."""
-        loss = self._loss(images)
+        loss = self._loss(images, self._described([images])[0]) if self._ranks else self._loss(images)
         if loss.requires_grad:  # not where nothing learns
             loss.backward()
         self.optimiser.zero_grad()
@@ -78,20 +79,53 @@ class Learner:
         on_gpu = self._processes.device.type == "cuda"
         return DistributedDataParallel(self._loss, device_ids=[self._processes.device] if on_gpu else None)
 
-    def _learn_tuple(self, images: list[Image], *, last_of_step: bool) -> float:
-        """Adds one tuple's gradient; the processes exchange gradients with the last of a step."""
-        tuple_loss = self._shared_loss
-        wait = isinstance(tuple_loss, DistributedDataParallel) and not last_of_step
-        with tuple_loss.no_sync() if wait else nullcontext():  # type: ignore[operator]
-            loss = tuple_loss(images)
-            # HOW sums gradients over the tuples of a step; DDP divides by the number of processes.
-            (loss * self._processes.world).backward()
-        return float(loss.detach())
+    def _learn_tuples(self, photos: Sequence[Sequence[Image]]) -> float:
+        """Adds the gradients of a step's tuples, as HOW does; the sum of their losses."""
+        return sum(float(loss) for loss in self._backward([(images,) for images in photos]))
 
-    def _learn_nothing(self) -> None:
-        """A zero gradient, from a process without a tuple in a short last step: the other processes wait for it."""
-        black = np.zeros((MIN_SIDE, MIN_SIDE, 3), np.uint8)
-        (0 * self._shared_loss([black] * 3)).backward()
+    def _learn_list(self, step: Sequence[TrainingTuple], photos: Sequence[Sequence[Image]]) -> float:
+        """The photos of a step query each other, in three stages (``DescriptorGradient``); the loss, once a tuple."""
+        numbers = [i for t in step for i in (t.query, t.positive, *t.negatives)]
+        everyone = self._processes.gather((numbers, [part.cpu() for part in self._described(photos)]))
+        listed = np.array([i for of, _ in everyone for i in of])
+        parts = [part for _, of in everyone for part in of]
+        descriptors = torch.cat(parts).requires_grad_()
+        scenes = self._photos.scenes[listed]
+        loss = average_precision_loss(
+            descriptors,
+            torch.from_numpy(scenes[:, None] == scenes),
+            torch.from_numpy(listed[:, None] != listed),  # a photo that two tuples have in common does not find itself
+        )
+        gradients = torch.autograd.grad(loss, descriptors)[0].split([len(part) for part in parts])
+        first = sum(len(of) for _, of in everyone[: self._processes.rank])
+        mine = (gradient.to(self._processes.device) for gradient in gradients[first : first + len(step)])
+        self._backward(list(zip(photos, mine, strict=True)))
+        return float(loss.detach()) * len(step)
+
+    @torch.no_grad()
+    def _described(self, photos: Sequence[Sequence[Image]]) -> list[Tensor]:
+        """The descriptors of a step's tuples, [n, D] each."""
+        return [describe_images(self._model, images) for images in photos]
+
+    def _backward(self, parts: Sequence[tuple[Any, ...]]) -> list[Tensor]:
+        """Adds the gradients of a step: the losses of this process's parts, of which each is what the loss is given.
+
+        The processes exchange gradients with the last part. They wait for one that has none in a short last step, which
+        therefore adds a zero gradient.
+        """
+        world, loss_of = self._processes.world, self._shared_loss
+        if not parts:
+            black = [np.zeros((MIN_SIDE, MIN_SIDE, 3), np.uint8)] * 3
+            nothing = (black, self._described([black])[0]) if self._ranks else (black,)
+            (0 * loss_of(*nothing)).backward()
+        losses = []
+        for position, part in enumerate(parts):
+            wait = isinstance(loss_of, DistributedDataParallel) and position < len(parts) - 1
+            with loss_of.no_sync() if wait else nullcontext():  # type: ignore[operator]
+                loss = loss_of(*part)
+                (loss * world).backward()  # gradients are summed; DDP divides by the number of processes
+            losses.append(loss.detach())
+        return losses
 
     def _images(self, tuples: Sequence[TrainingTuple], epoch: int) -> Iterator[list[Image]]:
         """The photos of each tuple as they are trained on: query, positive, negatives; read ahead."""

@@ -1,6 +1,7 @@
-"""What a tuple of photos is trained on: a loss on global descriptors, or one on local matches.
+"""What photos are trained on: a loss of a tuple, on global descriptors or on local matches, or one of a whole list.
 
-``TupleLoss`` is the module that training steps on: images of a tuple → its loss.
+The module that training steps on is ``TupleLoss``, images of a tuple → its loss, or, for a loss of a list,
+``DescriptorGradient``.
 """
 
 from collections.abc import Sequence
@@ -12,6 +13,8 @@ from torch.nn import functional as F
 from runtime.io.image import Image
 from train.descriptors import describe_images, feature_maps
 from train.models.base import FeatureMap, RetrievalModel
+
+LIST_LOSS = "ap"  # the one that is not of a tuple
 
 
 class TupleLoss(nn.Module):
@@ -63,6 +66,53 @@ def triplet_loss(query: Tensor, positive: Tensor, negatives: Tensor, margin: flo
 def distance(a: Tensor, b: Tensor) -> Tensor:
     """Euclidean distance along the last axis; a small shift keeps its gradient finite at 0."""
     return torch.linalg.vector_norm(a - b + 1e-6, dim=-1)
+
+
+BINS = 25  # of the similarities from 1 to 0, as the authors' code has them
+
+
+class DescriptorGradient(nn.Module):
+    """Images, and the gradient of a loss at their descriptors → Σ ⟨descriptor, gradient⟩, which has the same gradient.
+
+    A loss of more photos than fit into memory with all that their gradients need is learned in three stages (Revaud et
+    al., ICCV 2019, §4.2): the descriptors of all photos, without gradients; the loss and its gradient at them; and the
+    photos again, a few at a time, each with its own part of that gradient.
+    """
+
+    def __init__(self, model: RetrievalModel) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: Sequence[Image], gradient: Tensor) -> Tensor:
+        """RGB uint8 images, each [H, W, 3], and the gradient at their descriptors, [n, D]."""
+        return (describe_images(self.model, images) * gradient).sum()
+
+
+def average_precision_loss(descriptors: Tensor, positive: Tensor, ranked: Tensor) -> Tensor:
+    """1 − the mean average precision of photos that query each other, with bins for ranks (Revaud et al., ICCV 2019).
+
+        c_i = Σ_x δ_i(s_x)    c⁺_i = Σ_positives δ_i(s_x)    AP = Σ_i (Σ_{j≤i} c⁺_j / Σ_{j≤i} c_j) · c⁺_i / Σ_j c⁺_j
+
+    δ_i is the triangle around 1 − i / (BINS − 1), as wide as two bins, of the similarities s_x of what is ranked; all
+    below 0 are in the last bin. It is the histogram that makes ranks differentiable.
+
+    Args:
+        descriptors: L2-normalised, [n, D].
+        positive: bool [n, n], whether two photos show the same place.
+        ranked: bool [n, n], which photos (columns) are ranked by a query (row): not the query itself.
+
+    Returns:
+        a scalar, the mean over the queries that rank a positive.
+    """
+    similarity = descriptors @ descriptors.T
+    place = (1 - similarity.clamp(0, 1)) * (BINS - 1)  # among the bins, 0 the most similar
+    bins = torch.arange(BINS, device=place.device)[:, None, None]
+    share = (1 - (place - bins).abs()).clamp(min=0) * ranked
+    of_all, of_positives = share.sum(dim=2), (share * positive).sum(dim=2)  # [BINS, n]
+    precision = of_positives.cumsum(dim=0) / of_all.cumsum(dim=0).clamp(min=1e-6)
+    positives = of_positives.sum(dim=0)
+    average = (precision * of_positives).sum(dim=0) / positives.clamp(min=1e-6)
+    return 1 - average[(positive & ranked).any(dim=1)].mean()
 
 
 SELECTIVITY = 3.0  # α of ASMK

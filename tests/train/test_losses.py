@@ -10,9 +10,11 @@ from torch.nn import functional as F
 
 from train.descriptors import batch_for, feature_maps
 from train.losses import (
+    BINS,
     SELECTION_WIDTH,
     TEMPERATURE,
     TupleLoss,
+    average_precision_loss,
     contrastive_loss,
     match_loss,
     match_score,
@@ -102,6 +104,56 @@ def test_match_score_is_the_sum_of_best_matches() -> None:
     a, b = features_of(0), features_of(1, 5, 2)
     assert float(match_score(a, b)) == pytest.approx(score_by_hand(a, b), rel=1e-4)
     assert float(match_score(a, b)) == pytest.approx(float(match_score(b, a)), rel=1e-5)
+
+
+def average_precision_by_hand(similarities: list[float], positive: list[bool]) -> float:
+    """Bin by bin, as the paper's equations 8 to 11 are written."""
+    gap = 1 / (BINS - 1)
+    counts, counts_of_positives = [0.0] * BINS, [0.0] * BINS
+    for i in range(BINS):
+        for similarity, is_positive in zip(similarities, positive, strict=True):
+            share = max(0.0, 1 - abs(max(similarity, 0.0) - (1 - i * gap)) / gap)
+            counts[i] += share
+            counts_of_positives[i] += share * is_positive
+    average = 0.0
+    for i in range(BINS):
+        if counts_of_positives[i] > 0:
+            precision = sum(counts_of_positives[: i + 1]) / sum(counts[: i + 1])
+            average += precision * counts_of_positives[i] / sum(counts_of_positives)
+    return average
+
+
+def test_average_precision_loss_is_the_formula() -> None:
+    descriptors, scenes = unit_vectors(9), torch.tensor([0, 0, 0, 1, 1, 2, 2, 3, 4])
+    positive, ranked = scenes[:, None] == scenes, ~torch.eye(9, dtype=torch.bool)
+    ranked[5, 7] = False  # is passed over
+    wanted = []
+    for query in range(7):  # the last two have no positive
+        others = ranked[query].nonzero().flatten().tolist()
+        similarities = [float(descriptors[query] @ descriptors[i]) for i in others]
+        wanted.append(average_precision_by_hand(similarities, positive[query][others].tolist()))
+    loss = average_precision_loss(descriptors, positive, ranked)
+    assert float(loss) == pytest.approx(1 - np.mean(wanted), rel=1e-4)
+
+
+def test_average_precision_loss_is_that_of_the_ranks_where_bins_tell_photos_apart() -> None:
+    """One query among similarities of a bin each; what it finds does not query back."""
+    similarities = torch.linspace(1, 0, BINS)[[0, 2, 5, 9, 14, 20]]
+    descriptors = torch.stack([similarities, (1 - similarities.square()).sqrt()], dim=1)
+    positive, ranked = torch.zeros(6, 6, dtype=torch.bool), torch.zeros(6, 6, dtype=torch.bool)
+    positive[0, [2, 4]] = True
+    ranked[0, 1:] = True
+    assert float(average_precision_loss(descriptors, positive, ranked)) == pytest.approx(1 - (1 / 2 + 2 / 4) / 2)
+
+
+def test_average_precision_loss_pulls_positives_up() -> None:
+    descriptors = unit_vectors(8).requires_grad_()
+    scenes = torch.arange(8) % 4
+    positive, ranked = scenes[:, None] == scenes, ~torch.eye(8, dtype=torch.bool)
+    before = average_precision_loss(descriptors, positive, ranked)
+    (gradient,) = torch.autograd.grad(before, descriptors)
+    after = F.normalize(descriptors - 1e-4 * gradient, dim=1)
+    assert average_precision_loss(after, positive, ranked) < before
 
 
 def test_match_loss_is_a_softmax_over_scores() -> None:

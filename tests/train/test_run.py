@@ -347,7 +347,7 @@ def test_nothing_said_are_the_defaults_of_the_system_and_the_data() -> None:
 def test_a_loss_of_one_system_is_the_default_there_and_unknown_elsewhere(fails: Callable[..., str]) -> None:
     solar = options_of("--system", "solar", "--data", "photos", "--backbone", "resnet18").training
     assert (solar.loss, solar.margin) == ("second-order", 1.25)
-    for system, known in (("gem", "contrastive"), ("how", "contrastive or match")):
+    for system, known in (("gem", "contrastive or ap"), ("how", "contrastive or match")):
         line = fails("--system", system, "--loss", "second-order", code=2)
         assert line == f"error: --loss second-order: {system} is trained by {known}\n"
 

@@ -29,8 +29,9 @@ from runtime.io.finding import find_photos
 from tools.environment import describe_machine, require_packages
 from tools.evaluation.distractors import R1M
 from tools.experiments.ablation.figures import draw, read_results, report
-from tools.experiments.ablation.job_pool import JobPool
-from tools.experiments.ablation.runs import ROWS, STAGES, Job, all_runs, finish, keep_settings
+from tools.experiments.ablation.rows import ROWS, STAGES, all_runs, job_of
+from tools.experiments.job_pool import JobPool
+from tools.experiments.stages import Job, finish, keep_settings
 from train.backbones import BUILDERS
 from train.config import TrainOptions
 from train.data import open_set
@@ -50,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     engine = parse_export(options.export)
     out: Path = options.out
     jobs = [
-        Job.of(run, training[run.backbone], engine, options.test, options.distractors)
+        job_of(run, training[run.backbone], engine, options.test, options.distractors)
         for run in all_runs(options.backbones, options.seeds, out)
     ]
     ablate(jobs, out, options.jobs)
@@ -75,7 +76,7 @@ def ablate(jobs: Sequence[Job], out: Path, processes: int = 1) -> None:
     pool = JobPool(processes)
     try:
         with tqdm(total=len(jobs) * len(STAGES), desc="ablation", unit="stage", disable=None) as bar:
-            pool.work(jobs, lambda job: finish(job, pool.call, bar.update))
+            pool.work(jobs, lambda job: finish(job, STAGES, pool.call, bar.update))
     finally:
         write_results(jobs, out)
 

@@ -1,11 +1,12 @@
 """GeM (Radenović, Tolias, Chum, TPAMI 2018): one global descriptor of a photo, searched by inner products.
 
 backbone → generalised-mean pooling → L2 → whitening → L2. A photo's descriptor is the mean over the scales of an image
-pyramid, normalised again.
+pyramid, normalised again. AP-GeM (Revaud, Almazán, Rezende, de Souza, ICCV 2019) has a linear layer before whitening,
+and is trained by ``--loss ap``.
 """
 
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 from torch import Tensor, nn
@@ -25,12 +26,14 @@ class GemConfig(GlobalConfig):
 
     Attributes:
         exponent: p of the pooling before the first step: 3 in the paper; EfficientNet-Lite does better from 1.
+        layer: a linear layer and L2 before whitening, as AP-GeM has them: of what was pooled, or of that normalised.
 
     Raises:
         UsageError: a value is out of range.
     """
 
     exponent: float = 3.0
+    layer: Literal["none", "pooled", "normalised"] = "none"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -62,30 +65,48 @@ class GemNetwork(GlobalModel):
     system = "gem"
     summary = "one global descriptor"
     Config = GemConfig
-    parts: ClassVar = {"backbone": ("backbone",), "pooling": (), "whitening": ("dimensions",)}
+    parts: ClassVar = {
+        "backbone": ("backbone",),
+        "pooling": (),
+        "layer": ("layer", "backbone"),
+        "whitening": ("dimensions",),
+    }
     config: GemConfig
 
     def __init__(self, config: GemConfig) -> None:
         super().__init__(config)
         self.pooling = GemPooling(config.exponent)
+        self.layer = None if config.layer == "none" else identity_layer(self.backbone.channels)
 
     def features(self, images: Tensor) -> Tensor:
         """RGB images [B, 3, H, W], float in 0…255 → the map that is pooled, [B, C, h, w]."""
         return self.backbone(images)
 
     def pooled(self, images: Tensor) -> Tensor:
-        return normalised(self.pooling(self.features(images)))
+        pooled = self.pooling(self.features(images))
+        if self.layer is None:
+            return normalised(pooled)
+        return normalised(self.layer(pooled if self.config.layer == "pooled" else normalised(pooled)))
 
     def averaged(self, pooled: Tensor) -> Tensor:
         """The generalised mean over the levels, by the p of the pooling (TPAMI 2018, multi-scale)."""
         return normalised(generalised_mean(pooled, self.pooling.p, (0,)))
 
     def parameter_groups(self, new_module_factor: float) -> list[dict[str, Any]]:
-        """The exponent p learns faster and without weight decay, which would pull it to 0."""
+        """The exponent p learns faster, and without weight decay, which would pull it to 0."""
+        layer = [] if self.layer is None else list(self.layer.parameters())
         return [
-            {"params": list(self.backbone.parameters()), "factor": 1.0},
+            {"params": [*self.backbone.parameters(), *layer], "factor": 1.0},
             {"params": list(self.pooling.parameters()), "factor": new_module_factor, "weight_decay": 0.0},
         ]
+
+
+def identity_layer(channels: int) -> nn.Conv2d:
+    """A linear layer, as a 1×1 convolution, that changes nothing before it has learned."""
+    layer = nn.Conv2d(channels, channels, 1)
+    nn.init.dirac_(layer.weight)
+    nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
+    return layer
 
 
 def generalised_mean(values: Tensor, p: Tensor, axes: tuple[int, ...]) -> Tensor:

@@ -7,7 +7,7 @@ normalised again.
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, Self
+from typing import ClassVar, Literal, Self
 
 import torch
 from torch import Tensor
@@ -56,7 +56,7 @@ class GlobalModel(RetrievalModel):
     """One image at one scale → its global descriptor. A subclass says how a map is pooled."""
 
     method = VECTORS
-    losses = ("contrastive",)
+    losses: ClassVar[tuple[str, ...]] = ("contrastive", "ap")
     whitenings = ("pca",)
     margin = 1.25  # 0.85 without whitening, which moves photos apart; it then pushes hardly any negative
     shrinkage = 0.5  # whitening in full overfits the about 1,000 photos that a folder may have

@@ -23,26 +23,28 @@ from torch import Tensor
 
 from runtime.errors import IncompatibleError
 from runtime.io.unpickle import one_line
-from train.backbones import build_backbone
 from train.models.base import ExtractionConfig, RetrievalModel
 from train.models.gem import GemConfig
 from train.models.global_model import GlobalConfig
 from train.models.registry import build_model
 from train.models.rmac import RmacConfig
-from train.weights.published import Published, check_normalisation, refuse, renamed, resnet_name
+from train.weights.published import (
+    WHOLE_RESNETS,
+    Published,
+    channels_of,
+    check_normalisation,
+    refuse,
+    renamed,
+    resnet_name,
+    whitening_weights,
+)
 from train.weights.safe_load import ODDITIES, load_state
 
-BACKBONES = {
-    "resnet18": "resnet18",
-    "resnet50": "resnet50_stride32",
-    "resnet101": "resnet101_stride32",
-    "resnet152": "resnet152_stride32",
-}
 IMAGE_SIZE = 1024
 LAYER_SCALES = (1.0, 1.4142, 0.7071)
 SCALES = (1.0, 0.7071, 0.5)
 LEARNED_ON = ("retrieval-SfM-120k", "retrieval-SfM-30k")  # Lw: the larger set first
-EXPONENT, WHITENING, BIAS = "pooling.p", "whitening.projection.weight", "whitening.projection.bias"
+EXPONENT, WHITENING = "pooling.p", "whitening.projection.weight"
 NAMES = {  # theirs that are not a ResNet's children by number, and ours
     "features.conv1.0.": "backbone.conv1.",
     "features.conv1.1.": "backbone.bn1.",
@@ -94,17 +96,17 @@ def read_cirtorch_checkpoint(content: dict[str, Any], path: Path) -> Published:
 def _network_of(path: Path, meta: dict[str, Any], state: Any) -> tuple[str, GlobalConfig]:
     """The system and its configuration. Raises IncompatibleError for what howl does not have."""
     architecture, pooling, regional = meta["architecture"], meta["pooling"], bool(meta.get("regional"))
-    if architecture not in BACKBONES:
-        raise IncompatibleError(f"{path}: of a {one_line(architecture)}; howl loads {', '.join(BACKBONES)}")
+    if architecture not in WHOLE_RESNETS:
+        raise IncompatibleError(f"{path}: of a {one_line(architecture)}; howl loads {', '.join(WHOLE_RESNETS)}")
     if meta.get("local_whitening"):
         raise IncompatibleError(f"{path}: whitens every position (local_whitening), which howl does not; load another")
     if regional and meta.get("whitening"):
         raise IncompatibleError(f"{path}: whitens regions and their sum; howl whitens one of them; load another")
     has_layer = regional or bool(meta.get("whitening"))
-    backbone = BACKBONES[architecture]
+    backbone = WHOLE_RESNETS[architecture]
     settings: dict[str, Any] = {"backbone": backbone, "pyramid": "whitened" if has_layer else "pooled"}
     layer = "pool.whiten.weight" if regional else "whiten.weight"
-    settings["dimensions"] = len(state[layer]) if has_layer else _channels(backbone)
+    settings["dimensions"] = len(state[layer]) if has_layer else channels_of(backbone)
     match pooling, regional, meta.get("soa_layers") if meta.get("soa") else None:
         case "gem", False, None:
             return "gem", GemConfig(**settings)
@@ -119,11 +121,6 @@ def _network_of(path: Path, meta: dict[str, Any], state: Any) -> tuple[str, Glob
             found += "" if attention is None else f", with attention in {one_line(attention)}"
             known = "gem, rmac and regional mac, and gem with attention in 45 (SOLAR)"
             raise IncompatibleError(f"{path}: pools by {found}; howl loads {known}")
-
-
-def _channels(backbone: str) -> int:
-    with torch.device("meta"):  # no weights are made
-        return build_backbone(backbone).channels
 
 
 def _weights_of(path: Path, state: Any, network: RetrievalModel) -> dict[str, Tensor]:
@@ -146,8 +143,7 @@ def _our_name(key: str) -> str:
 def _whitening_after_training(learned: Any, channels: int) -> dict[str, Tensor]:
     """Whitening P·(x − m) that was learned on a trained network (Lw); the identity if there is none."""
     if not learned:
-        mean, projection = torch.zeros(channels, 1), torch.eye(channels)
-    else:
-        data_set = next((name for name in LEARNED_ON if name in learned), None) or next(iter(learned))
-        mean, projection = learned[data_set]["ms"]["m"], learned[data_set]["ms"]["P"]
-    return {WHITENING: projection[:, :, None, None].float(), BIAS: (-projection @ mean).flatten().float()}
+        return whitening_weights(torch.eye(channels), torch.zeros(channels))
+    data_set = next((name for name in LEARNED_ON if name in learned), None) or next(iter(learned))
+    mean, projection = learned[data_set]["ms"]["m"], learned[data_set]["ms"]["P"]
+    return whitening_weights(projection, mean.flatten())

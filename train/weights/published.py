@@ -5,14 +5,22 @@ from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 
 from runtime.errors import IncompatibleError
 from runtime.io.unpickle import one_line
+from train.backbones import build_backbone
 from train.backbones.resnet import IMAGENET_MEAN, IMAGENET_STD
 from train.models.base import ExtractionConfig, ModelConfig
 from train.weights.safe_load import is_state_dict
 
+WHOLE_RESNETS = {  # the published names of whole ResNets, and ours
+    "resnet18": "resnet18",
+    "resnet50": "resnet50_stride32",
+    "resnet101": "resnet101_stride32",
+    "resnet152": "resnet152_stride32",
+}
 RESNET_CHILDREN = ("conv1", "bn1", "relu", "maxpool", "layer1", "layer2", "layer3", "layer4")
 
 
@@ -79,6 +87,20 @@ def renamed(path: Path, state: Any, network: nn.Module, our_name: Callable[[str]
                 f"one, which howl does not load"
             )
     return {names[key]: value for key, value in state.items()}
+
+
+def channels_of(backbone: str) -> int:
+    """Of the map that a backbone gives."""
+    with torch.device("meta"):  # no weights are made
+        return build_backbone(backbone).channels
+
+
+def whitening_weights(projection: Tensor, mean: Tensor) -> dict[str, Tensor]:
+    """P·(x − m), with P [D, C] and m [C], as the weights of ``RetrievalModel.whitening``."""
+    return {
+        "whitening.projection.weight": projection[:, :, None, None].float(),
+        "whitening.projection.bias": (-projection @ mean.to(projection.dtype)).float(),
+    }
 
 
 def resnet_name(key: str) -> str:

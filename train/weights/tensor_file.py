@@ -89,6 +89,10 @@ def _empty_dict(*_: Any) -> dict:
     return {}
 
 
+class _Fields(dict):
+    """Stands in for an object of a library that is not needed: its attributes, by name."""
+
+
 # Numbers and arrays that training code leaves beside the weights, under NumPy 1's module paths and NumPy 2's.
 _NUMPY = {
     name: PLAIN_NAMES[name]
@@ -119,6 +123,8 @@ NAMES: dict[tuple[str, str], Any] = {
     ("collections", "defaultdict"): AllowedCall(_empty_dict),
     **{(module, "list"): None for module in _BUILTINS},  # what a defaultdict is given
     **{(module, kind): PLAIN_NAMES[module, kind] for module in _BUILTINS for kind in ("set", "bytes")},
+    # Whitening that deep-image-retrieval learned with scikit-learn, before and since its version 0.22.
+    **{(f"sklearn.decomposition.{module}", "PCA"): _Fields for module in ("pca", "_pca")},
     **_NUMPY,
 }
 
@@ -144,8 +150,19 @@ class _TensorUnpickler(PlainUnpickler):
     def build(self) -> None:
         if isinstance(self.stack[-2], OrderedDict):  # a state dict, and the versions of its modules
             self.stack.pop()
+        elif isinstance(self.stack[-2], _Fields):
+            fields = self.stack.pop()
+            if not isinstance(fields, dict) or not all(isinstance(name, str) for name in fields):
+                raise RefusedError("it holds an object whose attributes have no names")
+            self.stack[-1].update(fields)
         else:
             super().build()
+
+    def new_object(self) -> None:
+        arguments, kind = self.stack.pop(), self.stack.pop()
+        if kind is not _Fields or arguments != ():
+            raise RefusedError("it makes an object of another kind")
+        self.stack.append(_Fields())
 
     def name_storage(self) -> None:
         match self.stack.pop():
@@ -157,7 +174,7 @@ class _TensorUnpickler(PlainUnpickler):
             case _:
                 raise RefusedError("it refers to what is no storage")
 
-    dispatch |= {pickle.BUILD[0]: build, pickle.BINPERSID[0]: name_storage}
+    dispatch |= {pickle.BUILD[0]: build, pickle.NEWOBJ[0]: new_object, pickle.BINPERSID[0]: name_storage}
 
 
 class _TensorCopier(Copier):

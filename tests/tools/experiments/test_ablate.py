@@ -16,10 +16,10 @@ pytest.importorskip("torch", reason="needs PyTorch")
 
 from export.options import ExportOptions
 from runtime.errors import HowlError, UsageError
-from tools.experiments import ablate
-from tools.experiments.ablation import runs as stages
-from tools.experiments.ablation.job_pool import JobPool
-from tools.experiments.ablation.runs import ROWS, Job, Run, all_runs, keep_settings
+from tools.experiments import ablate, stages
+from tools.experiments.ablation.rows import ROWS, STAGES, all_runs, job_of
+from tools.experiments.job_pool import JobPool
+from tools.experiments.stages import Job, Run, keep_settings
 from train.config import ResumeOptions, TrainOptions, options_for
 
 BACKBONE = "efficientnet_lite2"
@@ -61,7 +61,7 @@ def training(epochs: int = 2) -> TrainOptions:
 
 
 def job(run: Run, epochs: int = 2) -> Job:
-    return Job.of(run, training(epochs), ExportOptions(Path("CKPT"), features=9), ["val-a", "val-b"], None)
+    return job_of(run, training(epochs), ExportOptions(Path("CKPT"), features=9), ["val-a", "val-b"], None)
 
 
 class FakeCaller:
@@ -94,7 +94,7 @@ EVERY_STAGE = ["train_network", "export_engine", "evaluate"]
 def finish(run: Run, caller: FakeCaller) -> int:
     """How many stages it went through."""
     steps: list[None] = []
-    stages.finish(job(run), caller, lambda: steps.append(None))
+    stages.finish(job(run), STAGES, caller, lambda: steps.append(None))
     return len(steps)
 
 
@@ -230,7 +230,7 @@ def test_other_settings_are_refused(tmp_path: Path) -> None:
     ):
         keep_settings(longer, tmp_path)
     (tmp_path / "settings.json").write_text("not settings")
-    with pytest.raises(UsageError, match="no settings of an ablation; name another folder with --out"):
+    with pytest.raises(UsageError, match="no settings of such an experiment; name another folder with --out"):
         keep_settings(jobs, tmp_path)
 
 

@@ -20,7 +20,7 @@ from train.backbones.resnet import BasicBlock, ResNet
 from train.models.gem import GemConfig
 from train.models.registry import build_model
 
-from .published_how import DEVIATION, MEAN, batch_norm, conv, residual, resnet
+from .published_how import DEVIATION, MEAN, batch_norm, batch_norm_at_random, conv, residual, resnet
 
 CHANNELS = 512
 LAYER_SCALES, SCALES = (1, 2**0.5, 2**-0.5), (1, 2**-0.5, 0.5)
@@ -95,12 +95,8 @@ def cirtorch_content(kind: str) -> dict[str, Any]:
     torch.manual_seed(0)
     meta: dict[str, Any] = {"architecture": "resnet18", "mean": MEAN, "std": DEVIATION, "outputdim": CHANNELS}
     modules = Published(meta | settings)
+    batch_norm_at_random(modules)
     for name, module in modules.named_modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.running_mean.normal_(0, 0.3)
-            module.running_var.uniform_(0.5, 2)
-            module.weight.uniform_(0.5, 1)
-            module.bias.normal_(0, 0.3)
         if name.endswith(".v"):
             module.weight.normal_(0, 0.1)
             module.bias.normal_(0, 0.1)

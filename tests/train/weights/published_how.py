@@ -57,16 +57,22 @@ def some_pixels() -> list[Tensor]:
 
 
 @torch.no_grad()
-def random_how(architecture: str, dimensions: int = DIMENSIONS) -> HowNetwork:
-    """HOW's network on a random backbone, with the whitening that its features need: every part has an effect."""
-    torch.manual_seed(0)
-    network = HowNetwork(HowConfig(backbone=architecture, dimensions=dimensions))
+def batch_norm_at_random(network: nn.Module) -> None:
+    """Gives every BatchNorm statistics and weights that have an effect."""
     for module in network.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.running_mean.normal_(0, 0.3)
             module.running_var.uniform_(0.5, 2)
             module.weight.uniform_(0.5, 1)
             module.bias.normal_(0, 0.3)
+
+
+@torch.no_grad()
+def random_how(architecture: str, dimensions: int = DIMENSIONS) -> HowNetwork:
+    """HOW's network on a random backbone, with the whitening that its features need: every part has an effect."""
+    torch.manual_seed(0)
+    network = HowNetwork(HowConfig(backbone=architecture, dimensions=dimensions))
+    batch_norm_at_random(network)
     moments = Moments(network.backbone.channels)
     for pixels in some_pixels():
         features, _ = network.eval().refined_features(pixels)

@@ -45,3 +45,14 @@ def test_other_numpy_values_are_refused(value: Any, tmp_path: Path) -> None:
     torch.save({"value": value}, tmp_path / "f.pth")
     with pytest.raises(HowlError, match="nothing in it was run"):
         load_tensors(tmp_path / "f.pth")
+
+
+class Stranger:
+    """What a pickle may ask for, and is not given."""
+
+
+@pytest.mark.parametrize("kind", [Stranger, Stranger()], ids=["a class", "an object"])
+def test_an_object_of_a_library_is_refused(kind: Any, tmp_path: Path) -> None:
+    torch.save({"value": kind}, tmp_path / "f.pth")
+    with pytest.raises(HowlError, match=r"refused: it asks for [^\n]+; only tensors and plain values are read"):
+        load_tensors(tmp_path / "f.pth")

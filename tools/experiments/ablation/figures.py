@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from tools.environment import load_pyplot
-from tools.experiments.ablation.runs import BASELINE, BOTH, ROWS, Run
+from tools.experiments.ablation.rows import BASELINE, BOTH, ROWS
+from tools.experiments.stages import Run
 
 if TYPE_CHECKING:
     from pandas import DataFrame, Series

@@ -1,7 +1,11 @@
-"""What is compared: the rows of the ablation, and its runs with their options, files and stages."""
+"""Networks that are compared: their options, their files, and the stages to their figures, each of which is done once.
+
+An experiment that is interrupted goes on: a stage leaves a file at its end, and one whose file is there is not done
+again.
+"""
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -17,27 +21,6 @@ from train.config import ResumeOptions, TrainOptions
 from train.run import command_for, train
 
 SETTINGS = "settings.json"
-
-
-class Row(NamedTuple):
-    """A row of the table.
-
-    Attributes:
-        label: for people.
-        network: what is set in the network's configuration; nothing else differs between rows.
-    """
-
-    label: str
-    network: Mapping[str, Any]
-
-
-BASELINE, BOTH = "how", "both"
-ROWS = {
-    BASELINE: Row("HOW", {"smoothing": "average", "graph": False}),
-    "filter": Row("+ learnable filter", {"smoothing": "learned", "graph": False}),
-    "graph": Row("+ graph", {"smoothing": "average", "graph": True}),
-    BOTH: Row("+ both", {"smoothing": "learned", "graph": True}),
-}
 
 
 @dataclass(frozen=True)
@@ -78,19 +61,13 @@ class Run:
         return self.folder / f"{self.name}{suffix}"
 
 
-def all_runs(backbones: Sequence[str], seeds: Sequence[int], folder: Path) -> list[Run]:
-    """All rows of the first seed, then all of the next: whenever it stops, the finished seeds are a fair comparison."""
-    unique = dict.fromkeys((seed, backbone) for seed in seeds for backbone in backbones)
-    return [Run(backbone, row, seed, folder) for seed, backbone in unique for row in ROWS]
-
-
 @dataclass(frozen=True)
 class Job:
     """A run with everything that its stages need.
 
     Attributes:
         run: what it is called, and its files.
-        training: options of the training, with the run's row and seed.
+        training: options of the training.
         export: options of the export.
         test: data that ``evaluate_engine`` takes.
         distractors: likewise.
@@ -101,21 +78,6 @@ class Job:
     export: ExportOptions
     test: tuple[str, ...]
     distractors: str | None
-
-    @classmethod
-    def of(
-        cls, run: Run, training: TrainOptions, export: ExportOptions, test: Sequence[str], distractors: str | None
-    ) -> "Job":
-        """The job of a run, from the options that all runs of its backbone share."""
-        own = replace(
-            training,
-            network=replace(training.network, **ROWS[run.row].network),
-            training=replace(training.training, seed=run.seed),
-            out=run.checkpoint,
-        )
-        nodes = export.graph_nodes if ROWS[run.row].network["graph"] else None
-        engine = replace(export, checkpoint=run.checkpoint, out=run.engine, graph_nodes=nodes)
-        return cls(run, own, engine, tuple(test), distractors)
 
 
 class Stage(NamedTuple):
@@ -140,11 +102,11 @@ class Caller(Protocol):
     def __call__(self, function: Callable[[Job], None], job: Job, /, *, log: Path, command: str) -> None: ...
 
 
-def finish(job: Job, call: Caller, stepped: Callable[[], object]) -> None:
+def finish(job: Job, stages: Sequence[Stage], call: Caller, stepped: Callable[[], object]) -> None:
     """Does the stages that are left; ``stepped`` is called after each, and for those that were done before."""
-    for number, stage in enumerate(STAGES):
+    for number, stage in enumerate(stages):
         if not is_done(job.run, stage):
-            for later in STAGES[number:]:  # their results are of an earlier network
+            for later in stages[number:]:  # their results are of an earlier network
                 later.done(job.run).unlink(missing_ok=True)
             call(stage.do, job, log=job.run.log, command=stage.command(job))
         stepped()
@@ -152,7 +114,7 @@ def finish(job: Job, call: Caller, stepped: Callable[[], object]) -> None:
 
 def is_done(run: Run, stage: Stage) -> bool:
     """Whether a stage has come to its end; that of a training needs the checkpoint too."""
-    return stage.done(run).exists() and (stage.name != "train" or run.checkpoint.exists())
+    return stage.done(run).exists() and (stage is not TRAINING or run.checkpoint.exists())
 
 
 def train_network(job: Job) -> None:
@@ -189,17 +151,17 @@ def evaluation_command(job: Job) -> str:
     return command_line("tools/evaluate.py", job.run.engine, *job.test, *flags)
 
 
-STAGES = (
-    Stage("train", lambda run: run.trained, train_network, lambda job: command_for(training_of(job))),
-    Stage("export", lambda run: EngineFiles.of(run.engine).manifest, export_engine, lambda job: job.export.command()),
-    Stage("evaluate", lambda run: run.evaluation, evaluate, evaluation_command),
+TRAINING = Stage("train", lambda run: run.trained, train_network, lambda job: command_for(training_of(job)))
+EXPORT = Stage(
+    "export", lambda run: EngineFiles.of(run.engine).manifest, export_engine, lambda job: job.export.command()
 )
+EVALUATION = Stage("evaluate", lambda run: run.evaluation, evaluate, evaluation_command)
 
 
 def keep_settings(jobs: Sequence[Job], folder: Path) -> None:
     """Writes what decides the figures into the folder, or compares it with that of an earlier start.
 
-    Backbones may be added, and so may seeds.
+    Backbones and rows may be added, and so may seeds.
 
     Raises:
         UsageError: something differs; the line says what.
@@ -210,7 +172,7 @@ def keep_settings(jobs: Sequence[Job], folder: Path) -> None:
             before = json.loads(path.read_text())
             known = {**before, "training": {**settings["training"], **before["training"]}}
         except (ValueError, KeyError, TypeError):
-            raise UsageError(f"{path}: no settings of an ablation; name another folder with --out") from None
+            raise UsageError(f"{path}: no settings of such an experiment; name another folder with --out") from None
         for name, was, now in differences(before, settings):
             raise UsageError(
                 f"{folder}: started with {name} {was}, now {now}; give the same, or name another folder with --out"
