@@ -115,11 +115,14 @@ def open_checkpoint(name: Path, learn_from: Path | None) -> Checkpoint:
     """A checkpoint, or an untrained network by the name of its backbone.
 
     Raises:
-        UsageError: a backbone is named, and no photos to learn from.
+        UsageError: whitening or words are to be learned, and no photos are named to learn from.
         HowlError: as ``Checkpoint.load`` and ``untrained``.
     """
     if not is_backbone(name):
-        return Checkpoint.load(name)
+        checkpoint = Checkpoint.load(name)
+        if learn_from is None and not checkpoint.is_whitened:
+            raise UsageError(f"{name}: a network without whitening; name photos to learn it from: --learn DIR")
+        return checkpoint
     if learn_from is None:
         raise UsageError(f"{name}: a backbone without whitening and words; name photos to learn them from: --learn DIR")
     return untrained(str(name))

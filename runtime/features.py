@@ -13,7 +13,8 @@ class LocalFeatures:
     """The n ≤ K strongest local descriptors of one image, strongest first.
 
     Attributes:
-        descriptors: float32 [n, D], whitened, not L2-normalised (HOW, §3.3).
+        descriptors: float32 [n, D]: HOW's are whitened and not L2-normalised (HOW, §3.3), DELF's and DELG's are of unit
+            length.
         strengths: float32 [n] in (0, 1], attention divided by the image's maximum.
         positions: float32 [n, 3]: x, y in pixels of the engine's input image (the centre of the top-left
             pixel is 0, 0), and the scale of the pyramid at which the descriptor was found.

@@ -1,4 +1,4 @@
-"""What is learned without gradients: BatchNorm statistics and whitening."""
+"""What is learned without gradients: BatchNorm statistics, whitening, and what else starts from a photo's features."""
 
 from typing import NamedTuple
 
@@ -104,6 +104,32 @@ def learn_whitening(
     # The first process decides: the last bit of a sum can turn a direction.
     model.whitening.load_state_dict(processes.from_first(model.whitening.state_dict()))
     return WhiteningData(moments.rank, max(processes.gather(longest_side)), by_pairs)
+
+
+@torch.no_grad()
+def learn_start(model: RetrievalModel, photos: LabelledPhotos, processes: ProcessGroup, seed: int) -> None:
+    """Has the model's ``calibrated`` part start from the features of some photos at scale 1, if it has such a part.
+
+    Raises:
+        HowlError: no photo can be read.
+    """
+    if model.calibrated is None:
+        return
+    model.eval()
+    moments: Moments | None = None
+    chosen = processes.share(sample(photos, max(CALIBRATION_PHOTOS, processes.world), seed).tolist())
+    for _, image in photos.read_all(chosen):
+        if image is not None:
+            features = model.calibration_samples(batch_for(model, [image]))
+            moments = moments or Moments(features.shape[1])
+            moments.add(features.cpu().numpy())
+    agree_on_unreadable(photos, processes)
+    parts = [part for part in processes.gather(moments) if part is not None]
+    if not parts:
+        raise ImageError(f"no readable photo for the {model.calibrated} to start from")
+    model.start_from(Moments.total(parts))
+    part = getattr(model, model.calibrated)
+    part.load_state_dict(processes.from_first(part.state_dict()))
 
 
 def differences_between_views(

@@ -20,6 +20,12 @@ from runtime.io.unpickle import one_line
 from train.models.base import ExtractionConfig, ModelConfig, RetrievalModel, of_declared_types
 from train.models.registry import SYSTEMS, build_model
 from train.weights.cirtorch import is_cirtorch_checkpoint, read_cirtorch_checkpoint
+from train.weights.delf import (
+    is_delf_checkpoint,
+    is_delg_pytorch_checkpoint,
+    read_delf_checkpoint,
+    refuse_delg_pytorch_checkpoint,
+)
 from train.weights.dir import is_dir_checkpoint, read_dir_checkpoint
 from train.weights.how import is_how_checkpoint, read_how_checkpoint
 from train.weights.safe_load import ODDITIES, check_weights, load_tensors, save_tensors, state_dict_of
@@ -29,6 +35,8 @@ VERSION = 3
 PUBLISHED = (  # which content is of a layout of authors, and what reads it; HOW's older one is the least particular
     (is_cirtorch_checkpoint, read_cirtorch_checkpoint),
     (is_dir_checkpoint, read_dir_checkpoint),
+    (is_delf_checkpoint, read_delf_checkpoint),
+    (is_delg_pytorch_checkpoint, refuse_delg_pytorch_checkpoint),
     (is_how_checkpoint, read_how_checkpoint),
 )
 
@@ -40,11 +48,11 @@ class Checkpoint:
     Attributes:
         system: the name of the network's system in ``train.models.registry``.
         network: the configuration of the network.
-        weights: its state dict, of the best epoch.
+        weights: its state dict, of the best epoch; without whitening if the authors of a published file left it out.
         extraction: image size, scales and features that it was validated with.
         asmk: parameters of the search that it was validated with; None if the system does not search by ASMK.
         codebook: visual words, float32 [C, D], learned with these weights; None if the system has none, or if
-            HOW's authors made the checkpoint.
+            the system's authors made the checkpoint.
         training: what ``--resume`` needs, and the config; plain values and tensors.
     """
 
@@ -56,11 +64,16 @@ class Checkpoint:
     codebook: Codebook | None
     training: dict[str, Any]
 
+    @property
+    def is_whitened(self) -> bool:
+        """Whether whitening is among the weights; if not, it is to be learned before the network is used."""
+        return any(name.startswith("whitening.") for name in self.weights)
+
     def build_model(self) -> RetrievalModel:
         """The network with its weights, ready for inference. Raises HowlError if they do not fit each other."""
         model = build_model(self.system, self.network)
         try:
-            model.load_state_dict(self.weights)
+            model.load_state_dict(self.weights, strict=self.is_whitened)
         except RuntimeError as error:
             line = " ".join(str(error).split())
             raise IncompatibleError(
@@ -132,10 +145,15 @@ class Checkpoint:
         """Makes sure of what no part can know by itself. Raises UsageError, or an error of ``ODDITIES``."""
         if self.asmk is not None:
             of_declared_types(self.asmk)
-        searches_by_asmk = SYSTEMS[self.system].method == ASMK
-        for name, value in (("asmk", self.asmk), ("features", self.extraction.features)):
-            if (value is not None) != searches_by_asmk:
+        model = SYSTEMS[self.system]
+        for name, value, is_needed in (
+            ("asmk", self.asmk, model.method == ASMK),
+            ("features", self.extraction.features, model.has_local_features),
+        ):
+            if (value is not None) != is_needed:
                 raise ValueError(f"{name} is {value}, of a network of {self.system}")
+        if self.extraction.activations and not model.has_activations:
+            raise ValueError(f"activations, of a network of {self.system}")
         if not isinstance(self.training, dict):
             raise TypeError("training is no dict")
         if "config" in self.training and not isinstance(self.training["config"]["data"], str):

@@ -35,6 +35,7 @@ BACKBONE_LEARNING_RATES = {
     "resnet18": 5e-6,
     "resnet18_stride16": 5e-6,
     "resnet50": 1e-6,
+    "resnet50_unit": 1e-6,
     "resnet50_stride32": 1e-6,
     "resnet101_stride32": 5e-7,
     "resnet152_stride32": 5e-7,
@@ -184,8 +185,17 @@ class TrainOptions:
                 f"--tuple-size {self.training.tuple_size}: photos are read at --image-size {self.extraction.image_size}"
             )
         features = self.extraction.features
-        if features is not None and model.extraction_defaults(self.extraction).features is None:
+        if features is not None and not model.has_local_features:
             raise UsageError(f"--features {features}: {self.system} has no local features; leave it out")
+        if self.extraction.activations:
+            check_activations(self.system)
+
+
+def check_activations(system: str) -> None:
+    """Raises UsageError if the engines of a system cannot give activation maps."""
+    if not SYSTEMS[system].has_activations:
+        known = ", ".join(name for name, model in SYSTEMS.items() if model.has_activations)
+        raise UsageError(f"--activations: {system} gives no activation maps; leave it out, or take {known}")
 
 
 def refuse_without_effect(options: TrainOptions) -> None:
@@ -194,7 +204,8 @@ def refuse_without_effect(options: TrainOptions) -> None:
     fitting = options_for(options.system, training.data, network.backbone, options.extraction.image_size)
     needs: dict[str, str] = {}
     if model.method != ASMK:
-        needs |= dict.fromkeys(("words", "codebook_photos", "whitening_features"), "--system how")
+        by_words = " or ".join(name for name, other in SYSTEMS.items() if other.method == ASMK)
+        needs |= dict.fromkeys(("words", "codebook_photos", "whitening_features"), f"--system {by_words}")
     if training.loss in ("match", "ap"):
         needs["margin"] = "--loss contrastive"
     for given, default, without in (
@@ -298,7 +309,12 @@ FOLDER_SCALE = Scale(
 )
 # What was found on local features need not hold for global ones.
 GLOBAL_FOLDER_SCALE = Scale(
-    ExtractionConfig(image_size=480), epochs=4, tuples=200, tuple_size=480, augmented=0.0, loss="contrastive"
+    ExtractionConfig(image_size=480, scales=PYRAMID),
+    epochs=4,
+    tuples=200,
+    tuple_size=480,
+    augmented=0.0,
+    loss="contrastive",
 )
 
 

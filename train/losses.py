@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from runtime.io.image import Image
-from train.descriptors import describe_images, feature_maps
+from train.descriptors import compared_images, describe_images, feature_maps
 from train.models.base import FeatureMap, RetrievalModel
 
 LIST_LOSS = "ap"  # the one that is not of a tuple
@@ -32,9 +32,10 @@ class TupleLoss(nn.Module):
         if self.kind == "match":
             maps = feature_maps(self.model, images)
             return match_loss(maps[0], maps[1], maps[2:])
+        if self.kind in self.model.own_losses:
+            return self.model.own_losses[self.kind](*compared_images(self.model, images), self.margin)
         query, positive, *negatives = describe_images(self.model, images)
-        loss = self.model.own_losses.get(self.kind, contrastive_loss)
-        return loss(query, positive, torch.stack(negatives), self.margin)
+        return contrastive_loss(query, positive, torch.stack(negatives), self.margin)
 
 
 def contrastive_loss(query: Tensor, positive: Tensor, negatives: Tensor, margin: float) -> Tensor:

@@ -5,7 +5,7 @@
 
 import copy
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -21,7 +21,7 @@ from runtime.first_stage import ASMK
 from runtime.io.files import ensure_writable
 from runtime.io.image import Image, shrink
 from runtime.io.unpickle import one_line
-from train.calibration import calibrate_batch_norm, learn_whitening
+from train.calibration import calibrate_batch_norm, learn_start, learn_whitening
 from train.checkpoint import Checkpoint
 from train.config import DATA_ROOT, TrainingConfig, TrainOptions
 from train.data import open_data
@@ -68,11 +68,11 @@ def start_training(options: TrainOptions, say: Callable[[str], None] = SAY) -> C
         torch.manual_seed(config.seed)
         model = build_model(options.system, options.network)
         loaded = init_weights(model, options.init)
-        if processes.is_first and "whitening" in loaded:
+        if processes.is_first and loaded != {"backbone"}:
             say(f"from {options.init}: {', '.join(sorted(loaded))}")
         training = Training(model, photos, validation, config, options.extraction, processes, say)
         training.introduce()
-        training.prepare(random_backbone=options.init == "random", whitened="whitening" in loaded)
+        training.prepare(random_backbone=options.init == "random", loaded=loaded)
         return training.run(options.out)
 
 
@@ -205,12 +205,17 @@ class Training:
         """Whether there is anything to learn: a frozen backbone alone has nothing."""
         return any(parameter.requires_grad for parameter in self.model.parameters())
 
-    def prepare(self, *, random_backbone: bool, whitened: bool = False) -> None:
-        """Learns BatchNorm statistics of a random backbone, and whitening unless it was loaded."""
+    def prepare(self, *, random_backbone: bool, loaded: Collection[str] = ()) -> None:
+        """Learns BatchNorm statistics of a random backbone, and the parts that learn without gradients.
+
+        ``loaded`` are the parts of the network that have their weights already.
+        """
         if random_backbone:
             calibrate_batch_norm(self.model.backbone, self.photos, self.config.seed)
-        if not whitened:
+        if "whitening" not in loaded:
             self._learn_whitening()
+        if self.model.calibrated not in loaded:
+            learn_start(self.model, self.photos, self.processes, self.config.seed)
 
     def load_state(self, checkpoint: Checkpoint) -> None:
         """Restores the state in which the checkpoint's run stopped."""

@@ -77,7 +77,7 @@ def bright_regions(steps: NDArray[np.uint8]) -> cv2.MSER:
     cells = steps[0].size
     above_zero = steps[steps > 0]
     delta = int(np.quantile(above_zero, STABLE_SHARE)) if len(above_zero) else 1
-    detector = cv2.MSER_create()
+    detector = cv2.MSER.create()
     detector.setDelta(min(MAX_DELTA, max(1, delta)))
     detector.setMinArea(MIN_CELLS)
     detector.setMaxArea(max(MIN_CELLS, int(MAX_SHARE * cells)))
@@ -95,7 +95,8 @@ def regions_of(
     if len(regions) > MAX_REGIONS:
         return []
     found = []
-    for cells, box in zip(regions, boxes, strict=True):
+    for points, box in zip(regions, boxes, strict=True):
+        cells = np.asarray(points)
         covariance = np.cov(cells.T, bias=True) + np.eye(2) / 12  # of points, and of the cell around each
         if min(box[2], box[3]) < 2:  # a line
             continue

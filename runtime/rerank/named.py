@@ -15,7 +15,7 @@ from runtime.matching.store import OF_ACTIVATIONS, OF_ENGINE
 from runtime.rerank.dsm import Dsm
 from runtime.rerank.interface import Reranker
 from runtime.rerank.lightglue import LightGlue
-from runtime.rerank.ransac import Ransac
+from runtime.rerank.ransac import CALIBRATED, Ransac
 from runtime.rerank.similarity import Similarity
 from runtime.rerank.spatial import Spatial
 
@@ -77,10 +77,14 @@ class Rerankers:
         return LightGlue(matcher, kept)
 
     def ransac(self) -> Ransac:
-        """The engine's own features, with those that are kept beside the index, if there are any."""
-        detector = EngineDetector(self._encoder())
+        """The engine's own features, with those that are kept beside the index, if there are any.
+
+        Of a system whose features it was not measured with, it says of no answer whether it is verified.
+        """
+        encoder = self._encoder()
+        detector = EngineDetector(encoder)
         kept = None if self.index is None else KeypointStore.beside(self.index, detector.fingerprint, OF_ENGINE)
-        return Ransac(detector, kept)
+        return Ransac(detector, kept, least=Ransac.least if encoder.manifest.system == CALIBRATED else None)
 
     def dsm(self) -> Dsm:
         """The ellipses in the engine's activation maps, with those that are kept beside the index, if there are any."""

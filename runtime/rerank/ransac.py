@@ -21,6 +21,7 @@ from runtime.matching.engine_detector import unit_descriptors
 from runtime.matching.store import OF_ENGINE
 from runtime.rerank.interface import Candidates, Query, Reranking
 
+CALIBRATED = "how"  # the system whose features ``least`` holds for
 RECENT, RECENT_KEPT = 1024, 128  # photos whose features are remembered, 0.5 MB each; fewer where they are kept
 
 
@@ -37,7 +38,7 @@ class Ransac:
         trials: of RANSAC.
         chance: inliers that photos of different places have, too, and that tell nothing.
         least: inliers of an image that is verified. At most one in a thousand pairs of photos of different places has
-            as many (docs/rerank.md).
+            as many of HOW's features (docs/rerank.md). None if that is not known, and hits say neither.
     """
 
     detector: EngineDetector
@@ -47,13 +48,13 @@ class Ransac:
     tolerance: float = 20.0
     trials: int = 1000
     chance: int = 12
-    least: int = 20
+    least: int | None = 20
 
     candidates: ClassVar[int] = 100
 
     def __post_init__(self) -> None:
         """Raises UsageError if a value is none that matching can work with."""
-        for name in ("keypoints", "trials", "least"):
+        for name in ("keypoints", "trials") if self.least is None else ("keypoints", "trials", "least"):
             whole_number_above_0(name, getattr(self, name))
         number_at_least_0("chance", self.chance)
         for name in ("distance", "tolerance"):
@@ -83,7 +84,8 @@ class Ransac:
                 trials=self.trials,
             )
             inliers[place] = agreed.count
-        return Reranking(self.scores(candidates.scores, inliers), inliers, inliers >= self.least)
+        verified = None if self.least is None else inliers >= self.least
+        return Reranking(self.scores(candidates.scores, inliers), inliers, verified)
 
     def scores(self, before: NDArray[np.float64], inliers: NDArray[np.int64]) -> NDArray[np.float64]:
         """The first stage's scores, which are 1 at most, and the number of inliers beyond chance.

@@ -16,6 +16,7 @@ from runtime.asmk.codebook import Codebook
 from runtime.asmk.kernel import AsmkParameters
 from runtime.first_stage import ASMK
 from train.backbones import BUILDERS, Backbone
+from train.backbones.resnet import BasicBlock, ResNet
 from train.checkpoint import Checkpoint
 from train.models.base import ExtractionConfig, RetrievalModel
 from train.models.registry import SYSTEMS, build_model
@@ -50,6 +51,11 @@ SMALL = dict(
 
 
 SMALL_GLOBAL = dict(backbone="small", dimensions=12)
+SMALL_OF = {  # of the systems that are not like GeM's
+    "how": SMALL,
+    "delf": dict(backbone="small", dimensions=16),
+    "delg": dict(backbone="small_stages", dimensions=12, local_dimensions=20),
+}
 
 
 def with_random_weights(network: RetrievalModel) -> RetrievalModel:
@@ -70,11 +76,12 @@ def network() -> Iterator[Callable[..., RetrievalModel]]:
 
     def build(seed: int = 0, system: str = "how", **changes: Any) -> RetrievalModel:
         torch.manual_seed(seed)
-        small = SMALL if system == "how" else SMALL_GLOBAL
+        small = SMALL_OF.get(system, SMALL_GLOBAL)
         return with_random_weights(build_model(system, SYSTEMS[system].Config(**small | changes)))
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(BUILDERS, "small", SmallBackbone)
+        patch.setitem(BUILDERS, "small_stages", lambda: ResNet(BasicBlock, depths=(1, 1, 1, 1)))
         patch.setitem(BUILDERS, "small_stride32", partial(SmallBackbone, 32))
         yield build
 
@@ -85,15 +92,15 @@ def checkpoint(network: Callable[..., RetrievalModel], tmp_path: Path) -> Callab
 
     def write(**changes: Any) -> Path:
         made = network(**changes)
-        path, is_local = tmp_path / "ckpt.pt", made.method == ASMK
+        path, by_words = tmp_path / "ckpt.pt", made.method == ASMK
         centroids = np.random.default_rng(0).normal(size=(32, 16)).astype(np.float32)
         Checkpoint(
             system=made.system,
             network=made.config,
             weights=made.state_dict(),
-            extraction=ExtractionConfig(128, (1.414,), features=200 if is_local else None),
-            asmk=AsmkParameters() if is_local else None,
-            codebook=Codebook(centroids) if is_local else None,
+            extraction=ExtractionConfig(128, (1.414,), features=200 if made.has_local_features else None),
+            asmk=AsmkParameters() if by_words else None,
+            codebook=Codebook(centroids) if by_words else None,
             training={"config": {"data": "scenes"}},
         ).save(path)
         return path

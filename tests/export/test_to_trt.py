@@ -16,7 +16,7 @@ from runtime.asmk.kernel import AsmkKernel
 from runtime.bundle import EngineFiles, load_first_stage, load_manifest
 from runtime.engine import open_engine
 from runtime.errors import HowlError, UsageError
-from runtime.first_stage import VECTORS, Layout
+from runtime.first_stage import ASMK, VECTORS, Layout
 from runtime.gpu import Gpu
 from runtime.index import Index
 from runtime.io.cli import run_command
@@ -126,20 +126,77 @@ def test_a_global_system_is_exported_and_searches(
         assert [retriever.search(photo)[0].id for photo in photos] == photos
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_a_system_with_a_learned_attention_is_exported_and_searches(
+    precision: str, checkpoint: Write, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    engine, folder = tmp_path / "out" / "engine.onnx", tmp_path / "photos"
+    folder.mkdir()
+    photos = write_photos(folder)
+    flags = ["--precision", precision, "--codebook", str(folder)]
+    to_trt.main([str(checkpoint(system="delf")), "--out", str(engine), *flags])
+    assert capsys.readouterr().out.count("descriptors  matched") == 6
+    manifest = load_manifest(engine)
+    assert (manifest.system, manifest.method, manifest.dimensions, manifest.features) == ("delf", ASMK, 16, 200)
+    with Retriever(engine, device="cpu") as retriever:
+        retriever.add(photos)
+        assert all(photo in [hit.id for hit in retriever.search(photo)] for photo in photos)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_an_engine_of_both_kinds_of_features_is_proven_in_both(
+    precision: str, checkpoint: Write, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    engine = tmp_path / "out" / "engine.onnx"
+    flags = ["--precision", precision, "--features", "150", "--scales", "1", "0.707"]
+    to_trt.main([str(checkpoint(system="delg")), "--out", str(engine), *flags])
+    printed = capsys.readouterr().out
+    assert printed.count("descriptors  matched") == printed.count("global descriptor  cosine") == 6
+    assert sorted(file.name for file in engine.parent.iterdir()) == ["engine.json", "engine.onnx"]
+    assert onnx_outputs(engine) == ["descriptors", "strengths", "positions", "count", "global_descriptor"]
+
+    manifest = load_manifest(engine)
+    assert (manifest.system, manifest.method, manifest.dimensions) == ("delg", VECTORS, 12)
+    assert (manifest.features, manifest.asmk) == (150, None)
+    photos = write_photos(tmp_path)
+    with Retriever(engine, device="cpu") as retriever:
+        retriever.add(photos)
+        assert [retriever.search(photo)[0].id for photo in photos] == photos
+        features = retriever.encoder.extract(photos[0])
+    assert features.need_global().shape == (12,)
+    local = features.need_local()
+    assert local.descriptors.shape == (len(local), 20)
+    assert 0 < len(local) <= 150
+
+
+def onnx_outputs(engine: Path) -> list[str]:
+    return [output.name for output in onnx.load(engine).graph.output]
+
+
 @pytest.mark.parametrize(
-    ("flags", "line"),
+    ("system", "flags", "line"),
     [
-        (["--codebook", "words.npy"], "--codebook words.npy: gem has no visual words; leave it out"),
-        (["--features", "9"], "--features 9: the checkpoint's system has no local features; leave it out"),
+        ("gem", ["--codebook", "words.npy"], "--codebook words.npy: gem has no visual words; leave it out"),
+        ("gem", ["--features", "9"], "--features 9: the checkpoint's system has no local features; leave it out"),
+        ("delg", ["--codebook", "words.npy"], "--codebook words.npy: delg has no visual words; leave it out"),
+        ("delf", ["--graph-nodes", "9"], "--graph-nodes 9: the checkpoint's network has no graph; leave it out"),
     ],
 )
-def test_a_global_system_has_no_words_and_no_features(
-    flags: list[str], line: str, checkpoint: Write, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_what_a_system_has_not_is_refused(
+    system: str, flags: list[str], line: str, checkpoint: Write, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    source = checkpoint(system="gem")
+    source = checkpoint(system=system)
     assert run_command(lambda _: to_trt.main([str(source), "--out", str(tmp_path / "e.onnx"), *flags])) == 2
     assert capsys.readouterr().err == f"error: {line}\n"
     assert list(tmp_path.iterdir()) == [source]
+
+
+def test_a_preset_numbers_the_local_features_of_a_system_that_has_both(checkpoint: Write) -> None:
+    loaded, fast = Checkpoint.load(checkpoint(system="delg")), PRESETS["fast"]
+    extraction = configured(loaded, to_trt.parse(["ckpt.pt", "--preset", "fast"])).extraction
+    assert extraction == ExtractionConfig(fast.image_size, fast.scales, fast.features)
 
 
 def test_a_preset_leaves_a_global_system_without_features(checkpoint: Write) -> None:

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from runtime.errors import HowlError
 from train.backbones import BUILDERS, Backbone, build_backbone
+from train.backbones.base import split_signs
 from train.data.synthetic import render_view
 from train.models.how import attention
 from train.weights.init import init_backbone
@@ -40,6 +41,7 @@ TORCHVISION = {
         "layer3.5.conv3.weight": (1024, 256, 1, 1),
     },
 }
+TORCHVISION["resnet50_unit"] = TORCHVISION["resnet50"]
 TORCHVISION["resnet18_stride16"] = {key: of for key, of in TORCHVISION["resnet18"].items() if "layer4" not in key}
 WITH_LAST_STAGE = [f"{name}_stride32" for name in ("resnet50", "resnet101", "resnet152")]
 TORCHVISION |= dict.fromkeys(WITH_LAST_STAGE, TORCHVISION["resnet50"] | {"layer4.2.conv3.weight": (2048, 512, 1, 1)})
@@ -53,6 +55,7 @@ PARAMETERS = {
     "resnet18": WHOLE["resnet18"] - 513_000,
     "resnet18_stride16": WHOLE["resnet18"] - 513_000 - 8_393_728,
     "resnet50": WHOLE["resnet50"] - 2_049_000 - 14_964_736,
+    "resnet50_unit": WHOLE["resnet50"] - 2_049_000 - 14_964_736,
     **{name: WHOLE[name.removesuffix("_stride32")] - 2_049_000 for name in WITH_LAST_STAGE},
 }
 
@@ -62,7 +65,7 @@ def published_weights(name: str) -> dict[str, Tensor]:
     torch.manual_seed(5)
     state = {key: torch.randn_like(value.float()) for key, value in build_backbone(name).state_dict().items()}
     state |= {"fc.weight": torch.randn(1000, 512), "fc.bias": torch.randn(1000)}
-    if name in ("resnet18_stride16", "resnet50"):
+    if name in ("resnet18_stride16", "resnet50", "resnet50_unit"):
         state["layer4.0.conv1.weight"] = torch.randn(512, state["layer3.0.conv2.weight"].shape[0], 1, 1)
     return state
 
@@ -102,6 +105,7 @@ def test_channels_and_size_of_the_map(name: str, height: int, width: int) -> Non
         "resnet18": (512, 32),
         "resnet18_stride16": (256, 16),
         "resnet50": (1024, 16),
+        "resnet50_unit": (1024, 16),
         "resnet50_stride32": (2048, 32),
         "resnet101_stride32": (2048, 32),
         "resnet152_stride32": (2048, 32),
@@ -115,6 +119,27 @@ def test_channels_and_size_of_the_map(name: str, height: int, width: int) -> Non
     assert features.dtype == torch.float32
     assert features.min() >= 0
     assert features.max() > 0
+
+
+@pytest.mark.parametrize(
+    ("name", "section", "channels"),
+    [("resnet18", "layer3", 256), ("resnet18", "layer4", 512), ("efficientnet_lite0_stride32", "stride16", 112)],
+)
+@torch.no_grad()
+def test_the_map_of_a_section_comes_beside_the_features(name: str, section: str, channels: int) -> None:
+    torch.manual_seed(0)
+    backbone = build_backbone(name).eval()
+    image = torch.rand(1, 3, 65, 96) * 255
+    features, beside = backbone(image, beside=section)
+    assert torch.equal(features, backbone(image))
+    (stage,) = (each for each in backbone.sections() if each.name == section)
+    assert beside.shape == (1, channels, -(-65 // stage.stride), 96 // stage.stride)
+    assert (beside.min() < 0) == stage.is_signed
+    if section == backbone.sections()[-1].name:
+        assert torch.equal(beside, features)
+    split = split_signs(beside)
+    assert split.min() >= 0
+    torch.testing.assert_close(split.norm(dim=1), beside.norm(dim=1))
 
 
 @pytest.mark.parametrize("name", ["resnet18", "resnet50", "efficientnet_lite0", "efficientnet_lite0_stride32"])
@@ -143,24 +168,33 @@ def test_modules_come_after_the_sections_that_they_name(name: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["resnet18_stride16", "efficientnet_lite0", "efficientnet_lite2"])
+@pytest.mark.parametrize(
+    ("name", "section"),
+    [
+        ("resnet18_stride16", "layer3"),
+        ("resnet18", "layer3"),
+        ("efficientnet_lite0", "stride16"),
+        ("efficientnet_lite2", "stride16"),
+        ("efficientnet_lite0_stride32", "stride16"),
+    ],
+)
 @pytest.mark.parametrize("beyond", [0, 1, 6])
 @torch.no_grad()
 def test_a_dot_is_found_on_the_pixel_of_its_position(
-    name: str, beyond: int, symmetric_backbone: Callable[[str], Backbone]
+    name: str, section: str, beyond: int, symmetric_backbone: Callable[[str], Backbone]
 ) -> None:
     """It is answered alike on both sides there, at any size and so with any padding, and on no pixel beside it."""
-    backbone = symmetric_backbone(name)
-    side = 8 * backbone.stride + beyond
+    backbone, stride = symmetric_backbone(name), 16
+    side = 8 * stride + beyond
 
     def answer(pixel: int) -> Tensor:
         grey = backbone.mean.expand(1, 3, side, side).clone()
         dot = grey.clone()
         dot[:, :, pixel, pixel] += 100 * backbone.std[:, 0, 0]
-        return (backbone(dot) - backbone(grey)).norm(dim=1)[0]
+        return (backbone(dot, beside=section)[1] - backbone(grey, beside=section)[1]).norm(dim=1)[0]
 
-    cells = -(-side // backbone.stride)
-    positions = backbone.positions(cells, side, torch.device("cpu")).tolist()
+    cells = -(-side // stride)
+    positions = backbone.positions(cells, side, torch.device("cpu"), stride).tolist()
     middle, beside = answer(positions[4]), answer(positions[4] + 1)
     assert divmod(int(middle.argmax()), cells) == (4, 4)
     torch.testing.assert_close(middle[3, 4], middle[5, 4], rtol=1e-4, atol=0)
@@ -308,7 +342,7 @@ def test_missing_imagenet_weights_say_what_to_fetch_and_where(
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
     with pytest.raises(HowlError) as error:
         init_backbone(build_backbone(name), name, "imagenet")
-    published = name.removesuffix("_stride16").removesuffix("_stride32")
+    published = name.partition("_")[0]
     assert f"https://download.pytorch.org/models/{published}-" in str(error.value)
     assert str(tmp_path / "checkpoints" / published) in str(error.value)
 

@@ -16,7 +16,8 @@ from train.data import LabelledPhotos
 from train.descriptors import describe_images, describe_photos
 from train.distributed import ProcessGroup
 from train.mining import TrainingTuple, mine_tuples
-from train.models.how import HowConfig, HowNetwork, global_descriptor
+from train.models.how import HowConfig, HowNetwork
+from train.models.local_model import global_descriptor
 
 SCENES = np.repeat(np.arange(9), [3, 1, 4, 2, 2, 1, 5, 3, 2])
 

@@ -19,7 +19,7 @@ from train.checkpoint import Checkpoint
 from train.config import ResumeOptions, TrainOptions, options_for
 from train.models.gem import GemConfig
 from train.models.how import HowConfig
-from train.models.registry import SYSTEMS
+from train.models.registry import SYSTEMS, build_model
 from train.run import command_for, main, parse
 
 SMALL = ["--image-size", "64", "--scales", "1", "--features", "20", "--tuples", "4", "--dimensions", "16"]
@@ -161,21 +161,60 @@ def test_a_network_begins_with_a_trained_one(photos: Path, tmp_path: Path) -> No
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("system", "loss"), [("gem", "contrastive"), ("rmac", "contrastive"), ("solar", "second-order")]
+    ("system", "loss", "features"),
+    [
+        ("gem", "contrastive", None),
+        ("rmac", "contrastive", None),
+        ("solar", "second-order", None),
+        ("delg", "delg", 20),
+    ],
 )
 def test_a_global_system_trains_and_goes_on(
-    system: str, loss: str, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    system: str, loss: str, features: int | None, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "global.pt"
     flags = ["--image-size", "64", "--scales", "1", "0.707", "--tuples", "4", "--dimensions", "6"]
+    flags += ["--features", str(features)] if features else []
     run("--system", system, "--data", photos, "--out", out, "--epochs", 1, *flags)
     checkpoint = Checkpoint.load(out)
-    assert (checkpoint.system, checkpoint.codebook, checkpoint.extraction.features) == (system, None, None)
+    assert (checkpoint.system, checkpoint.codebook, checkpoint.extraction.features) == (system, None, features)
     assert checkpoint.training["config"]["loss"] == loss
     assert checkpoint.extraction.scales == (1.0, 0.707)
     assert "visual words" not in capsys.readouterr().out
     run("--resume", out, "--epochs", 2)
     assert [line["epoch"] for line in log_of(out)] == [0, 1, 2]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("loss", ["match", "contrastive"])
+def test_attention_trains_from_the_same_tuples_and_goes_on(loss: str, photos: Path, tmp_path: Path) -> None:
+    out = tmp_path / "delf.pt"
+    run("--system", "delf", "--data", photos, "--out", out, "--epochs", 1, "--loss", loss, *SMALL)
+    checkpoint = Checkpoint.load(out)
+    assert (checkpoint.system, checkpoint.extraction.features, checkpoint.training["config"]["loss"]) == (
+        "delf",
+        20,
+        loss,
+    )
+    assert checkpoint.codebook is not None
+    started, trained = build_model("delf", checkpoint.network).state_dict(), checkpoint.training["weights"]
+    assert not torch.equal(trained["attention.conv2.weight"], started["attention.conv2.weight"])
+    run("--resume", out, "--epochs", 2)
+    assert [line["epoch"] for line in log_of(out)] == [0, 1, 2]
+
+
+@pytest.mark.slow
+def test_delg_starts_from_gem_and_from_delg(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    gem, delg, again = (tmp_path / f"{name}.pt" for name in ("gem", "delg", "again"))
+    flags = ["--data", photos, "--image-size", "64", "--scales", "1", "--tuples", "4", "--dimensions", "6"]
+    run("--system", "gem", "--out", gem, "--epochs", 1, *flags)
+    run("--system", "delg", "--out", delg, "--epochs", 0, "--init", gem, *flags)
+    assert f"from {gem}: backbone, pooling, whitening" in capsys.readouterr().out
+    run("--system", "delg", "--out", again, "--epochs", 0, "--seed", 1, "--init", delg, *flags)
+    first, second, third = (Checkpoint.load(path).weights for path in (gem, delg, again))
+    assert all(torch.equal(second[name], first[name]) for name in first)
+    assert second["autoencoder.decoder.bias"].abs().max() > 0  # from the photos' features
+    assert all(torch.equal(third[name], second[name]) for name in second)
 
 
 @pytest.mark.slow
@@ -350,6 +389,21 @@ def test_a_loss_of_one_system_is_the_default_there_and_unknown_elsewhere(fails: 
     for system, known in (("gem", "contrastive or ap"), ("how", "contrastive or match")):
         line = fails("--system", system, "--loss", "second-order", code=2)
         assert line == f"error: --loss second-order: {system} is trained by {known}\n"
+
+
+@pytest.mark.parametrize(
+    ("flags", "line"),
+    [
+        (["--system", "delg", "--words", "9"], "--words 9: has no effect without --system how or delf; leave it out"),
+        (["--system", "delg", "--loss", "match"], "--loss match: delg is trained by delg"),
+        (["--system", "delg", "--whitening", "views"], "--whitening views: delg learns its whitening by pca"),
+        (["--system", "delf", "--loss", "delg"], "--loss delg: delf is trained by contrastive or match"),
+        (["--system", "delg", "--local-dimensions", "0"], "--local-dimensions 0: must be at least 1"),
+        (["--system", "delf", "--loss", "match", "--margin", "2"], "--margin 2.0: has no effect without --loss"),
+    ],
+)
+def test_what_a_system_does_not_take_is_refused(flags: list[str], line: str, fails: Callable[..., str]) -> None:
+    assert fails(*flags, code=2).startswith(f"error: {line}")
 
 
 @pytest.mark.parametrize("flags", [["--loss", "match"], ["--features", "9"], ["--graph"]], ids=" ".join)

@@ -10,10 +10,9 @@ if __name__ == "__main__":
     howl.run_script("tools.experiments.benchmark_rerank")  # before the imports: howl.py says why
 
 import argparse
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 
@@ -23,6 +22,7 @@ from runtime.io.cli import positive_int, program
 from runtime.rerank import Candidates, Located, Query, Similarity, Spatial
 from tools.environment import describe_machine
 from tools.experiments.benchmark_gpu import draw_popularity, make_file, make_query
+from tools.experiments.timing import timed
 
 SHARED = 150  # words that a candidate shares with the query, of 435: as photos of one place do
 AT_ONCE = 40  # candidates that get a word together
@@ -120,16 +120,6 @@ def plant(
         own.sort()
     planted = replace(file, images=images, codes=codes)
     return planted, Located(planted, chosen.astype(np.int64), np.arange(candidates))
-
-
-def timed(work: Callable[..., Result], *arguments: Any) -> tuple[Result, float]:
-    """What work gives, and its milliseconds of the processor, which other work beside it does not change much.
-
-    All of it is one thread.
-    """
-    start = time.process_time()
-    result = work(*arguments)
-    return result, 1e3 * (time.process_time() - start)
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:

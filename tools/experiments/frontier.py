@@ -13,35 +13,29 @@ if __name__ == "__main__":
 import argparse
 import json
 import sys
-import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import product
 from pathlib import Path
 from typing import Any, TypeVar
 
-import cv2
 import numpy as np
 from tqdm import tqdm
 
 from export.exporter import export_checkpoint
 from export.learning import learn, open_checkpoint
 from export.options import PRECISIONS, PRESETS, ExportOptions, Preset
-from runtime.bundle import EngineFiles, Manifest
-from runtime.engine import open_engine
 from runtime.errors import UsageError
-from runtime.features import Features
 from runtime.io.cli import positive_int
 from runtime.io.files import atomic_write, ensure_writable
-from runtime.io.finding import find_photos
-from runtime.io.image import Image, load_rgb, shrink
+from runtime.io.image import Image
 from tools.environment import describe_machine, load_pyplot, require_packages
 from tools.evaluation import evaluate_engine
+from tools.experiments.timing import open_extractor, timed, timed_photos
 from train.distributed import use_threads
 from train.models.base import PYRAMID
 
 PACKAGES = ("numpy", "torch", "onnxruntime")
-TIMED_SIZE = 1024  # pixels, longest side of the photos that are timed
 TURNS = 2  # that every photo is timed
 T = TypeVar("T")
 RESULT, PLOT = "frontier.json", "frontier.png"
@@ -219,21 +213,6 @@ def say(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
-def timed_photos(data: Sequence[str], number: int) -> list[Image]:
-    """Photos evenly taken from all data, RGB, with their longest side at ``TIMED_SIZE`` pixels."""
-    paths = find_photos(data)
-    photos = [load_rgb(path) for path in paths[:: max(1, len(paths) // number)][:number]]
-    return [resized(photo, TIMED_SIZE) for photo in photos]
-
-
-def resized(photo: Image, side: int) -> Image:
-    """The photo with its longest side at that many pixels."""
-    factor = side / max(photo.shape[:2])
-    size = round(photo.shape[1] * factor), round(photo.shape[0] * factor)
-    interpolation = cv2.INTER_CUBIC if factor > 1 else cv2.INTER_AREA
-    return np.ascontiguousarray(cv2.resize(photo, size, interpolation=interpolation).astype(np.uint8, copy=False))
-
-
 def measure(engines: Mapping[Point, Path], photos: Sequence[Image]) -> dict[Point, list[float]]:
     """Seconds from an image in memory to its features, one thread, for every photo and turn.
 
@@ -245,16 +224,8 @@ def measure(engines: Mapping[Point, Path], photos: Sequence[Image]) -> dict[Poin
         run(photos[0])  # to warm up
     for photo in tqdm([*photos] * TURNS, desc="timing", unit="photo", disable=None):
         for point, run in extractors.items():
-            begin = time.process_time()
-            run(photo)
-            seconds[point].append(time.process_time() - begin)
+            seconds[point].append(timed(run, photo)[1] / 1e3)
     return seconds
-
-
-def open_extractor(path: Path) -> Callable[[Image], Features]:
-    """An engine with one thread, which is given photos shrunk to its image size."""
-    engine, size = open_engine(path, "cpu", threads=1), Manifest.load(EngineFiles.of(path).manifest).image_size
-    return lambda photo: engine.extract(shrink(photo, size))
 
 
 def front(engines: Mapping[T, tuple[float, float]]) -> set[T]:

@@ -10,11 +10,10 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from train.backbones.base import Backbone, Section
+from train.backbones.base import Backbone, Section, split_signs
 
 # The published weights expect (rgb − 127) / 128, whatever their README says.
 LITE_MEAN = (127.0, 127.0, 127.0)
@@ -107,9 +106,9 @@ class EfficientNetLite(Backbone):
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
-    def first_position(self, side: int) -> int:
+    def first_position(self, side: int, stride: int) -> int:
         pixel, step = 0, 1
-        while step < self.stride:  # a convolution of an even side has its window one pixel further on
+        while step < stride:  # a convolution of an even side has its window one pixel further on
             pixel += step * (1 - side % 2)
             side, step = (side + 1) // 2, 2 * step
         return pixel
@@ -119,7 +118,10 @@ class EfficientNetLite(Backbone):
         if not self.has_head:
             return (Section("stride16", self._split, self.channels, self.stride),)
         signed = LITE0_TO_STRIDE_16[-1].channels
-        return (Section("stride16", self._signed, signed, 16), Section("stride32", self._head, self.channels, 32))
+        return (
+            Section("stride16", self._signed, signed, 16, is_signed=True),
+            Section("stride32", self._head, self.channels, 32),
+        )
 
     def _signed(self, image: Tensor) -> Tensor:
         x = F.relu6(self._bn0(self._conv_stem(image)))
@@ -128,8 +130,7 @@ class EfficientNetLite(Backbone):
         return x
 
     def _split(self, image: Tensor) -> Tensor:
-        signed = self._signed(image)
-        return F.relu(torch.cat([signed, -signed], dim=1))
+        return split_signs(self._signed(image))
 
     def _head(self, signed: Tensor) -> Tensor:
         x = signed

@@ -12,6 +12,7 @@ from train.backbones.resnet import (
     resnet18_stride16,
     resnet50,
     resnet50_stride32,
+    resnet50_unit,
     resnet101_stride32,
     resnet152_stride32,
 )
@@ -20,6 +21,7 @@ BUILDERS = {
     "resnet18": resnet18,
     "resnet18_stride16": resnet18_stride16,
     "resnet50": resnet50,
+    "resnet50_unit": resnet50_unit,
     "resnet50_stride32": resnet50_stride32,
     "resnet101_stride32": resnet101_stride32,
     "resnet152_stride32": resnet152_stride32,

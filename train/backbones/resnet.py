@@ -1,8 +1,8 @@
 """ResNets (He et al., CVPR 2016) under torchvision's parameter names, without the classifier.
 
 As HOW uses them: ResNet-18 whole (stride 32, 512 channels), ResNet-50 without its last stage (stride 16, 1024); and
-ResNet-18 without its last too (stride 16, 256). As global descriptors use them: ResNet-50, -101 and -152 whole (stride
-32, 2048).
+ResNet-18 without its last too (stride 16, 256). As DeLF-pytorch trains it: ResNet-50 without its last stage, for pixels
+in 0…1 that are not normalised. As global descriptors use them: ResNet-50, -101 and -152 whole (stride 32, 2048).
 """
 
 from torch import Tensor, nn
@@ -12,6 +12,7 @@ from train.backbones.base import Backbone, Section
 
 IMAGENET_MEAN = (123.675, 116.28, 103.53)
 IMAGENET_STD = (58.395, 57.12, 57.375)
+UNIT_MEAN, UNIT_STD = (0.0,) * 3, (255.0,) * 3
 STAGE_WIDTHS = (64, 128, 256, 512)
 
 
@@ -25,6 +26,10 @@ def resnet18_stride16() -> "ResNet":
 
 def resnet50() -> "ResNet":
     return ResNet(Bottleneck, depths=(3, 4, 6))
+
+
+def resnet50_unit() -> "ResNet":
+    return ResNet(Bottleneck, depths=(3, 4, 6), mean=UNIT_MEAN, std=UNIT_STD)
 
 
 def resnet50_stride32() -> "ResNet":
@@ -42,8 +47,14 @@ def resnet152_stride32() -> "ResNet":
 class ResNet(Backbone):
     """As many stages as ``depths`` has entries; the first keeps stride 4, each further one doubles it."""
 
-    def __init__(self, block: "type[BasicBlock | Bottleneck]", depths: tuple[int, ...]) -> None:
-        super().__init__(IMAGENET_MEAN, IMAGENET_STD)
+    def __init__(
+        self,
+        block: "type[BasicBlock | Bottleneck]",
+        depths: tuple[int, ...],
+        mean: tuple[float, ...] = IMAGENET_MEAN,
+        std: tuple[float, ...] = IMAGENET_STD,
+    ) -> None:
+        super().__init__(mean, std)
         self.conv1 = nn.Conv2d(3, 64, 7, stride=2, padding=3, bias=False)
         self.bn1 = nn.BatchNorm2d(64)
         self.maxpool = nn.MaxPool2d(3, stride=2, padding=1)

@@ -19,7 +19,7 @@ from runtime.asmk.kernel import AsmkParameters
 from runtime.errors import UsageError
 from runtime.first_stage import FirstStage
 from train.backbones import BUILDERS, Backbone, build_backbone
-from train.models.whitening import Whitening
+from train.models.whitening import Moments, Whitening
 
 HOW_SCALES = (2.0, 1.414, 1.0, 0.707, 0.5, 0.353, 0.25)
 PYRAMID = (1.0, 0.707, 0.5, 0.353, 0.25)  # two levels an octave; larger ones cost time and gained nothing at 720 pixels
@@ -51,6 +51,7 @@ class ExtractionConfig:
         image_size: longest side, in pixels, to which larger photos are shrunk.
         scales: factors of the image pyramid.
         features: K, local features of a photo; None for a global descriptor.
+        activations: the engine also gives the map that its global descriptor is pooled of, for --rerank dsm.
 
     Raises:
         UsageError: a value is out of range, or of another type: a file may hold any.
@@ -59,6 +60,7 @@ class ExtractionConfig:
     image_size: int = 1024
     scales: tuple[float, ...] = HOW_SCALES
     features: int | None = 1000
+    activations: bool = False
 
     def __post_init__(self) -> None:
         of_declared_types(self)
@@ -138,14 +140,18 @@ class RetrievalModel(nn.Module, ABC):
         summary: what it gives of a photo, in a few words; for the command line's help.
         Config: of the network; a subclass of ``ModelConfig``.
         method: of the first stage that searches with its features: ``ASMK`` or ``VECTORS`` of ``runtime.first_stage``.
+        has_local_features: whether its engines give local features; a method other than ASMK leaves them to
+            re-ranking.
+        has_activations: whether its engines can give the map that the global descriptor is pooled of.
         losses: the losses that it can be trained with, the default first: ``contrastive``, ``match`` or its own.
-        own_losses: those of no other system, on global descriptors of a query [D], a positive [D] and negatives [n, D],
-            with the margin, by name.
+        own_losses: those of no other system, by name: on what ``compared`` gives of a tuple, with the margin.
         whitenings: how its whitening can be learned (``train.calibration``), the default first.
         margin: of the loss on global descriptors, unless the user says otherwise.
         shrinkage: of the PCA whitening, in [0, 1].
         parts: the network's modules by name, with the settings that must be equal before a network can start from
             another one's weights of this module.
+        calibrated: the part of them, if there is one, that starts from the backbone's own features, as
+            ``calibration_samples`` and ``start_from`` say.
         config: of this network.
         backbone: its convolutional part.
         whitening: learned before the first step, without gradients (``train.calibration``).
@@ -155,12 +161,15 @@ class RetrievalModel(nn.Module, ABC):
     summary: ClassVar[str]
     Config: ClassVar[type[ModelConfig]]
     method: ClassVar[str]
+    has_local_features: ClassVar[bool]
+    has_activations: ClassVar[bool] = False
     losses: ClassVar[tuple[str, ...]]
-    own_losses: ClassVar[Mapping[str, Callable[[Tensor, Tensor, Tensor, float], Tensor]]] = {}
+    own_losses: ClassVar[Mapping[str, Callable[..., Tensor]]] = {}
     whitenings: ClassVar[tuple[Literal["views", "pca"], ...]]
     margin: ClassVar[float]
     shrinkage: ClassVar[float] = 1.0
     parts: ClassVar[Mapping[str, tuple[str, ...]]]
+    calibrated: ClassVar[str | None] = None
     config: ModelConfig
     backbone: Backbone
     whitening: Whitening
@@ -187,13 +196,21 @@ class RetrievalModel(nn.Module, ABC):
         Mining ranks photos by them, and losses on global descriptors compare them.
         """
 
+    def compared(self, images: Tensor) -> tuple[Tensor, ...]:
+        """What the system's own losses compare of RGB images [B, 3, H, W], float in 0…255: tensors [B, …].
+
+        The global descriptors, unless a system says more. A loss is given those of a tuple, the query's, the positive's
+        and the negatives', in this order along the first axis.
+        """
+        return (self.describe(images),)
+
     def feature_maps(self, images: Tensor) -> FeatureMap:
         """RGB images [B, 3, H, W], float in 0…255 → their local features. Only a system with a match loss has them."""
         raise NotImplementedError(f"{self.system} has no local features")
 
     def eligible(self, strengths: Tensor, images: Tensor) -> Tensor:
         """Which positions of a map [B, h, w] may be local features of images [B, 3, H, W]: bool [h, w]."""
-        return self.backbone.inside(strengths, images)
+        return self.backbone.inside(strengths, images, self.local_stride)
 
     @abstractmethod
     def whitening_samples(self, image: Tensor, most: int) -> WhiteningSamples:
@@ -203,6 +220,14 @@ class RetrievalModel(nn.Module, ABC):
             image: RGB [1, 3, H, W], float in 0…255.
             most: samples, at most.
         """
+
+    def calibration_samples(self, image: Tensor) -> Tensor:
+        """What the ``calibrated`` part is given of an RGB image [1, 3, H, W], float in 0…255: features [n, C']."""
+        raise NotImplementedError(f"{self.system} calibrates nothing")
+
+    def start_from(self, moments: Moments) -> None:
+        """Sets the ``calibrated`` part to what suits features of these moments, before the first step."""
+        raise NotImplementedError(f"{self.system} calibrates nothing")
 
     @abstractmethod
     def parameter_groups(self, new_module_factor: float) -> list[dict[str, Any]]:
@@ -218,6 +243,17 @@ class RetrievalModel(nn.Module, ABC):
     @abstractmethod
     def extractor(self, extraction: ExtractionConfig) -> Extractor:
         """What describes whole photos with this network; it shares the weights."""
+
+    @property
+    def local_stride(self) -> int:
+        """Pixels between neighbouring positions of the map of local features."""
+        return self.backbone.stride
+
+    def number_of_features(self, extraction: ExtractionConfig) -> int:
+        """K, of a system with local features. Raises UsageError if there is none."""
+        if extraction.features is None:
+            raise UsageError(f"--features: {self.system} needs a number of local features")
+        return extraction.features
 
     @abstractmethod
     def first_stage(self, codebook: Codebook | None, asmk: AsmkParameters | None) -> FirstStage:

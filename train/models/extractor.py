@@ -5,6 +5,7 @@ Export traces this module, so that an engine and PyTorch share every line of it.
 
 from collections.abc import Sequence
 from fractions import Fraction
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,6 +17,14 @@ from runtime.io.image import Image
 from train.backbones import Backbone
 from train.models.base import Extractor, FeatureMap, RetrievalModel
 from train.models.graph import MAX_NODES, nodes_covering
+
+
+class Level(NamedTuple):
+    """All positions of one level of a photo's pyramid: descriptors [n, D], strengths [n], positions [n, 3]."""
+
+    descriptors: Tensor
+    strengths: Tensor
+    positions: Tensor
 
 
 class LocalExtractor(Extractor):
@@ -30,7 +39,7 @@ class LocalExtractor(Extractor):
             needs less time for them.
     """
 
-    outputs = LOCAL_OUTPUTS
+    outputs: tuple[str, ...] = LOCAL_OUTPUTS
 
     def __init__(
         self, network: RetrievalModel, scales: Sequence[float], features: int, image_size: int | None = None
@@ -50,17 +59,19 @@ class LocalExtractor(Extractor):
             positions: float32 [K, 3]: x, y in input pixels (the centre of the first is 0, 0) and scale.
             count: int32 [1], the number of valid rows, below K if the pyramid has fewer positions.
         """
-        pixels = image.float().permute(2, 0, 1).unsqueeze(0)  # a cast is all that TensorRT can do with uint8
-        levels = [self._level(pixels, scale) for scale in self.scales]
-        descriptors, strengths, positions = (torch.cat(parts) for parts in zip(*levels, strict=True))
-        return self._strongest(descriptors, strengths, positions)
+        pixels = planes(image)
+        return self.strongest([self._level(pixels, scale) for scale in self.scales])
 
-    def _level(self, pixels: Tensor, scale: Fraction) -> tuple[Tensor, Tensor, Tensor]:
-        """All positions of one level of the pyramid: descriptors [n, D], strengths [n], positions [n, 3]."""
+    def _level(self, pixels: Tensor, scale: Fraction) -> Level:
+        """All positions of one level of the pyramid."""
         resized = resize(pixels, scale, self.network.backbone.alignment)
         local: FeatureMap = self.network(resized, self._positions_at_most(scale))
+        return self.of_level(local, resized, pixels, scale)
+
+    def of_level(self, local: FeatureMap, resized: Tensor, pixels: Tensor, scale: Fraction) -> Level:
+        """All positions of the map of one level of the pyramid."""
         eligible = self.network.eligible(local.strengths, resized)
-        return (
+        return Level(
             local.descriptors[0].flatten(1).transpose(0, 1),
             torch.where(eligible, local.strengths[0], -1.0).flatten(),
             self._positions(local.strengths, resized, pixels, scale),
@@ -74,14 +85,13 @@ class LocalExtractor(Extractor):
 
     def _positions(self, strengths: Tensor, resized: Tensor, pixels: Tensor, scale: Fraction) -> Tensor:
         """Where a level's positions lie in the input image, [n, 3]: x, y, scale."""
-        y, x = cell_pixels(strengths, resized, pixels, self.network.backbone)
+        y, x = cell_pixels(strengths, resized, pixels, self.network.backbone, self.network.local_stride)
         grid = torch.stack(torch.broadcast_tensors(x[None, :], y[:, None], x.new_full((), float(scale))), dim=2)
         return grid.flatten(0, 1)
 
-    def _strongest(
-        self, descriptors: Tensor, strengths: Tensor, positions: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def strongest(self, levels: Sequence[Level]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """The K strongest of all levels; with K rows of padding there is a top-K for every image size."""
+        descriptors, strengths, positions = (torch.cat(parts) for parts in zip(*levels, strict=True))
         padded = F.pad(strengths, (0, self.features), value=-1.0)
         best, chosen = padded.topk(self.features)
         valid = best >= 0
@@ -94,6 +104,11 @@ class LocalExtractor(Extractor):
         )
 
 
+def planes(image: Tensor) -> Tensor:
+    """RGB uint8 [H, W, 3] → float [1, 3, H, W]; a cast is all that TensorRT can do with uint8."""
+    return image.float().permute(2, 0, 1).unsqueeze(0)
+
+
 @torch.no_grad()
 def extract(extractor: Extractor, image: Image) -> Features:
     """PyTorch's answer for an image, RGB uint8 [H, W, 3], in the form of an engine's."""
@@ -102,7 +117,9 @@ def extract(extractor: Extractor, image: Image) -> Features:
     return features_of({name: value.cpu().numpy() for name, value in zip(extractor.outputs, outputs, strict=True)})
 
 
-def cell_pixels(level: Tensor, resized: Tensor, pixels: Tensor, backbone: Backbone) -> tuple[Tensor, Tensor]:
+def cell_pixels(
+    level: Tensor, resized: Tensor, pixels: Tensor, backbone: Backbone, stride: int | None = None
+) -> tuple[Tensor, Tensor]:
     """Where the rows and columns of a map lie: y [h] and x [w], in pixels of the image before it was resized.
 
     Resizing maps the pixels' centres, i + ½.
@@ -112,9 +129,10 @@ def cell_pixels(level: Tensor, resized: Tensor, pixels: Tensor, backbone: Backbo
         resized: what the network was given, [..., H', W'].
         pixels: the image before, [..., H, W].
         backbone: which knows where its positions lie in ``resized``.
+        stride: of the map; None for that of the backbone's features.
     """
     y, x = (
-        (backbone.positions(cells, part, pixels.device) + 0.5) * (full / part) - 0.5
+        (backbone.positions(cells, part, pixels.device, stride) + 0.5) * (full / part) - 0.5
         for cells, full, part in zip(level.shape[-2:], pixels.shape[-2:], resized.shape[-2:], strict=True)
     )
     return y, x

@@ -20,7 +20,7 @@ from runtime.first_stage import VECTORS
 from runtime.vectors import InnerProduct
 from train.backbones import build_backbone
 from train.models.base import ExtractionConfig, Extractor, ModelConfig, RetrievalModel, WhiteningSamples
-from train.models.extractor import exact, resize
+from train.models.extractor import exact, planes, resize
 from train.models.whitening import Whitening
 
 SCALES = (1.0, 0.707, 0.5)
@@ -56,6 +56,7 @@ class GlobalModel(RetrievalModel):
     """One image at one scale → its global descriptor. A subclass says how a map is pooled."""
 
     method = VECTORS
+    has_local_features = False
     losses: ClassVar[tuple[str, ...]] = ("contrastive", "ap")
     whitenings = ("pca",)
     margin = 1.25  # 0.85 without whitening, which moves photos apart; it then pushes hardly any negative
@@ -85,8 +86,14 @@ class GlobalModel(RetrievalModel):
     def of_pyramid(self, levels: Sequence[Tensor]) -> Tensor:
         """The levels of a photo's pyramid, each [1, 3, ?, ?] → its descriptor [D], L2-normalised."""
         if self.config.pyramid == "pooled":
-            return self.whitened(self.averaged(torch.cat([self.pooled(level) for level in levels])))[0]
-        return normalised(torch.cat([self(level) for level in levels]).mean(dim=0, keepdim=True))[0]
+            return self.of_pooled([self.pooled(level) for level in levels])
+        return mean_descriptor([self(level) for level in levels])
+
+    def of_pooled(self, levels: Sequence[Tensor]) -> Tensor:
+        """What whitening is given of the levels of a photo's pyramid, each [1, C, 1, 1] → its descriptor [D]."""
+        if self.config.pyramid == "pooled":
+            return self.whitened(self.averaged(torch.cat(list(levels))))[0]
+        return mean_descriptor([self.whitened(level) for level in levels])
 
     def describe(self, images: Tensor) -> Tensor:
         return self(images)
@@ -99,7 +106,7 @@ class GlobalModel(RetrievalModel):
     def extraction_defaults(cls, extraction: ExtractionConfig) -> ExtractionConfig:
         return replace(extraction, scales=SCALES, features=None)
 
-    def extractor(self, extraction: ExtractionConfig) -> "GlobalExtractor":
+    def extractor(self, extraction: ExtractionConfig) -> Extractor:
         return GlobalExtractor(self, extraction)
 
     def first_stage(self, codebook: Codebook | None, asmk: AsmkParameters | None) -> InnerProduct:
@@ -109,7 +116,7 @@ class GlobalModel(RetrievalModel):
 class GlobalExtractor(Extractor):
     """RGB image → its global descriptor, float32 [D]."""
 
-    outputs = GLOBAL_OUTPUTS
+    outputs: tuple[str, ...] = GLOBAL_OUTPUTS
 
     def __init__(self, network: GlobalModel, extraction: ExtractionConfig) -> None:
         super().__init__()
@@ -117,9 +124,13 @@ class GlobalExtractor(Extractor):
         self.scales = [exact(scale) for scale in extraction.scales]
 
     def forward(self, image: Tensor) -> tuple[Tensor]:
-        pixels = image.float().permute(2, 0, 1).unsqueeze(0)
-        alignment = self.network.backbone.alignment
+        pixels, alignment = planes(image), self.network.backbone.alignment
         return (self.network.of_pyramid([resize(pixels, scale, alignment) for scale in self.scales]),)
+
+
+def mean_descriptor(levels: Sequence[Tensor]) -> Tensor:
+    """The descriptors of the levels of a photo's pyramid, each [1, D] → its descriptor [D], L2-normalised."""
+    return normalised(torch.cat(list(levels)).mean(dim=0, keepdim=True))[0]
 
 
 def normalised(vectors: Tensor) -> Tensor:

@@ -7,26 +7,14 @@ backbone describes them, and the filter smooths what the graph left (docs/experi
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal, Self
 
-import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from runtime.asmk.codebook import Codebook
-from runtime.asmk.kernel import AsmkKernel, AsmkParameters
 from runtime.errors import UsageError
-from runtime.first_stage import ASMK
 from train.backbones import build_backbone
-from train.models.base import (
-    ExtractionConfig,
-    FeatureMap,
-    ModelConfig,
-    RetrievalModel,
-    WhiteningSamples,
-    at_least,
-    at_most,
-)
-from train.models.extractor import LocalExtractor, cell_pixels, exact, scaled_side
+from train.models.base import ExtractionConfig, FeatureMap, at_least, at_most
+from train.models.extractor import exact, scaled_side
 from train.models.graph import MAX_NODES, GraphRefinement, nodes_covering
+from train.models.local_model import LocalConfig, LocalModel
 from train.models.smoothing import SharedSmoothing, build_smoothing
 from train.models.whitening import Whitening
 
@@ -34,15 +22,10 @@ MAX_BLOCKS, MAX_WIDTH = 16, 1024  # of the graph, far beyond what it gains from
 
 
 @dataclass(frozen=True)
-class HowConfig(ModelConfig):
+class HowConfig(LocalConfig):
     """HOW's network and its refinements.
 
     Attributes:
-        backbone: resnet18, resnet18_stride16, resnet50, efficientnet_lite0, efficientnet_lite0_stride32,
-            efficientnet_lite1 or efficientnet_lite2.
-        dimensions: D, of a descriptor.
-        border: take positions less than a stride from the border, too, as HOW does; a good part of what they see is
-            padding.
         smoothing: average (HOW), learned (the filter of Seo & Han 2024) or none.
         kernel: side of the smoothing window.
         bandwidth: of learned smoothing: one per position, or one shared by the whole map.
@@ -53,9 +36,6 @@ class HowConfig(ModelConfig):
         graph_width: channels of their hidden states.
     """
 
-    backbone: str = "efficientnet_lite0"
-    dimensions: int = 128
-    border: bool = False
     smoothing: Literal["average", "learned", "none"] = "average"
     kernel: Literal[3, 5, 7] = 3
     bandwidth: Literal["per-position", "shared"] = "per-position"
@@ -115,16 +95,12 @@ class HowConfig(ModelConfig):
         return replace(self, graph_nodes=graph_nodes)
 
 
-class HowNetwork(RetrievalModel):
+class HowNetwork(LocalModel):
     """One image at one scale → its map of local descriptors."""
 
     system = "how"
     summary = "local descriptors for ASMK"
     Config = HowConfig
-    method = ASMK
-    losses = ("contrastive", "match")
-    whitenings = ("views", "pca")
-    margin = 0.8
     parts: ClassVar = {
         "backbone": ("backbone",),
         "graph": ("graph", "graph_blocks", "graph_width"),
@@ -147,10 +123,6 @@ class HowNetwork(RetrievalModel):
         self.whitening = Whitening(channels, config.dimensions)
 
     def forward(self, images: Tensor, positions_at_most: int = MAX_NODES) -> FeatureMap:
-        """RGB images [B, 3, H, W], float in 0…255 → local features.
-
-        ``positions_at_most`` bounds the positions of the map, if that is known: the graph then has no more nodes.
-        """
         features, strengths = self.refined_features(images, positions_at_most)
         return FeatureMap(self.whitening(features), strengths)
 
@@ -165,30 +137,16 @@ class HowNetwork(RetrievalModel):
             features, strengths = self.graph(features, strengths, positions_at_most)
         return self.smoothing(features), strengths
 
-    def describe(self, images: Tensor) -> Tensor:
-        return global_descriptor(self.feature_maps(images))
+    def unwhitened(self, images: Tensor) -> FeatureMap:
+        return FeatureMap(*self.refined_features(images, self._positions_of(images)))
 
     def feature_maps(self, images: Tensor) -> FeatureMap:
         return self(images, self._positions_of(images))
-
-    def whitening_samples(self, image: Tensor, most: int) -> WhiteningSamples:
-        """The refined features of the strongest positions (HOW, §4.1)."""
-        features, strengths = self.refined_features(image, self._positions_of(image))
-        eligible = self.eligible(strengths, image)
-        chosen = (strengths[0] * eligible).flatten().topk(min(most, int(eligible.sum()))).indices
-        y, x = cell_pixels(strengths, image, image, self.backbone)
-        positions = torch.stack(torch.broadcast_tensors(x[None, :], y[:, None]), dim=2).flatten(0, 1)
-        return WhiteningSamples(features[0].flatten(1)[:, chosen].T, positions[chosen])
 
     def _positions_of(self, images: Tensor) -> int:
         """How many the map has: photos that are trained on may be far smaller than the graph is for."""
         height, width = (-(-side // self.backbone.stride) for side in images.shape[-2:])
         return height * width
-
-    def eligible(self, strengths: Tensor, images: Tensor) -> Tensor:
-        if self.config.border:
-            return torch.ones_like(strengths[0], dtype=torch.bool)
-        return super().eligible(strengths, images)
 
     def new_modules(self) -> list[nn.Module]:
         """The modules that start untrained and so learn faster than the backbone."""
@@ -201,16 +159,6 @@ class HowNetwork(RetrievalModel):
             {"params": new, "factor": new_module_factor},
         ]
 
-    def extractor(self, extraction: ExtractionConfig) -> LocalExtractor:
-        if extraction.features is None:
-            raise UsageError(f"--features: {self.system} needs a number of local features")
-        return LocalExtractor(self, extraction.scales, extraction.features, extraction.image_size)
-
-    def first_stage(self, codebook: Codebook | None, asmk: AsmkParameters | None) -> AsmkKernel:
-        if codebook is None or asmk is None:
-            raise UsageError(f"{self.system} searches by ASMK, which needs a codebook and parameters")
-        return AsmkKernel(codebook, asmk)
-
     def folded(self, precision: str) -> Self:
         folded = super().folded(precision)
         if isinstance(folded.smoothing, SharedSmoothing):
@@ -221,9 +169,3 @@ class HowNetwork(RetrievalModel):
 def attention(features: Tensor) -> Tensor:
     """How strong a position is (HOW, eq. 6): the L2 norm of its feature vector, [B, C, h, w] → [B, h, w]."""
     return (features.square().sum(dim=1) + 1e-10).sqrt()
-
-
-def global_descriptor(local: FeatureMap) -> Tensor:
-    """HOW's training descriptor (eq. 7): Σ attention × descriptor over the map, L2-normalised: [B, D]."""
-    total = (local.strengths.unsqueeze(1) * local.descriptors).sum(dim=(2, 3))
-    return F.normalize(total, dim=1, eps=1e-6)

@@ -52,21 +52,20 @@ class SecondOrderAttention(nn.Module):
         return self
 
 
-def second_order_loss(query: Tensor, positive: Tensor, negatives: Tensor, margin: float) -> Tensor:
+def second_order_loss(descriptors: Tensor, margin: float) -> Tensor:
     """Triplet loss + λ·√Σ (‖q − n‖² − ‖p − n‖²)², the sum over the negatives n (second-order similarity).
 
     A negative is to lie as far from one photo of a place as from the other. The authors take the root over all tuples
     of a step together. Here it is over each, and a step's gradient the sum of its tuples', as with the other losses.
 
     Args:
-        query: L2-normalised descriptor [D].
-        positive: descriptor [D] of the same place.
-        negatives: descriptors [n, D] of other places.
+        descriptors: L2-normalised [n, D]: of a query, of a photo of the same place, and of others, the negatives.
         margin: of the triplet loss, in squared distances.
 
     Returns:
         a scalar: the sum over the tuple.
     """
+    query, positive, negatives = descriptors[0], descriptors[1], descriptors[2:]
     differences = (query - negatives).square().sum(dim=1) - (positive - negatives).square().sum(dim=1)
     second_order = (differences.square().sum() + 1e-12).sqrt()  # the root has no gradient at 0
     return triplet_loss(query, positive, negatives, margin) + SECOND_ORDER_WEIGHT * second_order

@@ -11,6 +11,7 @@ TORCHVISION_FILES = {
     "resnet18": "resnet18-f37072fd.pth",
     "resnet18_stride16": "resnet18-f37072fd.pth",
     "resnet50": "resnet50-0676ba61.pth",
+    "resnet50_unit": "resnet50-0676ba61.pth",
     "resnet50_stride32": "resnet50-0676ba61.pth",
     "resnet101_stride32": "resnet101-63fe2227.pth",
     "resnet152_stride32": "resnet152-394f9c45.pth",

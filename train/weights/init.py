@@ -69,7 +69,7 @@ def load_matching(model: RetrievalModel, earlier: Checkpoint, path: Path) -> set
     parts = theirs_too.parts if isinstance(model, theirs_too) else {"backbone": model.parts["backbone"]}
     for name, settings in parts.items():
         module = getattr(model, name)
-        if module is None or not module.state_dict():
+        if module is None or not module.state_dict() or (name == "whitening" and not earlier.is_whitened):
             continue
         different = [key for key in settings if getattr(earlier.network, key) != getattr(model.config, key)]
         if different and name in NEEDED:

@@ -30,7 +30,7 @@ class Published(NamedTuple):
     Attributes:
         system: the name in ``train.models.registry``.
         network: the authors' network as ours.
-        weights: its state dict.
+        weights: its state dict; without whitening if the file has none.
         extraction: the inference that it was made for.
     """
 

@@ -8,7 +8,7 @@ import pytest
 
 from export.options import PRESETS, Preset
 from runtime.errors import HowlError
-from tools.experiments import frontier
+from tools.experiments import frontier, timing
 from tools.experiments.frontier import Point, Setting
 
 
@@ -34,13 +34,13 @@ def test_photos_are_taken_evenly_and_of_one_size(tmp_path: Path) -> None:
     for number in range(6):
         image = np.full((40, 60 if number % 2 else 50, 3), 40 * number, np.uint8)
         cv2.imwrite(str(tmp_path / f"{number}.png"), image)
-    photos = frontier.timed_photos([str(tmp_path)], 3)
+    photos = timing.timed_photos([str(tmp_path)], 3)
     assert [int(photo.mean()) for photo in photos] == [0, 80, 160]
     assert {photo.shape for photo in photos} == {(819, 1024, 3)}
 
 
 def test_a_large_photo_is_shrunk() -> None:
-    assert frontier.resized(np.zeros((300, 600, 3), np.uint8), 200).shape == (100, 200, 3)
+    assert timing.resized(np.zeros((300, 600, 3), np.uint8), 200).shape == (100, 200, 3)
 
 
 @pytest.fixture

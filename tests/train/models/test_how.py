@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from train.models.base import FeatureMap
-from train.models.how import HowConfig, HowNetwork, global_descriptor
+from train.models.how import HowConfig, HowNetwork
+from train.models.local_model import global_descriptor
 
 
 @pytest.fixture

@@ -42,8 +42,7 @@ def stages(extractor: LocalExtractor, image: Tensor) -> dict[str, str]:
     resized = pyramid()
     maps = [backbone(level) for level in resized]
     levels = [extractor._level(pixels, scale) for scale in extractor.scales]
-    descriptors, strengths, positions = (torch.cat(parts) for parts in zip(*levels, strict=True))
-    outputs = extractor._strongest(descriptors, strengths, positions)
+    outputs = extractor.strongest(levels)
     hosts = [torch.empty(value.shape, dtype=value.dtype, pin_memory=True) for value in outputs]
 
     def download() -> None:
@@ -62,7 +61,7 @@ def stages(extractor: LocalExtractor, image: Tensor) -> dict[str, str]:
         "resize pyramid": recorded(pyramid),
         "backbone": recorded(backbones),
         "attention, smoothing, whitening, positions": recorded(partial(heads, extractor, pixels, resized, maps)),
-        "the K strongest": recorded(partial(extractor._strongest, descriptors, strengths, positions)),
+        "the K strongest": recorded(partial(extractor.strongest, levels)),
         "download": recorded(download),
         "whole": recorded(whole),
     }

@@ -1,0 +1,101 @@
+"""The table of the systems, in Markdown, and the plot of time against accuracy."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tools.environment import load_pyplot
+from tools.experiments.comparison.systems import LOCAL, RERANKED, SYSTEMS, cost_file, evaluation_file
+from tools.experiments.stages import Run
+
+MILLION = 1_000_000
+
+
+def read_results(runs: Sequence[Run]) -> list[dict[str, Any]]:
+    """The lines of the table: each finished system, without and with its re-rankings."""
+    lines = []
+    for run in runs:
+        if not cost_file(run).exists():
+            continue
+        system, cost = SYSTEMS[run.row], json.loads(cost_file(run).read_text())
+        for rerank in (None, *system.rerank):
+            evaluation = json.loads(evaluation_file(rerank, run).read_text())
+            framework = RERANKED if rerank is not None and system.framework != LOCAL else system.framework
+            lines.append(
+                {
+                    "system": system.label,
+                    "rerank": rerank,
+                    "framework": framework,
+                    "mAP": {Path(each["data"]).name: each["mAP"] for each in evaluation["sets"]},
+                    "bytes": cost["bytes"],
+                    "kept": 0 if rerank is None else cost.get("kept", {}).get(rerank, 0),
+                    "extraction": cost["extraction"],
+                    "search": cost["search"],
+                    "reranking": [] if rerank is None else cost[rerank],
+                }
+            )
+    return lines
+
+
+def table(result: Mapping[str, Any]) -> str:
+    """Markdown: mAP, bytes of an image, gigabytes of a million, and the median milliseconds of a query."""
+    import pandas  # late: `--help` does without
+
+    rows = [
+        {
+            "system": line["system"],
+            "re-ranked by": line["rerank"] or "",
+            **{f"mAP {of}": f"{100 * value:.2f}" for of, value in line["mAP"].items()},
+            "bytes an image": _bytes(line),
+            "GB a million": f"{(line['bytes'] + line['kept']) * MILLION / 1e9:.1f}",
+            "extraction ms": _spread(line["extraction"]),
+            "search ms": _spread(line["search"]),
+            "re-ranking ms": _spread(line["reranking"]),
+        }
+        for line in result["systems"]
+    ]
+    about = ", ".join(f"{name} {value}" for name, value in result["machine"].items())
+    return f"{about}\n\n{pandas.DataFrame(rows).to_markdown(index=False, disable_numparse=True)}"
+
+
+def draw(result: Mapping[str, Any], path: Path) -> None:
+    """mAP against the milliseconds of a whole query, for every test set: each framework of the paper in a colour."""
+    pyplot = load_pyplot()
+    lines = result["systems"]
+    sets = list(lines[0]["mAP"])
+    figure, panels = pyplot.subplots(1, len(sets), figsize=(6 * len(sets), 4.5), layout="constrained", squeeze=False)
+    for of, axes in zip(sets, panels[0], strict=True):
+        for framework in dict.fromkeys(line["framework"] for line in lines):
+            mine = [line for line in lines if line["framework"] == framework]
+            axes.plot([_total(line) for line in mine], [100 * line["mAP"][of] for line in mine], "o", label=framework)
+        for line in lines:
+            label = line["system"] if line["rerank"] is None else f"{line['system']}, {line['rerank']}"
+            at = _total(line), 100 * line["mAP"][of]
+            axes.annotate(label, at, textcoords="offset points", xytext=(4, 3), fontsize=7)
+        axes.set_xscale("log")
+        axes.set(xlabel="ms a query, one thread, 50,000 images", ylabel="mAP", title=of)
+        axes.grid(which="both", alpha=0.3)
+        axes.legend(fontsize=8)
+    figure.savefig(path, dpi=120)
+    pyplot.close(figure)
+
+
+def _total(line: Mapping[str, Any]) -> float:
+    """Milliseconds of a query, by the medians of its parts."""
+    return sum(float(np.median(line[part])) for part in ("extraction", "search", "reranking") if line[part])
+
+
+def _bytes(line: Mapping[str, Any]) -> str:
+    kept = f" + {line['kept']:,.0f}" if line["kept"] else ""
+    return f"{line['bytes']:,.0f}{kept}"
+
+
+def _spread(milliseconds: Sequence[float]) -> str:
+    """The median and the quartiles; nothing where nothing was timed."""
+    if not milliseconds:
+        return ""
+    low, middle, high = np.quantile(milliseconds, [0.25, 0.5, 0.75])
+    return f"{middle:.1f} ({low:.1f}–{high:.1f})"

@@ -1,0 +1,147 @@
+"""The systems that are compared, and the stages from each one's training to its figures."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple, cast
+
+from export.options import ExportOptions
+from runtime.io.cli import command_line
+from runtime.io.files import atomic_write
+from runtime.io.finding import find_photos
+from runtime.retriever import Retriever
+from tools.evaluation import evaluate_engine
+from tools.experiments.comparison.cost import cost_of
+from tools.experiments.stages import EXPORT, TRAINING, Job, Run, Stage
+from train.config import TrainOptions
+
+GLOBAL, RERANKED, LOCAL = "global", "global, then local", "local"  # the paper's three frameworks
+LOCAL_FEATURES = ("--scales", "1", "0.707", "0.5", "0.353", "--features", "500", "--words", "4096")
+SCALES = ("--scales", "1", "0.707", "0.5")
+
+
+class System(NamedTuple):
+    """A system, and how its first answers can be put into a better order.
+
+    Attributes:
+        label: for people.
+        framework: of its search: one of the three above.
+        flags: of ``howl train``; all else is the same for all systems.
+        rerank: names of ``howl search --rerank``.
+    """
+
+    label: str
+    framework: str
+    flags: tuple[str, ...]
+    rerank: tuple[str, ...]
+
+
+SYSTEMS: Mapping[str, System] = {
+    "rmac": System("R-MAC", GLOBAL, ("--system", "rmac", *SCALES), ("similarity",)),
+    "gem": System("GeM", GLOBAL, ("--system", "gem", *SCALES), ("similarity",)),
+    "ap-gem": System(
+        "AP-GeM", GLOBAL, ("--system", "gem", "--loss", "ap", "--tuples-per-step", "20", *SCALES), ("similarity",)
+    ),
+    "solar": System("GeM + SOLAR", GLOBAL, ("--system", "solar", *SCALES), ("similarity",)),
+    "how": System("HOW", LOCAL, ("--system", "how", *LOCAL_FEATURES), ("spatial", "similarity")),
+    "both": System(
+        "HOW + filter + graph",
+        LOCAL,
+        ("--system", "how", "--smoothing", "learned", "--graph", *LOCAL_FEATURES),
+        ("spatial", "similarity"),
+    ),
+}
+
+
+def job_of(name: str, training: TrainOptions, test: Sequence[str], distractors: str, folder: Path) -> Job:
+    """The job of a system.
+
+    Args:
+        name: in ``SYSTEMS``.
+        training: its options.
+        test: data to evaluate on.
+        distractors: a folder of photos of none of the scenes.
+        folder: of the files.
+    """
+    run = Run(training.network.backbone, name, training.training.seed, folder)
+    return Job(
+        run,
+        replace(training, out=run.checkpoint),
+        ExportOptions(run.checkpoint, run.engine),
+        tuple(test),
+        distractors,
+    )
+
+
+def stages_of(name: str) -> tuple[Stage, ...]:
+    """Training, export, index, evaluation without and with each re-ranking, and the cost."""
+    system = SYSTEMS[name]
+    return (TRAINING, EXPORT, INDEX, evaluation_by(None), *map(evaluation_by, system.rerank), COST)
+
+
+def index_photos(job: Job) -> None:
+    """Indexes the photos of all test sets, and the distractors, in one index."""
+    with Retriever(job.run.engine, index_of(job.run)) as retriever:
+        retriever.add(find_photos(searched(job)), existing="skip")
+    indexed_file(job.run).touch()
+
+
+def evaluation_by(rerank: str | None) -> Stage:
+    """The stage that searches the index for every photo of the test sets, and re-ranks the answers or leaves them."""
+
+    def command(job: Job) -> str:
+        how = [] if rerank is None else ["--rerank", rerank]
+        return command_line("howl evaluate", job.run.engine, *job.test, "--index", index_of(job.run), *how, "--json")
+
+    done = partial(evaluation_file, rerank)
+    return Stage(rerank or "evaluate", done, partial(evaluate, rerank), command)
+
+
+def evaluate(rerank: str | None, job: Job) -> None:
+    """Keeps what the evaluation gives."""
+    evaluation = evaluate_engine(job.run.engine, job.test, index=index_of(job.run), rerank=rerank)
+    write_json(evaluation_file(rerank, job.run), evaluation.as_dict())
+
+
+def measure_cost(job: Job) -> None:
+    """Keeps what the system costs."""
+    photos = find_photos([cast(str, job.distractors)])
+    write_json(cost_file(job.run), cost_of(job.run.engine, index_of(job.run), photos, SYSTEMS[job.run.row].rerank))
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    with atomic_write(path) as file:
+        file.write(json.dumps(content, indent=1).encode())
+
+
+def searched(job: Job) -> list[str]:
+    """The folders of the photos that are searched."""
+    return [*job.test, cast(str, job.distractors)]
+
+
+def index_of(run: Run) -> Path:
+    return run.folder / f"{run.name}.index"
+
+
+def indexed_file(run: Run) -> Path:
+    """An empty file: all photos are in the index."""
+    return run.folder / f"{run.name}.indexed"
+
+
+def evaluation_file(rerank: str | None, run: Run) -> Path:
+    return run.evaluation if rerank is None else run.folder / f"{run.name}.{rerank}.eval.json"
+
+
+def cost_file(run: Run) -> Path:
+    return run.folder / f"{run.name}.cost.json"
+
+
+INDEX = Stage(
+    "index",
+    indexed_file,
+    index_photos,
+    lambda job: command_line("howl index", job.run.engine, *searched(job), "--index", index_of(job.run)),
+)
+COST = Stage("cost", cost_file, measure_cost, lambda job: f"cost of {job.run.engine}")
