@@ -26,6 +26,7 @@ from runtime.io.files import ensure_writable
 from runtime.io.finding import find_photos
 from runtime.io.image import MIN_SIDE, Image
 from train.checkpoint import Checkpoint
+from train.config import check_activations
 from train.data import LabelledPhotos
 from train.data.folder import folder_photos
 from train.data.synthetic import synthetic_scenes
@@ -111,6 +112,8 @@ def configured(checkpoint: Checkpoint, options: ExportOptions) -> Checkpoint:
     """
     if options.codebook is not None and checkpoint.asmk is None:
         raise UsageError(f"--codebook {options.codebook}: {checkpoint.system} has no visual words; leave it out")
+    if options.activations:
+        check_activations(checkpoint.system)
     extraction = options.extraction(checkpoint.extraction)
     network = checkpoint.network.fitted_to(extraction, options.graph_nodes)
     return replace(checkpoint, extraction=extraction, network=network)
@@ -165,6 +168,7 @@ def export_checked(
             asmk=checkpoint.asmk,
             network=asdict(checkpoint.network),
             precision=precision,
+            activations=checkpoint.extraction.activations,
             checksums={file.name: file_checksum(file) for file in written},
         )
         manifest.save(draft.manifest)
@@ -247,10 +251,12 @@ def prove(
 def fingerprint_of(checkpoint: Checkpoint) -> str:
     """A checksum of all that decides a descriptor and its visual word: engines that share it can share an index."""
     sha = hashlib.sha256()
+    extraction = asdict(checkpoint.extraction)
+    del extraction["activations"]  # which no index holds
     settings = {
         "system": checkpoint.system,
         "network": asdict(checkpoint.network),
-        "extraction": asdict(checkpoint.extraction),
+        "extraction": extraction,
     }
     sha.update(json.dumps(settings, sort_keys=True).encode())
     for name, weight in sorted(checkpoint.weights.items()):

@@ -63,6 +63,7 @@ class ExportOptions:
         image_size: longest side, to which larger photos are shrunk.
         scales: of the pyramid.
         features: local features of a photo, for a system that has some.
+        activations: the engine also gives the map that its global descriptor is pooled of, for --rerank dsm.
         graph_nodes: positions of a level that the graph refines, in a network with a graph.
         codebook: visual words instead of the checkpoint's, for a system that searches by ASMK: learned from a folder
             of photos, or an engine's .codebook.npy, or the asmk package's codebook.pkl.
@@ -84,6 +85,7 @@ class ExportOptions:
     image_size: Annotated[int | None, shown_as("PIXELS", PRESET_OR_CHECKPOINT)] = None
     scales: Annotated[tuple[float, ...] | None, shown_as("S S ...", PRESET_OR_CHECKPOINT)] = None
     features: Annotated[int | None, shown_as("K", PRESET_OR_CHECKPOINT)] = None
+    activations: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     graph_nodes: Annotated[int | None, shown_as("N", "those of the largest level")] = None
     codebook: Annotated[Path | None, shown_as("DIR|FILE", "the checkpoint's, or learned from synthetic scenes")] = None
     learn: Annotated[Path | None, shown_as("DIR", "the checkpoint's")] = None
@@ -131,7 +133,7 @@ class ExportOptions:
         return self.precision or (PRESETS[self.preset].precision if self.preset else "fp32")
 
     def extraction(self, own: ExtractionConfig) -> ExtractionConfig:
-        """Image size, scales and features: those that are named, else the preset's, else the checkpoint's own.
+        """How photos are described: as is named, else as the preset says, else as the checkpoint has it.
 
         Raises:
             UsageError: a value is out of range, or the checkpoint's system has no local features to number.
@@ -144,7 +146,7 @@ class ExportOptions:
             value = preset.get(name) if getattr(self, name) is None else getattr(self, name)
             if value is not None and getattr(own, name) is not None:
                 chosen[name] = value
-        return replace(own, **chosen)
+        return replace(own, **chosen, activations=own.activations or self.activations)
 
     def elsewhere(self, codebook: Path | None) -> "ExportOptions":
         """The same export on another machine, which needs the checkpoint and the codebook but no photos.

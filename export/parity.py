@@ -72,14 +72,16 @@ class LocalDifference:
 
 @dataclass(frozen=True)
 class GlobalDifference:
-    """The global descriptor of the graph against the network's on one image.
+    """The global descriptor of the graph, or its activations, against the network's on one image.
 
     Attributes:
+        what: is compared.
         height, width: of the image, in pixels.
-        error: relative error ‖a − b‖ / ‖b‖; infinite if a descriptor has another dimension or is not finite.
-        cosine: of the two descriptors.
+        error: relative error ‖a − b‖ / ‖b‖; infinite if one has another shape or is not finite.
+        cosine: of the two.
     """
 
+    what: str
     height: int
     width: int
     error: float
@@ -87,8 +89,7 @@ class GlobalDifference:
 
     def __str__(self) -> str:
         return (
-            f"{self.width:>5}×{self.height:<5} global descriptor  cosine {self.cosine:.6f}  "
-            f"relative error: {self.error:.1e}"
+            f"{self.width:>5}×{self.height:<5} {self.what}  cosine {self.cosine:.6f}  relative error: {self.error:.1e}"
         )
 
     def exceeds(self, tolerance: Tolerance) -> bool:
@@ -113,7 +114,10 @@ def check_parity(
         if wanted.local is not None:
             differences.append(local_difference(got.need_local(), wanted.local, image, tolerance))
         if wanted.global_descriptor is not None:
-            differences.append(global_difference(got.need_global(), wanted.global_descriptor, image))
+            pair = got.need_global(), wanted.global_descriptor
+            differences.append(global_difference("global descriptor", *pair, image))
+        if wanted.activations is not None:
+            differences.append(global_difference("activations", got.need_activations(), wanted.activations, image))
     return differences
 
 
@@ -135,13 +139,16 @@ def local_difference(got: LocalFeatures, wanted: LocalFeatures, image: Image, to
     )
 
 
-def global_difference(got: NDArray[np.float32], wanted: NDArray[np.float32], image: Image) -> GlobalDifference:
-    """Compares two global descriptors, float32 [G], both L2-normalised."""
+def global_difference(
+    what: str, got: NDArray[np.float32], wanted: NDArray[np.float32], image: Image
+) -> GlobalDifference:
+    """Compares two global descriptors, float32 [G], or two maps, [C, h, w]."""
     height, width = image.shape[:2]
     if got.shape != wanted.shape or not np.isfinite(got).all():
-        return GlobalDifference(height, width, error=float("inf"), cosine=float("nan"))
-    error = float(np.linalg.norm(got - wanted)) / max(float(np.linalg.norm(wanted)), 1e-6)
-    return GlobalDifference(height, width, error, cosine=float(got @ wanted))
+        return GlobalDifference(what, height, width, error=float("inf"), cosine=float("nan"))
+    lengths = [max(float(np.linalg.norm(each)), 1e-6) for each in (got, wanted)]
+    error = float(np.linalg.norm(got - wanted)) / lengths[1]
+    return GlobalDifference(what, height, width, error, cosine=float(np.vdot(got, wanted)) / (lengths[0] * lengths[1]))
 
 
 def match_positions(a: NDArray[np.float32], b: NDArray[np.float32]) -> NDArray[np.intp]:

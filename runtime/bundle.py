@@ -113,6 +113,7 @@ class Manifest:
         asmk: parameters of the search; None for other methods.
         network: what the network is made of, for people.
         precision: of the graph's backbone: ``fp32``, ``fp16`` or ``int8``.
+        activations: whether the engine gives the map that its global descriptor is pooled of.
         checksums: SHA-256 of the files of this engine, by name.
         plan: how the plan was built, if there is one.
     """
@@ -127,6 +128,7 @@ class Manifest:
     asmk: AsmkParameters | None
     network: dict[str, object]
     precision: str
+    activations: bool = False
     checksums: dict[str, str] = field(default_factory=dict)
     plan: PlanRecord | None = None
 
@@ -177,6 +179,8 @@ class Manifest:
             raise ValueError(f"dimensions is {self.dimensions!r}")
         if self.features is not None and not _is_whole(self.features, 1, MAX_FEATURES):
             raise ValueError(f"features is {self.features!r}")
+        if not isinstance(self.activations, bool):
+            raise ValueError(f"activations is {self.activations!r}")
         if not isinstance(self.network, dict) or not isinstance(self.plan, dict | None):
             raise ValueError("network and plan must be objects")
         if not isinstance(self.checksums, dict) or not all(isinstance(each, str) for each in self.checksums.values()):

@@ -35,11 +35,14 @@ class Features:
     Attributes:
         local: its local features; None from an engine that gives none.
         global_descriptor: float32 [G], L2-normalised; None from an engine that gives none.
+        activations: float32 [C, h, w], the map that the global descriptor is pooled of, at the scale of the pyramid
+            that is nearest to 1; None from an engine that gives none.
         size: width and height of the image that positions are in, in pixels; None where that was not kept.
     """
 
     local: LocalFeatures | None = None
     global_descriptor: NDArray[np.float32] | None = None
+    activations: NDArray[np.float32] | None = None
     size: tuple[int, int] | None = None
 
     def need_local(self) -> LocalFeatures:
@@ -53,6 +56,12 @@ class Features:
         if self.global_descriptor is None:
             raise IncompatibleError("the engine gives local features only, and this needs a global descriptor")
         return self.global_descriptor
+
+    def need_activations(self) -> NDArray[np.float32]:
+        """The activation map. Raises IncompatibleError if the engine gives none."""
+        if self.activations is None:
+            raise IncompatibleError("the engine gives no activation map, and this needs one")
+        return self.activations
 
     def need_size(self) -> tuple[int, int]:
         """The size of the image. Raises IncompatibleError if it was not kept."""

@@ -345,7 +345,7 @@ class Retriever:
         index, top = self._existing_index(), whole_number_above_0("top", top)
         least = _least(min_score)
         order = HitOrder(self._rerankers.of(rerank), candidates)
-        features = self.encoder.engine.extract(self.encoder.load(photo))
+        features = self.encoder.extract_loaded(self.encoder.load(photo))
         encoded = self.encoder.encode_query(features, threads=self._threads)
         hits = self._searcher_of(index).search(encoded, max(top, order.count), only=only, exclude=exclude)
         query = Query(photo, encoded, self.encoder.first_stage.settings, features)

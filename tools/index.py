@@ -30,8 +30,8 @@ from runtime.io.cli import add_engine_options, positive_int, program, seconds
 from runtime.io.decoding import MAX_PIXELS
 from runtime.io.finding import NO_PERMISSION, describe_passed_over, look_for_photos
 from runtime.io.image import describe_unreadable
-from runtime.matching import Detector, EngineDetector, KeypointStore, Matcher
-from runtime.matching.store import KINDS, OF_ENGINE, OF_MATCHER, Kind, keep
+from runtime.matching import Detector, EllipseDetector, EngineDetector, KeypointStore, Matcher
+from runtime.matching.store import KINDS, OF_ACTIVATIONS, OF_ENGINE, OF_MATCHER, Kind, keep
 from runtime.retriever import Retriever
 from runtime.sync import differences
 from tools.environment import peak_memory
@@ -74,7 +74,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.matcher:
         keep_keypoints(path, root, Matcher(Path(options.matcher), **runs_on), OF_MATCHER)
     if options.keep_features:
-        keep_keypoints(path, root, EngineDetector(Encoder(Path(options.engine), **runs_on)), OF_ENGINE)
+        encoder = Encoder(Path(options.engine), **runs_on)
+        if encoder.manifest.activations:
+            keep_keypoints(path, root, EllipseDetector(encoder), OF_ACTIVATIONS)
+        if encoder.manifest.features is not None or not encoder.manifest.activations:
+            keep_keypoints(path, root, EngineDetector(encoder), OF_ENGINE)
     if options.compact:
         compact(path, options.wait)
     if options.stats:
@@ -365,8 +369,8 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--keep-features",
         action="store_true",
-        help="keep the engine's local features of all photos of the index beside it: --rerank ransac then needs no "
-        "photos but the query",
+        help="keep the engine's local features of all photos of the index, or the ellipses in its activation maps, "
+        "beside it: --rerank ransac and dsm then need no photos but the query",
     )
     parser.add_argument("--stats", action="store_true", help="say what the index holds")
     parser.add_argument("--verify", action="store_true", help="check every file of the index, and name each damage")

@@ -152,6 +152,8 @@ class Checkpoint:
         ):
             if (value is not None) != is_needed:
                 raise ValueError(f"{name} is {value}, of a network of {self.system}")
+        if self.extraction.activations and not model.has_activations:
+            raise ValueError(f"activations, of a network of {self.system}")
         if not isinstance(self.training, dict):
             raise TypeError("training is no dict")
         if "config" in self.training and not isinstance(self.training["config"]["data"], str):

@@ -187,6 +187,15 @@ class TrainOptions:
         features = self.extraction.features
         if features is not None and not model.has_local_features:
             raise UsageError(f"--features {features}: {self.system} has no local features; leave it out")
+        if self.extraction.activations:
+            check_activations(self.system)
+
+
+def check_activations(system: str) -> None:
+    """Raises UsageError if the engines of a system cannot give activation maps."""
+    if not SYSTEMS[system].has_activations:
+        known = ", ".join(name for name, model in SYSTEMS.items() if model.has_activations)
+        raise UsageError(f"--activations: {system} gives no activation maps; leave it out, or take {known}")
 
 
 def refuse_without_effect(options: TrainOptions) -> None:

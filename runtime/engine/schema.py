@@ -6,8 +6,9 @@ strengths          float32 [K]
 positions          float32 [K, 3]
 count              int32 [1], the valid rows of the three above
 global_descriptor  float32 [G]
+activations        float32 [C, h, w]
 
-A graph has the four local outputs, the global one, or all five.
+A graph has the four local outputs, the global one, or all five, and perhaps activations beside the global one.
 """
 
 from collections.abc import Collection, Mapping
@@ -22,11 +23,12 @@ from runtime.features import Features, LocalFeatures
 IMAGE = "image"
 LOCAL_OUTPUTS = ("descriptors", "strengths", "positions", "count")
 GLOBAL_OUTPUTS = ("global_descriptor",)
+ACTIVATION_OUTPUTS = ("activations",)
 
 
 def check_tensors(file: Path, inputs: Collection[str], outputs: Collection[str]) -> tuple[str, ...]:
     """Which outputs a graph has, from the names of its tensors. Raises IncompatibleError if it is not an engine."""
-    found = tuple(name for name in (*LOCAL_OUTPUTS, *GLOBAL_OUTPUTS) if name in outputs)
+    found = tuple(name for name in (*LOCAL_OUTPUTS, *GLOBAL_OUTPUTS, *ACTIVATION_OUTPUTS) if name in outputs)
     if IMAGE not in inputs:
         raise IncompatibleError(f"{file}: has no input '{IMAGE}': it is not an engine that howl exported")
     has_local, has_global = set(LOCAL_OUTPUTS) <= set(found), set(GLOBAL_OUTPUTS) <= set(found)
@@ -49,5 +51,8 @@ def features_of(outputs: Mapping[str, NDArray]) -> Features:
             np.asarray(outputs[name][:n], np.float32) for name in ("descriptors", "strengths", "positions")
         )
         local = LocalFeatures(descriptors, strengths, positions)
-    whole = outputs.get("global_descriptor")
-    return Features(local, None if whole is None else np.asarray(whole, np.float32))
+    whole, activations = (
+        None if name not in outputs else np.asarray(outputs[name], np.float32)
+        for name in (*GLOBAL_OUTPUTS, *ACTIVATION_OUTPUTS)
+    )
+    return Features(local, whole, activations)

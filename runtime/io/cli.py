@@ -142,13 +142,14 @@ def add_rerank_arguments(parser: argparse.ArgumentParser) -> None:
         "--rerank",
         choices=RERANKERS,
         help="put the first answers into a better order; spatial: by geometry; similarity: by what they have in "
-        "common; ransac: by matching the engine's own features; lightglue: by matching the photos",
+        "common; ransac: by matching the engine's own features; dsm: by its activation maps; lightglue: by matching "
+        "the photos",
     )
     parser.add_argument(
         "--candidates",
         type=positive_int,
         metavar="N",
-        help="answers that --rerank looks at; the others follow as they are (spatial and ransac: 100, "
+        help="answers that --rerank looks at; the others follow as they are (spatial, ransac and dsm: 100, "
         "similarity: 200, lightglue: 20)",
     )
     parser.add_argument(

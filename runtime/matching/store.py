@@ -2,6 +2,7 @@
 
 x.index.keypoints       of a matcher's detector: ``howl index --matcher``
 x.index.features        the engine's own local features: ``howl index --keep-features``
+x.index.ellipses        the ellipses in its activation maps: the same option
 """
 
 import sqlite3
@@ -56,7 +57,8 @@ class Kind:
 
 OF_MATCHER = Kind("keypoints", "matcher", "--matcher")
 OF_ENGINE = Kind("features", "engine", "--keep-features")
-KINDS = (OF_MATCHER, OF_ENGINE)
+OF_ACTIVATIONS = Kind("ellipses", "engine", "--keep-features")
+KINDS = (OF_MATCHER, OF_ENGINE, OF_ACTIVATIONS)
 
 
 class KeypointStore:

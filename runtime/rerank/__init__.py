@@ -1,5 +1,6 @@
 """Re-ranking: the best answers of the first stage, put in a better order."""
 
+from runtime.rerank.dsm import Dsm
 from runtime.rerank.hits import FIRST_STAGE, HitOrder
 from runtime.rerank.interface import Candidates, Located, Query, Reranker, Reranking
 from runtime.rerank.lightglue import LightGlue
@@ -12,6 +13,7 @@ __all__ = [
     "FIRST_STAGE",
     "RERANKERS",
     "Candidates",
+    "Dsm",
     "HitOrder",
     "LightGlue",
     "Located",

@@ -9,9 +9,10 @@ from runtime.arguments import place
 from runtime.encoder import Encoder
 from runtime.errors import UsageError
 from runtime.io.decoding import MAX_PIXELS
-from runtime.matching import EngineDetector, KeypointStore, Matcher
+from runtime.matching import EllipseDetector, EngineDetector, KeypointStore, Matcher
 from runtime.matching.matcher import DEFAULT
-from runtime.matching.store import OF_ENGINE
+from runtime.matching.store import OF_ACTIVATIONS, OF_ENGINE
+from runtime.rerank.dsm import Dsm
 from runtime.rerank.interface import Reranker
 from runtime.rerank.lightglue import LightGlue
 from runtime.rerank.ransac import CALIBRATED, Ransac
@@ -27,7 +28,7 @@ class Rerankers:
         engine: whose answers they are.
         matcher: of ``lightglue``.
         index: beside which keypoints may be kept; None if there is none.
-        encoder: of the engine, which ``ransac`` uses; None to open it when that is first named.
+        encoder: of the engine, which ``ransac`` and ``dsm`` use; None to open it when that is first named.
         device, threads: of matcher and engine: ``Matcher``.
         max_pixels: of a photo.
     """
@@ -80,12 +81,21 @@ class Rerankers:
 
         Of a system whose features it was not measured with, it says of no answer whether it is verified.
         """
-        encoder = self.encoder or Encoder(
-            self.engine, device=self.device, threads=self.threads, max_pixels=self.max_pixels
-        )
+        encoder = self._encoder()
         detector = EngineDetector(encoder)
         kept = None if self.index is None else KeypointStore.beside(self.index, detector.fingerprint, OF_ENGINE)
         return Ransac(detector, kept, least=Ransac.least if encoder.manifest.system == CALIBRATED else None)
+
+    def dsm(self) -> Dsm:
+        """The ellipses in the engine's activation maps, with those that are kept beside the index, if there are any."""
+        detector = EllipseDetector(self._encoder())
+        kept = None if self.index is None else KeypointStore.beside(self.index, detector.fingerprint, OF_ACTIVATIONS)
+        return Dsm(detector, kept)
+
+    def _encoder(self) -> Encoder:
+        if self.encoder is not None:
+            return self.encoder
+        return Encoder(self.engine, device=self.device, threads=self.threads, max_pixels=self.max_pixels)
 
 
 RERANKERS: Mapping[str, Callable[[Rerankers], Reranker]] = {
@@ -93,5 +103,6 @@ RERANKERS: Mapping[str, Callable[[Rerankers], Reranker]] = {
     "similarity": lambda rerankers: Similarity(),
     "spatial+similarity": lambda rerankers: Similarity(after=Spatial()),
     "ransac": Rerankers.ransac,
+    "dsm": Rerankers.dsm,
     "lightglue": Rerankers.lightglue,
 }

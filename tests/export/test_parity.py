@@ -78,7 +78,7 @@ def test_the_sizes_checked_differ_and_one_is_small() -> None:
 @pytest.mark.parametrize(("scale", "exceeds"), [(1.0, False), (1.0005, False), (1.1, True)])
 def test_a_global_descriptor_may_be_off_by_its_relative_error(scale: float, exceeds: bool) -> None:
     wanted = np.array([0.6, 0.8, 0], np.float32)
-    result = global_difference((scale * wanted).astype(np.float32), wanted, IMAGE)
+    result = global_difference("global descriptor", (scale * wanted).astype(np.float32), wanted, IMAGE)
     assert result.error == pytest.approx(scale - 1, abs=1e-6)
     assert result.exceeds(TOLERANCE) == exceeds
     assert (result.width, result.height) == (64, 48)
@@ -87,4 +87,4 @@ def test_a_global_descriptor_may_be_off_by_its_relative_error(scale: float, exce
 @pytest.mark.parametrize("got", [[0.6, float("nan"), 0.0], [0.6, 0.8]])
 def test_no_number_and_another_dimension_exceed_the_tolerance(got: list[float]) -> None:
     wanted = np.array([0.6, 0.8, 0], np.float32)
-    assert global_difference(np.array(got, np.float32), wanted, IMAGE).exceeds(TOLERANCE)
+    assert global_difference("global descriptor", np.array(got, np.float32), wanted, IMAGE).exceeds(TOLERANCE)

@@ -122,7 +122,7 @@ def test_a_global_system_on_a_real_backbone_has_one_output_and_equals_pytorch(ne
     for height, width in SIZES:
         image = render_view(3, 0, 0, width=width, height=height)
         (descriptor,) = run(path, image)
-        result = global_difference(descriptor, extract(pytorch, image).need_global(), image)
+        result = global_difference("global descriptor", descriptor, extract(pytorch, image).need_global(), image)
         assert not result.exceeds(TOLERANCES["fp32"]), str(result)
 
 

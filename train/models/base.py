@@ -51,6 +51,7 @@ class ExtractionConfig:
         image_size: longest side, in pixels, to which larger photos are shrunk.
         scales: factors of the image pyramid.
         features: K, local features of a photo; None for a global descriptor.
+        activations: the engine also gives the map that its global descriptor is pooled of, for --rerank dsm.
 
     Raises:
         UsageError: a value is out of range, or of another type: a file may hold any.
@@ -59,6 +60,7 @@ class ExtractionConfig:
     image_size: int = 1024
     scales: tuple[float, ...] = HOW_SCALES
     features: int | None = 1000
+    activations: bool = False
 
     def __post_init__(self) -> None:
         of_declared_types(self)
@@ -140,6 +142,7 @@ class RetrievalModel(nn.Module, ABC):
         method: of the first stage that searches with its features: ``ASMK`` or ``VECTORS`` of ``runtime.first_stage``.
         has_local_features: whether its engines give local features; a method other than ASMK leaves them to
             re-ranking.
+        has_activations: whether its engines can give the map that the global descriptor is pooled of.
         losses: the losses that it can be trained with, the default first: ``contrastive``, ``match`` or its own.
         own_losses: those of no other system, by name: on what ``compared`` gives of a tuple, with the margin.
         whitenings: how its whitening can be learned (``train.calibration``), the default first.
@@ -159,6 +162,7 @@ class RetrievalModel(nn.Module, ABC):
     Config: ClassVar[type[ModelConfig]]
     method: ClassVar[str]
     has_local_features: ClassVar[bool]
+    has_activations: ClassVar[bool] = False
     losses: ClassVar[tuple[str, ...]]
     own_losses: ClassVar[Mapping[str, Callable[..., Tensor]]] = {}
     whitenings: ClassVar[tuple[Literal["views", "pca"], ...]]

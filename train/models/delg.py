@@ -124,6 +124,7 @@ class DelgNetwork(GemNetwork):
     summary = "one global descriptor, and local ones for re-ranking"
     Config = DelgConfig
     has_local_features = True
+    has_activations = False
     losses = ("delg",)
     own_losses: ClassVar = {"delg": delg_loss}
     parts: ClassVar = {

@@ -11,10 +11,12 @@ from typing import Any, ClassVar, Literal, Self
 import torch
 from torch import Tensor, nn
 
+from runtime.engine.schema import ACTIVATION_OUTPUTS, GLOBAL_OUTPUTS
 from train.backbones import build_backbone
 from train.backbones.efficientnet_lite import EfficientNetLite
-from train.models.base import above_zero, at_most
-from train.models.global_model import GlobalConfig, GlobalModel, normalised
+from train.models.base import ExtractionConfig, Extractor, above_zero, at_most
+from train.models.extractor import planes, resize
+from train.models.global_model import GlobalConfig, GlobalExtractor, GlobalModel, normalised
 
 MAX_EXPONENT = 100  # which is the maximum, as good as
 MIN_ACTIVATION = 1e-6  # the gradient of p needs a logarithm, and 0 has none
@@ -65,6 +67,7 @@ class GemNetwork(GlobalModel):
     system = "gem"
     summary = "one global descriptor"
     Config = GemConfig
+    has_activations = True
     parts: ClassVar = {
         "backbone": ("backbone",),
         "pooling": (),
@@ -103,6 +106,25 @@ class GemNetwork(GlobalModel):
             {"params": [*self.backbone.parameters(), *layer], "factor": 1.0},
             {"params": list(self.pooling.parameters()), "factor": new_module_factor, "weight_decay": 0.0},
         ]
+
+    def extractor(self, extraction: ExtractionConfig) -> Extractor:
+        return ActivationExtractor(self, extraction) if extraction.activations else super().extractor(extraction)
+
+
+class ActivationExtractor(GlobalExtractor):
+    """RGB image → its global descriptor, float32 [D], and the map that one level of it is pooled of, [C, h, w]."""
+
+    outputs = (*GLOBAL_OUTPUTS, *ACTIVATION_OUTPUTS)
+    network: GemNetwork
+
+    def __init__(self, network: GemNetwork, extraction: ExtractionConfig) -> None:
+        super().__init__(network, extraction)
+        self.level = min(range(len(self.scales)), key=lambda i: max(self.scales[i], 1 / self.scales[i]))
+
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+        pixels, alignment = planes(image), self.network.backbone.alignment
+        maps = [self.network.features(resize(pixels, scale, alignment)) for scale in self.scales]
+        return self.network.of_pooled([self.network.pooled_map(each) for each in maps]), maps[self.level][0]
 
 
 def identity_layer(channels: int) -> nn.Conv2d:

@@ -116,7 +116,7 @@ class GlobalModel(RetrievalModel):
 class GlobalExtractor(Extractor):
     """RGB image → its global descriptor, float32 [D]."""
 
-    outputs = GLOBAL_OUTPUTS
+    outputs: tuple[str, ...] = GLOBAL_OUTPUTS
 
     def __init__(self, network: GlobalModel, extraction: ExtractionConfig) -> None:
         super().__init__()

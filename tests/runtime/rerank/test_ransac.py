@@ -8,27 +8,16 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
 from runtime import IncompatibleError, MissingError, Retriever, UsageError
-from runtime.bundle import EngineFiles, Manifest, file_checksum
+from runtime.bundle import EngineFiles, Manifest
 from runtime.encoder import Encoder
 from runtime.first_stage import VECTORS
 from runtime.matching import EngineDetector, KeypointStore
 from runtime.matching.store import OF_ENGINE, keep
 from runtime.rerank import Candidates, Query, Ransac
 
-from ...conftest import GRAPH, draw_photo, write_graph
-
-# The mean of every filter's response, beside the local features.
-GLOBAL_NODES = """
-    signed = Conv <kernel_shape = [8, 8], strides = [4, 4]> (full, filters)
-    responses = Relu (signed)
-    mean = GlobalAveragePool (responses)
-    length = Constant <value_ints = [16]> ()
-    vector = Reshape (mean, length)
-    global_descriptor = LpNormalization <axis = 0, p = 2> (vector)
-}"""
+from ...conftest import draw_photo
 
 
 def detector_of(engine: Path) -> EngineDetector:
@@ -59,17 +48,6 @@ def test_a_shifted_and_enlarged_view_agrees_by_its_map(engine: Path, tmp_path: P
     found = ransac.rerank(Query(cut, None, {}), Candidates(np.zeros(1), [], ["whole"], [whole]))
     assert found.inliers is not None
     assert found.inliers[0] >= 20
-
-
-@pytest.fixture
-def both_engine(engine: Path, filters: NDArray[np.float32]) -> Path:
-    """An engine that searches by a global descriptor and gives local features too, as DELG's does."""
-    outputs = GRAPH.replace("int32[1] count)", "int32[1] count, float[16] global_descriptor)")
-    write_graph(engine, outputs.rstrip().removesuffix("}") + GLOBAL_NODES, filters)
-    path = EngineFiles.of(engine).manifest
-    manifest = replace(Manifest.load(path), method=VECTORS, asmk=None, checksums={engine.name: file_checksum(engine)})
-    manifest.save(path)
-    return engine
 
 
 def test_a_global_first_stage_is_reranked_by_local_features_of_the_same_graph(

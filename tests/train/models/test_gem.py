@@ -85,6 +85,18 @@ def test_the_extractor_averages_the_levels(network: GemNetwork, height: int, wid
     np.testing.assert_allclose(found, expected.numpy(), atol=1e-6)
 
 
+@torch.no_grad()
+def test_an_engine_with_activations_gives_the_map_of_the_level_nearest_to_1(network: GemNetwork) -> None:
+    image = noise(45, 60)
+    extraction = replace(EXTRACTION, scales=(1.414, 0.9, 0.5), activations=True)
+    features = extract(network.extractor(extraction), image.numpy())
+    alone = extract(network.extractor(replace(extraction, activations=False)), image.numpy())
+    np.testing.assert_allclose(features.need_global(), alone.need_global(), atol=1e-6)
+    assert alone.activations is None
+    wanted = network.backbone(resize(as_images(image), Fraction(9, 10)))[0]
+    np.testing.assert_allclose(features.need_activations(), wanted.numpy(), atol=1e-6)
+
+
 @pytest.mark.slow
 def test_the_extractor_traces_for_images_of_any_size(network: GemNetwork) -> None:
     size = {0: torch.export.Dim("height", min=32, max=4096), 1: torch.export.Dim("width", min=32, max=4096)}
