@@ -122,7 +122,7 @@ def test_a_file_that_would_run_code_is_refused_and_runs_nothing(path: Path, plac
         (lambda path: torch.save([1, 2], path), "not a howl checkpoint"),
         (lambda path: change(path, lambda content: content.update(version=99)), "newer howl"),
         (lambda path: change(path, lambda content: content.update(version=1)), "earlier howl [^\n]*train it again"),
-        (lambda path: change(path, lambda content: content.update(system="delf")), "the system delf"),
+        (lambda path: change(path, lambda content: content.update(system="netvlad")), "the system netvlad"),
         (lambda path: change(path, lambda content: content.pop("version")), "damaged checkpoint"),
         (lambda path: change(path, lambda content: content.pop("codebook")), "damaged checkpoint: it lacks 'codebook'"),
         (lambda path: change(path, lambda content: content.update(network=7)), "damaged checkpoint"),

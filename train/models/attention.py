@@ -8,7 +8,7 @@ MIN_ATTENTION = 1e-6  # strengths are divided by the largest, and their logarith
 
 
 class AttentionHead(nn.Module):
-    """α(x) = softplus(w₂ᵀ·ReLU(W₁·x + b₁) + b₂) at every position, with C/2 hidden units (DELF, §3.2).
+    """α(x) = softplus(w₂ᵀ·ReLU(W₁·x + b₁) + b₂) at every position, with C/2 hidden units (DELF, §4.2).
 
     Random weights would choose positions at random, and training would start from a system that finds nothing. So the
     head starts as the mean of a feature times √C: unit j adds the channels j and j + C/2, and w₂ adds the units over

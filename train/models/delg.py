@@ -63,20 +63,14 @@ class DelgConfig(GemConfig):
 class Autoencoder(nn.Module):
     """A 1×1 convolution C → D, linear, whose output is the descriptor, and one D → C with ReLU (DELG, §3.2).
 
-    Before the first step it is set to the PCA of photos' features, the best linear autoencoder (``start_from``):
-    descriptors can be matched, and attention sees nearly the features. Until then it is an orthogonal projection and
-    its transpose, which keep distances about as they are.
+    Training starts from the PCA of photos' features, the best linear autoencoder (``start_from``): from random weights
+    descriptors could not be matched, and attention would see little of the features.
     """
 
     def __init__(self, channels: int, dimensions: int) -> None:
         super().__init__()
         self.encoder = nn.Conv2d(channels, dimensions, 1)
         self.decoder = nn.Conv2d(dimensions, channels, 1)
-        nn.init.orthogonal_(self.encoder.weight)
-        with torch.no_grad():
-            self.decoder.weight.copy_(self.encoder.weight.transpose(0, 1))
-        for convolution in (self.encoder, self.decoder):
-            nn.init.zeros_(convolution.bias)  # type: ignore[arg-type]
 
     def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
         """[B, C, h, w] → descriptors [B, D, h, w], and the features as they can be told from them, [B, C, h, w]."""
@@ -97,7 +91,7 @@ class Autoencoder(nn.Module):
 
 
 def delg_loss(whole: Tensor, attended: Tensor, errors: Tensor, margin: float) -> Tensor:
-    """The contrastive loss of both descriptors + 10 · the mean squared error of the reconstruction (DELG, eq. 6).
+    """The contrastive loss of both descriptors + 10 · the mean squared error of the reconstruction (DELG, §3.3).
 
     The paper has a classification loss in place of each contrastive one (ArcFace, and cross-entropy for attention).
 
@@ -148,7 +142,7 @@ class DelgNetwork(GemNetwork):
         self.section, self._stride, self._is_signed = section.name, section.stride, section.is_signed
         self.autoencoder = Autoencoder(channels, config.local_dimensions)
         self.attention = AttentionHead(channels)
-        self.pooling.requires_grad_(False)  # p is fixed (DELG, §4.1)
+        self.pooling.requires_grad_(False)  # p is fixed, as in the paper
 
     @property
     def local_stride(self) -> int:

@@ -32,8 +32,9 @@ class GlobalConfig(ModelConfig):
     """A backbone with pooling and whitening.
 
     Attributes:
-        backbone: resnet18, resnet18_stride16, resnet50, resnet50_stride32, resnet101_stride32, resnet152_stride32,
-            efficientnet_lite0, efficientnet_lite0_stride32, efficientnet_lite1 or efficientnet_lite2.
+        backbone: resnet18, resnet18_stride16, resnet50, resnet50_unit, resnet50_stride32, resnet101_stride32,
+            resnet152_stride32, efficientnet_lite0, efficientnet_lite0_stride32, efficientnet_lite1 or
+            efficientnet_lite2.
         dimensions: D, of the global descriptor.
         pyramid: what is averaged over the scales: whitened vectors, or pooled ones, whose average is whitened, as suits
             whitening that was learned from such averages after training.

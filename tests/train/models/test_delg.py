@@ -14,7 +14,7 @@ from train.backbones import BUILDERS, build_backbone
 from train.backbones.resnet import BasicBlock, ResNet
 from train.losses import TupleLoss, contrastive_loss
 from train.models.base import ExtractionConfig
-from train.models.delg import Autoencoder, DelgConfig, DelgNetwork, delg_loss, nearest_to_one
+from train.models.delg import DelgConfig, DelgNetwork, delg_loss, nearest_to_one
 from train.models.extractor import exact, extract, resize
 from train.models.gem import GemConfig, GemNetwork
 from train.models.whitening import Moments
@@ -70,16 +70,6 @@ def test_local_features_are_those_of_the_section_of_stride_16(backbone: str, sec
         96 // network.backbone.stride,
     )
     assert local.min() >= 0
-
-
-@torch.no_grad()
-def test_a_new_autoencoder_is_a_projection_that_keeps_distances() -> None:
-    torch.manual_seed(0)
-    autoencoder = Autoencoder(8, 8)
-    features = torch.rand(1, 8, 3, 3)
-    descriptors, reconstruction = autoencoder(features)
-    torch.testing.assert_close(reconstruction, features)
-    torch.testing.assert_close(descriptors.norm(dim=1), features.norm(dim=1))
 
 
 @torch.no_grad()
