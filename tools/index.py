@@ -74,11 +74,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.matcher:
         keep_keypoints(path, root, Matcher(Path(options.matcher), **runs_on), OF_MATCHER)
     if options.keep_features:
-        encoder = Encoder(Path(options.engine), **runs_on)
-        if encoder.manifest.activations:
-            keep_keypoints(path, root, EllipseDetector(encoder), OF_ACTIVATIONS)
-        if encoder.manifest.features is not None or not encoder.manifest.activations:
-            keep_keypoints(path, root, EngineDetector(encoder), OF_ENGINE)
+        keep_features(path, root, Encoder(Path(options.engine), **runs_on))
     if options.compact:
         compact(path, options.wait)
     if options.stats:
@@ -244,6 +240,19 @@ def keep_keypoints(path: Path, root: Path | None, detector: Detector, kind: Kind
             f"{len(report.unreadable)} of {len(photos)} photos have no {kind.name}; their lines are above. --root is "
             "the folder from which the ids are seen"
         )
+
+
+def keep_features(path: Path, root: Path | None, encoder: Encoder) -> None:
+    """Keeps what an engine gives of an index's photos for re-ranking: local features, ellipses in activation maps.
+
+    Raises:
+        IncompatibleError: the engine gives neither.
+        HowlError: as ``keep_keypoints``.
+    """
+    if encoder.manifest.activations:
+        keep_keypoints(path, root, EllipseDetector(encoder), OF_ACTIVATIONS)
+    if encoder.manifest.features is not None or not encoder.manifest.activations:
+        keep_keypoints(path, root, EngineDetector(encoder), OF_ENGINE)
 
 
 def compact(path: Path, wait: float) -> None:

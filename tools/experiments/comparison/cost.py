@@ -1,6 +1,7 @@
 """What a system costs: bytes of an image in the index, and milliseconds of a query, on one thread."""
 
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any, cast
 
@@ -8,14 +9,17 @@ import numpy as np
 
 from runtime.encoder import Encoder
 from runtime.first_stage import Store
+from runtime.index import Index
+from runtime.matching.store import OF_ACTIVATIONS, OF_ENGINE, Kind
 from runtime.rerank import Candidates, Located, Query, Reranker, Rerankers
 from tools.experiments.timing import resized, timed
 
 IMAGES = 50_000  # that are searched: the same few photos again and again
-DISTINCT = 250  # of them
+DISTINCT = 200  # of them
 QUERIES = 12  # that are timed, after the first, which warms up
 QUERY_SIZE = 1024  # pixels, longest side
 TOP = 100  # answers
+KEPT = {"ransac": OF_ENGINE, "dsm": OF_ACTIVATIONS}
 
 
 def cost_of(engine: Path, index: Path, photos: Sequence[Path], rerank: Sequence[str]) -> dict[str, Any]:
@@ -28,7 +32,7 @@ def cost_of(engine: Path, index: Path, photos: Sequence[Path], rerank: Sequence[
         rerank: names of re-rankers.
 
     Returns:
-        ``bytes``: of an image in the index, and, for each re-ranker that keeps something, of that;
+        ``bytes``: of an image in the index, and ``kept``, of what re-rankers keep of it, by their names;
         ``extraction``, ``search`` and each re-ranker's name: milliseconds of the processor, of every query. Extraction
         is from an image in memory to its encoded query; search finds the best 100 of 50,000 images.
     """
@@ -54,7 +58,14 @@ def cost_of(engine: Path, index: Path, photos: Sequence[Path], rerank: Sequence[
             for name, milliseconds in taken.items():
                 times[name].append(milliseconds)
     size = sum(array.nbytes for array in store.arrays().values()) / len(store)
-    return {"bytes": size, **times}
+    return {"bytes": size, "kept": {name: kept_bytes(index, KEPT[name]) for name in rerank if name in KEPT}, **times}
+
+
+def kept_bytes(index: Path, kind: Kind) -> float:
+    """Of a photo, in the file beside the index that has what a re-ranking needs."""
+    path = kind.path(index)
+    with closing(Index(index)) as held:
+        return path.stat().st_size / len(held)
 
 
 def best_of(store: Store, query: Any, photos: Sequence[Path], count: int) -> Candidates:

@@ -31,7 +31,7 @@ def read_results(runs: Sequence[Run]) -> list[dict[str, Any]]:
                     "framework": framework,
                     "mAP": {Path(each["data"]).name: each["mAP"] for each in evaluation["sets"]},
                     "bytes": cost["bytes"],
-                    "kept": 0 if rerank is None else cost.get("kept", {}).get(rerank, 0),
+                    "kept": 0 if rerank is None else cost["kept"].get(rerank, 0),
                     "extraction": cost["extraction"],
                     "search": cost["search"],
                     "reranking": [] if rerank is None else cost[rerank],

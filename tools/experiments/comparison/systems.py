@@ -15,6 +15,7 @@ from runtime.retriever import Retriever
 from tools.evaluation import evaluate_engine
 from tools.experiments.comparison.cost import cost_of
 from tools.experiments.stages import EXPORT, TRAINING, Job, Run, Stage
+from tools.index import keep_features
 from train.config import TrainOptions
 
 GLOBAL, RERANKED, LOCAL = "global", "global, then local", "local"  # the paper's three frameworks
@@ -30,22 +31,29 @@ class System(NamedTuple):
         framework: of its search: one of the three above.
         flags: of ``howl train``; all else is the same for all systems.
         rerank: names of ``howl search --rerank``.
+        activations: whether the engine gives them.
+        regions: levels of the grid that the index aggregates by; 0 for none.
     """
 
     label: str
     framework: str
     flags: tuple[str, ...]
     rerank: tuple[str, ...]
+    activations: bool = False
+    regions: int = 0
 
 
 SYSTEMS: Mapping[str, System] = {
     "rmac": System("R-MAC", GLOBAL, ("--system", "rmac", *SCALES), ("similarity",)),
-    "gem": System("GeM", GLOBAL, ("--system", "gem", *SCALES), ("similarity",)),
+    "gem": System("GeM", GLOBAL, ("--system", "gem", *SCALES), ("similarity", "dsm"), activations=True),
     "ap-gem": System(
         "AP-GeM", GLOBAL, ("--system", "gem", "--loss", "ap", "--tuples-per-step", "20", *SCALES), ("similarity",)
     ),
     "solar": System("GeM + SOLAR", GLOBAL, ("--system", "solar", *SCALES), ("similarity",)),
-    "how": System("HOW", LOCAL, ("--system", "how", *LOCAL_FEATURES), ("spatial", "similarity")),
+    "delg": System("DELG", GLOBAL, ("--system", "delg", *LOCAL_FEATURES[:-2]), ("ransac", "similarity")),
+    "delf": System("DELF", LOCAL, ("--system", "delf", *LOCAL_FEATURES), ("ransac", "spatial")),
+    "delf-regions": System("DELF, R-ASMK", LOCAL, ("--system", "delf", *LOCAL_FEATURES), (), regions=3),
+    "how": System("HOW", LOCAL, ("--system", "how", *LOCAL_FEATURES), ("ransac", "spatial", "similarity")),
     "both": System(
         "HOW + filter + graph",
         LOCAL,
@@ -69,7 +77,7 @@ def job_of(name: str, training: TrainOptions, test: Sequence[str], distractors: 
     return Job(
         run,
         replace(training, out=run.checkpoint),
-        ExportOptions(run.checkpoint, run.engine),
+        ExportOptions(run.checkpoint, run.engine, activations=SYSTEMS[name].activations),
         tuple(test),
         distractors,
     )
@@ -82,9 +90,12 @@ def stages_of(name: str) -> tuple[Stage, ...]:
 
 
 def index_photos(job: Job) -> None:
-    """Indexes the photos of all test sets, and the distractors, in one index."""
-    with Retriever(job.run.engine, index_of(job.run)) as retriever:
+    """Indexes the photos of all test sets, and the distractors, in one index, with what re-rankings need beside it."""
+    system, index = SYSTEMS[job.run.row], index_of(job.run)
+    with Retriever(job.run.engine, index, regions=system.regions) as retriever:
         retriever.add(find_photos(searched(job)), existing="skip")
+        if {"ransac", "dsm"} & set(system.rerank):
+            keep_features(index, None, retriever.encoder)
     indexed_file(job.run).touch()
 
 
