@@ -109,7 +109,7 @@ class Checkpoint:
             if system not in SYSTEMS:
                 known = f"{one_line(system)}, which this howl does not know"
                 raise IncompatibleError(f"{path}: of the system {known}; update howl")
-            network = SYSTEMS[system].Config(**content["network"])
+            network = SYSTEMS[system].Config.of_file(content["network"])
             checkpoint = cls(
                 system=system,
                 network=network,

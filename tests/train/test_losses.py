@@ -18,7 +18,8 @@ from train.losses import (
     match_score,
 )
 from train.models.base import FeatureMap
-from train.models.how import HowConfig, HowNetwork, global_descriptor
+from train.models.how import HowConfig, HowNetwork
+from train.models.local_model import global_descriptor
 
 MARGIN = 0.8
 

@@ -93,6 +93,11 @@ class ModelConfig:
         at_least(1, dimensions=self.dimensions)
 
     @classmethod
+    def of_file(cls, settings: dict[str, Any]) -> Self:
+        """The configuration that a file holds. Raises an error of ``ODDITIES`` if it is none."""
+        return cls(**settings)
+
+    @classmethod
     def for_training(cls, backbone: str | None, image_size: int) -> Self:
         """The defaults for a backbone, or for the system's own, and for photos of so many pixels at most."""
         return cls() if backbone is None else cls(backbone=backbone)  # type: ignore[call-arg]
@@ -106,13 +111,13 @@ class ModelConfig:
 
         Args:
             extraction: with which it is exported.
-            graph_nodes: of the graph; None for as many as the images need.
+            graph_nodes: of the graph or self-attention; None for as many as the images need.
 
         Raises:
-            UsageError: the network has no graph, or there cannot be so many nodes.
+            UsageError: the network refines no positions, or there cannot be so many nodes.
         """
         if graph_nodes is not None:
-            raise UsageError(f"--graph-nodes {graph_nodes}: the checkpoint's network has no graph; leave it out")
+            raise UsageError(f"--graph-nodes {graph_nodes}: the checkpoint's network refines no positions; leave it out")
         return self
 
 

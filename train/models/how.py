@@ -2,6 +2,7 @@
 
 backbone → attention → graph → smoothing → whitening. The graph comes before smoothing. It compares positions as the
 backbone describes them, and the filter smooths what the graph left (docs/experiments.md compares both orders).
+Self-attention can take the graph's place.
 """
 
 from dataclasses import dataclass, replace
@@ -9,24 +10,21 @@ from typing import Any, ClassVar, Literal, Self
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from runtime.asmk.codebook import Codebook
-from runtime.asmk.kernel import AsmkKernel, AsmkParameters
 from runtime.errors import UsageError
-from runtime.first_stage import ASMK
 from train.backbones import build_backbone
 from train.models.base import (
     ExtractionConfig,
     FeatureMap,
     ModelConfig,
-    RetrievalModel,
     WhiteningSamples,
     at_least,
     at_most,
 )
 from train.models.extractor import LocalExtractor, cell_pixels, exact, scaled_side
 from train.models.graph import MAX_NODES, GraphRefinement, nodes_covering
+from train.models.local_model import LocalModel, attention, global_descriptor
+from train.models.self_attention import HEADS, SelfAttentionRefinement
 from train.models.smoothing import SharedSmoothing, build_smoothing
 from train.models.whitening import Whitening
 
@@ -46,11 +44,15 @@ class HowConfig(ModelConfig):
         smoothing: average (HOW), learned (the filter of Seo & Han 2024) or none.
         kernel: side of the smoothing window.
         bandwidth: of learned smoothing: one per position, or one shared by the whole map.
-        graph: refine the strongest positions (the graph of Seo & Han 2024).
-        graph_nodes: N, the positions that the graph refines; by default the whole map at training size.
-        graph_neighbours: k, the edges of a node.
-        graph_blocks: stacked graph convolutions.
+        refine: the strongest positions: by none, by the graph of Seo & Han 2024, or by self-attention in its place.
+        graph_nodes: N, the positions that the graph or self-attention refines; by default the whole map at training
+            size.
+        graph_neighbours: k, the edges of a node of the graph.
+        graph_blocks: stacked graph convolutions, or blocks of self-attention.
         graph_width: channels of their hidden states.
+
+    Raises:
+        UsageError: a value is out of range, or two do not go together.
     """
 
     backbone: str = "efficientnet_lite0"
@@ -59,7 +61,7 @@ class HowConfig(ModelConfig):
     smoothing: Literal["average", "learned", "none"] = "average"
     kernel: Literal[3, 5, 7] = 3
     bandwidth: Literal["per-position", "shared"] = "per-position"
-    graph: bool = False
+    refine: Literal["none", "graph", "self-attention"] = "none"
     graph_nodes: int = 1024
     graph_neighbours: int = 8
     graph_blocks: int = 2
@@ -78,11 +80,21 @@ class HowConfig(ModelConfig):
         at_most(MAX_WIDTH, graph_width=self.graph_width)
         if self.graph_nodes > MAX_NODES:
             raise UsageError(f"--graph-nodes {self.graph_nodes}: at most {MAX_NODES}, the limit of TensorRT's TopK")
-        if self.graph and self.graph_neighbours >= self.graph_nodes:
+        if self.refine == "self-attention" and self.graph_width % HEADS:
+            raise UsageError(f"--graph-width {self.graph_width}: self-attention needs a multiple of its {HEADS} heads")
+        if self.refine == "graph" and self.graph_neighbours >= self.graph_nodes:
             raise UsageError(
                 f"--graph-neighbours {self.graph_neighbours} needs more than {self.graph_nodes} nodes: lower it, or "
                 f"raise --graph-nodes or --image-size"
             )
+
+    @classmethod
+    def of_file(cls, settings: dict[str, Any]) -> Self:
+        """Also of a file in which the graph was a setting of its own, true or false."""
+        if "graph" in settings:
+            others = {name: value for name, value in settings.items() if name != "graph"}
+            settings = {**others, "refine": {True: "graph", False: "none"}[settings["graph"]]}
+        return super().of_file(settings)
 
     @classmethod
     def for_training(cls, backbone: str | None, image_size: int) -> Self:
@@ -91,9 +103,11 @@ class HowConfig(ModelConfig):
 
     def without_effect(self) -> dict[str, str]:
         settings: dict[str, str] = {}
-        if not self.graph:
-            graph = ("graph_nodes", "graph_neighbours", "graph_blocks", "graph_width")
-            settings |= dict.fromkeys(graph, "--graph")
+        if self.refine == "none":
+            shared = ("graph_nodes", "graph_blocks", "graph_width")
+            settings |= dict.fromkeys(shared, "--refine graph or self-attention")
+        if self.refine != "graph":
+            settings["graph_neighbours"] = "--refine graph"
         if self.smoothing != "learned":
             settings["bandwidth"] = "--smoothing learned"
         if self.smoothing == "none":
@@ -104,9 +118,9 @@ class HowConfig(ModelConfig):
         """As many nodes as are asked for, or as the largest level has positions.
 
         Nodes have no weights of their own. A graph that knew whole maps in training would else refine a part of them.
-        A network without a graph stays as it is, and so does the fingerprint of its engines.
+        A network without nodes stays as it is, and so does the fingerprint of its engines.
         """
-        if not self.graph:
+        if self.refine == "none":
             return super().fitted_to(extraction, graph_nodes)
         if graph_nodes is None:
             largest = scaled_side(extraction.image_size, exact(max(extraction.scales)))
@@ -115,19 +129,19 @@ class HowConfig(ModelConfig):
         return replace(self, graph_nodes=graph_nodes)
 
 
-class HowNetwork(RetrievalModel):
+class HowNetwork(LocalModel):
     """One image at one scale → its map of local descriptors."""
 
     system = "how"
     summary = "local descriptors for ASMK"
     Config = HowConfig
-    method = ASMK
     losses = ("contrastive", "match")
     whitenings = ("views", "pca")
     margin = 0.8
     parts: ClassVar = {
         "backbone": ("backbone",),
-        "graph": ("graph", "graph_blocks", "graph_width"),
+        "graph": ("refine", "graph_blocks", "graph_width"),
+        "self_attention": ("refine", "graph_blocks", "graph_width"),
         "smoothing": ("smoothing", "kernel", "bandwidth"),
         "whitening": ("dimensions",),
     }
@@ -141,7 +155,12 @@ class HowNetwork(RetrievalModel):
             GraphRefinement(
                 channels, config.graph_nodes, config.graph_neighbours, config.graph_blocks, config.graph_width
             )
-            if config.graph
+            if config.refine == "graph"
+            else None
+        )
+        self.self_attention = (
+            SelfAttentionRefinement(channels, config.graph_nodes, config.graph_blocks, config.graph_width)
+            if config.refine == "self-attention"
             else None
         )
         self.whitening = Whitening(channels, config.dimensions)
@@ -157,12 +176,13 @@ class HowNetwork(RetrievalModel):
     def refined_features(self, images: Tensor, positions_at_most: int = MAX_NODES) -> tuple[Tensor, Tensor]:
         """What whitening is given: features [B, C, h, w] and their attention [B, h, w].
 
-        The attention is that of the raw backbone features, as in HOW, and re-weighted if there is a graph.
+        The attention is that of the raw backbone features, as in HOW, and re-weighted if positions are refined.
         """
         features = self.backbone(images)
         strengths = attention(features)
-        if self.graph is not None:
-            features, strengths = self.graph(features, strengths, positions_at_most)
+        for refinement in (self.graph, self.self_attention):
+            if refinement is not None:
+                features, strengths = refinement(features, strengths, positions_at_most)
         return self.smoothing(features), strengths
 
     def describe(self, images: Tensor) -> Tensor:
@@ -192,7 +212,7 @@ class HowNetwork(RetrievalModel):
 
     def new_modules(self) -> list[nn.Module]:
         """The modules that start untrained and so learn faster than the backbone."""
-        return [module for module in (self.smoothing, self.graph) if module is not None]
+        return [module for module in (self.smoothing, self.graph, self.self_attention) if module is not None]
 
     def parameter_groups(self, new_module_factor: float) -> list[dict[str, Any]]:
         new = [parameter for module in self.new_modules() for parameter in module.parameters()]
@@ -202,28 +222,10 @@ class HowNetwork(RetrievalModel):
         ]
 
     def extractor(self, extraction: ExtractionConfig) -> LocalExtractor:
-        if extraction.features is None:
-            raise UsageError(f"--features: {self.system} needs a number of local features")
-        return LocalExtractor(self, extraction.scales, extraction.features, extraction.image_size)
-
-    def first_stage(self, codebook: Codebook | None, asmk: AsmkParameters | None) -> AsmkKernel:
-        if codebook is None or asmk is None:
-            raise UsageError(f"{self.system} searches by ASMK, which needs a codebook and parameters")
-        return AsmkKernel(codebook, asmk)
+        return LocalExtractor(self, extraction.scales, self.number_of_features(extraction), extraction.image_size)
 
     def folded(self, precision: str) -> Self:
         folded = super().folded(precision)
         if isinstance(folded.smoothing, SharedSmoothing):
             folded.smoothing = folded.smoothing.folded()
         return folded
-
-
-def attention(features: Tensor) -> Tensor:
-    """How strong a position is (HOW, eq. 6): the L2 norm of its feature vector, [B, C, h, w] → [B, h, w]."""
-    return (features.square().sum(dim=1) + 1e-10).sqrt()
-
-
-def global_descriptor(local: FeatureMap) -> Tensor:
-    """HOW's training descriptor (eq. 7): Σ attention × descriptor over the map, L2-normalised: [B, D]."""
-    total = (local.strengths.unsqueeze(1) * local.descriptors).sum(dim=(2, 3))
-    return F.normalize(total, dim=1, eps=1e-6)
