@@ -20,6 +20,7 @@ from runtime.io.unpickle import one_line
 from train.models.base import ExtractionConfig, ModelConfig, RetrievalModel, of_declared_types
 from train.models.registry import SYSTEMS, build_model
 from train.weights.cirtorch import is_cirtorch_checkpoint, read_cirtorch_checkpoint
+from train.weights.fire import is_fire_checkpoint, read_fire_checkpoint
 from train.weights.how import is_how_checkpoint, read_how_checkpoint
 from train.weights.safe_load import ODDITIES, check_weights, load_tensors, save_tensors, state_dict_of
 
@@ -27,6 +28,7 @@ FORMAT = "howl checkpoint"
 VERSION = 3
 PUBLISHED = (  # which content is of a layout of authors, and what reads it; HOW's older one is the least particular
     (is_cirtorch_checkpoint, read_cirtorch_checkpoint),
+    (is_fire_checkpoint, read_fire_checkpoint),
     (is_how_checkpoint, read_how_checkpoint),
 )
 
@@ -44,6 +46,7 @@ class Checkpoint:
         codebook: visual words, float32 [C, D], learned with these weights; None if the system has none, or if
             HOW's authors made the checkpoint.
         training: what ``--resume`` needs, and the config; plain values and tensors.
+        licence: a line on the licence of the weights, if their authors restrict what they may be used for.
     """
 
     system: str
@@ -53,6 +56,7 @@ class Checkpoint:
     asmk: AsmkParameters | None
     codebook: Codebook | None
     training: dict[str, Any]
+    licence: str = ""
 
     def build_model(self) -> RetrievalModel:
         """The network with its weights, ready for inference. Raises HowlError if they do not fit each other."""
@@ -98,9 +102,9 @@ class Checkpoint:
         """The checkpoint that is the content of a file; raises as ``load`` does, and names the file."""
         for is_theirs, read in PUBLISHED:
             if is_theirs(content):
-                system, network, weights, extraction = read(content, path)
+                system, network, weights, extraction, licence = read(content, path)
                 asmk = AsmkParameters() if SYSTEMS[system].method == ASMK else None
-                return cls(system, network, weights, extraction, asmk, codebook=None, training={})
+                return cls(system, network, weights, extraction, asmk, codebook=None, training={}, licence=licence)
         if not is_checkpoint(content):
             raise IncompatibleError(f"{path}: not a howl checkpoint; howl train --out {path.name} writes one")
         try:

@@ -13,7 +13,7 @@ from tqdm import tqdm
 from runtime.io.image import Image
 from train.data.labelled import LabelledPhotos
 from train.distributed import ProcessGroup
-from train.models.base import FeatureMap, RetrievalModel
+from train.models.base import FeatureMap, FeatureSet, RetrievalModel
 from train.models.extractor import exact, resize
 
 BATCH = 16  # photos read together; those of one size go through the network together
@@ -41,6 +41,15 @@ def feature_maps(model: RetrievalModel, images: Sequence[Image]) -> list[Feature
         rows, columns = eligible.any(dim=1), eligible.any(dim=0)
         inside = FeatureMap(descriptors[:, :, rows][:, :, :, columns], strengths[:, rows][:, :, columns])
         found.update((i, FeatureMap(*maps)) for i, maps in zip(numbers, zip(*inside, strict=True), strict=True))
+    return [found[i] for i in range(len(images))]
+
+
+def feature_sets(model: RetrievalModel, images: Sequence[Image]) -> list[FeatureSet]:
+    """RGB uint8 images of any sizes, each [H, W, 3] → the set of features of each, without a batch axis, in order."""
+    found: dict[int, FeatureSet] = {}
+    for numbers, batch in by_shape(images, model):
+        sets = zip(*model.feature_sets(batch), strict=True)
+        found.update((i, FeatureSet(*of_photo)) for i, of_photo in zip(numbers, sets, strict=True))
     return [found[i] for i in range(len(images))]
 
 

@@ -1,4 +1,4 @@
-"""What a tuple of photos is trained on: a loss on global descriptors, or one on local matches.
+"""What a tuple of photos is trained on: a loss on global descriptors, one on local matches, or a system's own.
 
 ``TupleLoss`` is the module that training steps on: images of a tuple → its loss.
 """
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from runtime.io.image import Image
-from train.descriptors import describe_images, feature_maps
+from train.descriptors import describe_images, feature_maps, feature_sets
 from train.models.base import FeatureMap, RetrievalModel
 
 
@@ -18,7 +18,7 @@ class TupleLoss(nn.Module):
     """The images of a tuple (query, positive, negatives) → its loss, a scalar. The module that DDP wraps."""
 
     def __init__(self, model: RetrievalModel, kind: str, margin: float) -> None:
-        """``kind``: ``match``, ``contrastive``, or one of the model's ``own_losses``."""
+        """``kind``: ``match``, ``contrastive``, or one of the model's ``own_losses`` or ``own_set_losses``."""
         super().__init__()
         self.model = model
         self.kind = kind
@@ -29,6 +29,9 @@ class TupleLoss(nn.Module):
         if self.kind == "match":
             maps = feature_maps(self.model, images)
             return match_loss(maps[0], maps[1], maps[2:])
+        if self.kind in self.model.own_set_losses:
+            of_query, of_positive, *of_negatives = feature_sets(self.model, images)
+            return self.model.own_set_losses[self.kind](of_query, of_positive, of_negatives, self.margin)
         query, positive, *negatives = describe_images(self.model, images)
         loss = self.model.own_losses.get(self.kind, contrastive_loss)
         return loss(query, positive, torch.stack(negatives), self.margin)
@@ -38,9 +41,9 @@ def contrastive_loss(query: Tensor, positive: Tensor, negatives: Tensor, margin:
     """½·D²(query, positive) + Σ ½·max(0, m − D(query, negative))² (Hadsell et al., CVPR 2006; HOW §3.2).
 
     Args:
-        query: L2-normalised descriptor [D].
-        positive: descriptor [D] of the same place.
-        negatives: descriptors [n, D] of other places.
+        query: L2-normalised descriptor [D], or several [k, D].
+        positive: descriptors of the same place, in the same shape.
+        negatives: descriptors [n, D] of other places, or [n, k, D].
         margin: m, the distance from which a negative no longer counts.
 
     Returns:
@@ -48,7 +51,7 @@ def contrastive_loss(query: Tensor, positive: Tensor, negatives: Tensor, margin:
     """
     pulled = 0.5 * distance(query, positive).square()
     pushed = 0.5 * (margin - distance(query.unsqueeze(0), negatives)).clamp(min=0).square()
-    return pulled + pushed.sum()
+    return pulled.sum() + pushed.sum()
 
 
 def triplet_loss(query: Tensor, positive: Tensor, negatives: Tensor, margin: float) -> Tensor:

@@ -7,10 +7,10 @@ validation and the export use nothing but what is here.
 import copy
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from types import NoneType, UnionType
-from typing import Any, ClassVar, Literal, NamedTuple, Self, get_args, get_origin, get_type_hints
+from typing import Any, ClassVar, Literal, NamedTuple, Self, TypeAlias, get_args, get_origin, get_type_hints
 
 from torch import Tensor, nn
 
@@ -36,11 +36,24 @@ class FeatureMap(NamedTuple):
     strengths: Tensor
 
 
+class FeatureSet(NamedTuple):
+    """Local features that lie on no grid: [B, N, C], and the map of what each was made of: [B, N, h, w], ≥ 0.
+
+    A single photo's come without B.
+    """
+
+    features: Tensor
+    maps: Tensor
+
+
 class WhiteningSamples(NamedTuple):
     """Features of a photo, [n, C], and where they lie in it: pixels [n, 2], x and y; None if each is of all of it."""
 
     features: Tensor
     positions: Tensor | None
+
+
+SetLoss: TypeAlias = Callable[[FeatureSet, FeatureSet, Sequence[FeatureSet], float], Tensor]
 
 
 @dataclass(frozen=True)
@@ -117,7 +130,9 @@ class ModelConfig:
             UsageError: the network refines no positions, or there cannot be so many nodes.
         """
         if graph_nodes is not None:
-            raise UsageError(f"--graph-nodes {graph_nodes}: the checkpoint's network refines no positions; leave it out")
+            raise UsageError(
+                f"--graph-nodes {graph_nodes}: the checkpoint's network refines no positions; leave it out"
+            )
         return self
 
 
@@ -146,6 +161,7 @@ class RetrievalModel(nn.Module, ABC):
         losses: the losses that it can be trained with, the default first: ``contrastive``, ``match`` or its own.
         own_losses: those of no other system, on global descriptors of a query [D], a positive [D] and negatives [n, D],
             with the margin, by name.
+        own_set_losses: the same on a ``FeatureSet`` of each photo (``feature_sets``).
         whitenings: how its whitening can be learned (``train.calibration``), the default first.
         margin: of the loss on global descriptors, unless the user says otherwise.
         shrinkage: of the PCA whitening, in [0, 1].
@@ -162,6 +178,7 @@ class RetrievalModel(nn.Module, ABC):
     method: ClassVar[str]
     losses: ClassVar[tuple[str, ...]]
     own_losses: ClassVar[Mapping[str, Callable[[Tensor, Tensor, Tensor, float], Tensor]]] = {}
+    own_set_losses: ClassVar[Mapping[str, SetLoss]] = {}
     whitenings: ClassVar[tuple[Literal["views", "pca"], ...]]
     margin: ClassVar[float]
     shrinkage: ClassVar[float] = 1.0
@@ -195,6 +212,10 @@ class RetrievalModel(nn.Module, ABC):
     def feature_maps(self, images: Tensor) -> FeatureMap:
         """RGB images [B, 3, H, W], float in 0…255 → their local features. Only a system with a match loss has them."""
         raise NotImplementedError(f"{self.system} has no local features")
+
+    def feature_sets(self, images: Tensor) -> FeatureSet:
+        """RGB images [B, 3, H, W], float in 0…255 → what a loss of ``own_set_losses`` compares."""
+        raise NotImplementedError(f"{self.system} has no sets of features")
 
     def eligible(self, strengths: Tensor, images: Tensor) -> Tensor:
         """Which positions of a map [B, h, w] may be local features of images [B, 3, H, W]: bool [h, w]."""

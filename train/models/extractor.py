@@ -51,12 +51,12 @@ class LocalExtractor(Extractor):
             count: int32 [1], the number of valid rows, below K if the pyramid has fewer positions.
         """
         pixels = image.float().permute(2, 0, 1).unsqueeze(0)  # a cast is all that TensorRT can do with uint8
-        levels = [self._level(pixels, scale) for scale in self.scales]
+        levels = [self.level(pixels, scale) for scale in self.scales]
         descriptors, strengths, positions = (torch.cat(parts) for parts in zip(*levels, strict=True))
         return self._strongest(descriptors, strengths, positions)
 
-    def _level(self, pixels: Tensor, scale: Fraction) -> tuple[Tensor, Tensor, Tensor]:
-        """All positions of one level of the pyramid: descriptors [n, D], strengths [n], positions [n, 3]."""
+    def level(self, pixels: Tensor, scale: Fraction) -> tuple[Tensor, Tensor, Tensor]:
+        """All features of one level of the pyramid: descriptors [n, D], strengths [n] (−1: none), positions [n, 3]."""
         resized = resize(pixels, scale, self.network.backbone.alignment)
         local: FeatureMap = self.network(resized, self._positions_at_most(scale))
         eligible = self.network.eligible(local.strengths, resized)

@@ -2,13 +2,14 @@
 
 from runtime.errors import UsageError
 from train.models.base import ModelConfig, RetrievalModel
+from train.models.fire import FireNetwork
 from train.models.gem import GemNetwork
 from train.models.how import HowNetwork
 from train.models.rmac import RmacNetwork
 from train.models.solar import SolarNetwork
 
 SYSTEMS: dict[str, type[RetrievalModel]] = {
-    network.system: network for network in (HowNetwork, GemNetwork, RmacNetwork, SolarNetwork)
+    network.system: network for network in (HowNetwork, FireNetwork, GemNetwork, RmacNetwork, SolarNetwork)
 }
 
 
