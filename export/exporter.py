@@ -68,6 +68,8 @@ def export_checkpoint(options: ExportOptions, say: Say = print) -> Exported:
     ensure_writable(files.onnx, files.manifest, files.codebook, files.plan, files.program, files.timing, files.learned)
     use_threads(options.threads)
     checkpoint = configured(open_checkpoint(options.checkpoint, options.learn), options)
+    if checkpoint.licence:
+        say(f"{options.checkpoint}: {checkpoint.licence}")
     precision = options.decided_precision
     photos = take(open_photos(options.photos or options.photo_folder, checkpoint), PHOTOS_TO_CHECK)
     calibration: list[Image] = []

@@ -64,7 +64,7 @@ class ExportOptions:
         scales: of the pyramid.
         features: local features of a photo, for a system that has some.
         activations: the engine also gives the map that its global descriptor is pooled of, for --rerank dsm.
-        graph_nodes: positions of a level that the graph refines, in a network with a graph.
+        graph_nodes: positions of a level that the graph or self-attention refines, in a network with one.
         codebook: visual words instead of the checkpoint's, for a system that searches by ASMK: learned from a folder
             of photos, or an engine's .codebook.npy, or the asmk package's codebook.pkl.
         learn: a folder of photos, flat or nested, to learn whitening and visual words from, at the engine's own size;

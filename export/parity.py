@@ -21,6 +21,7 @@ class Tolerance:
     are matched by position, and a small share of them may differ.
 
     Attributes:
+        position: pixels; positions that are computed, as those of super-features are, are off by rounding as well.
         descriptor: relative error ‖a − b‖ / ‖b‖ of a local or global descriptor that counts as equal.
         matched: share of the network's positions that the graph must give too.
         equal: share of the matched descriptors that must be equal.
@@ -29,12 +30,13 @@ class Tolerance:
     descriptor: float
     matched: float
     equal: float
+    position: float = 0.01
 
 
 TOLERANCES = {
-    "fp32": Tolerance(descriptor=1e-3, matched=0.99, equal=0.98),
-    "fp16": Tolerance(descriptor=5e-2, matched=0.95, equal=0.95),
-    "int8": Tolerance(descriptor=0.5, matched=0.8, equal=0.9),
+    "fp32": Tolerance(descriptor=1e-3, matched=0.99, equal=0.98, position=0.1),
+    "fp16": Tolerance(descriptor=5e-2, matched=0.95, equal=0.95, position=2),
+    "int8": Tolerance(descriptor=0.5, matched=0.8, equal=0.9, position=8),
 }
 
 
@@ -123,7 +125,7 @@ def check_parity(
 
 def local_difference(got: LocalFeatures, wanted: LocalFeatures, image: Image, tolerance: Tolerance) -> LocalDifference:
     """Compares the descriptors at the positions that both give."""
-    pairs = match_positions(got.positions, wanted.positions)
+    pairs = match_rows(got, wanted, tolerance.position)
     a, b = got.descriptors[pairs[:, 0]], wanted.descriptors[pairs[:, 1]]
     errors = np.linalg.norm(a - b, axis=1) / np.maximum(np.linalg.norm(b, axis=1), 1e-6)
     errors = errors if len(errors) else np.array([np.inf])
@@ -151,10 +153,22 @@ def global_difference(
     return GlobalDifference(what, height, width, error, cosine=float(np.vdot(got, wanted)) / (lengths[0] * lengths[1]))
 
 
-def match_positions(a: NDArray[np.float32], b: NDArray[np.float32]) -> NDArray[np.intp]:
-    """Pairs of rows of [n, 3] and [m, 3] that are one position: x and y to a hundredth of a pixel, and scale."""
-    rows = {tuple(np.round(position, 2)): row for row, position in enumerate(a)}
-    pairs = [(rows[key], row) for row, position in enumerate(b) if (key := tuple(np.round(position, 2))) in rows]
+def match_rows(a: LocalFeatures, b: LocalFeatures, pixels: float) -> NDArray[np.intp]:
+    """Pairs of rows of [n] and [m] features that are one feature, at most one for every row of ``b``.
+
+    They have the same scale and lie within ``pixels`` of each other, in x and in y. Several features may lie on one
+    spot, as super-features do on a photo without parts: of those the one with the nearest descriptor is taken.
+    """
+    cells: dict[tuple[float, ...], list[int]] = {}
+    for row, (x, y, scale) in enumerate(a.positions.tolist()):
+        cells.setdefault((x // pixels, y // pixels, round(scale, 2)), []).append(row)
+    pairs = []
+    for row, (x, y, scale) in enumerate(b.positions.tolist()):
+        around = [(x // pixels + i, y // pixels + j, round(scale, 2)) for i in (-1, 0, 1) for j in (-1, 0, 1)]
+        near = np.array([other for cell in around for other in cells.get(cell, ())], np.intp)
+        near = near[(np.abs(a.positions[near, :2] - (x, y)) <= pixels).all(axis=1)]
+        if len(near):
+            pairs.append((near[np.linalg.norm(a.descriptors[near] - b.descriptors[row], axis=1).argmin()], row))
     return np.array(pairs, np.intp).reshape(-1, 2)
 
 

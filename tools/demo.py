@@ -35,7 +35,7 @@ BUILDINGS, VIEWS, SIDE = 24, 6, 320
 TRAINING: dict[str, Any] = {"epochs": 1, "tuples": 60, "words": 1024}
 NETWORKS: dict[str, dict[str, Any]] = {  # the same backbone, training and seed; only what refines the features differs
     "plain": {"smoothing": "average"},
-    "howl": {"smoothing": "learned", "graph": True},
+    "howl": {"smoothing": "learned", "refine": "graph"},
 }
 TITLES = {
     "plain": "plain HOW: average smoothing, no graph",

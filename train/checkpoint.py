@@ -27,6 +27,7 @@ from train.weights.delf import (
     refuse_delg_pytorch_checkpoint,
 )
 from train.weights.dir import is_dir_checkpoint, read_dir_checkpoint
+from train.weights.fire import is_fire_checkpoint, read_fire_checkpoint
 from train.weights.how import is_how_checkpoint, read_how_checkpoint
 from train.weights.safe_load import ODDITIES, check_weights, load_tensors, save_tensors, state_dict_of
 
@@ -37,6 +38,7 @@ PUBLISHED = (  # which content is of a layout of authors, and what reads it; HOW
     (is_dir_checkpoint, read_dir_checkpoint),
     (is_delf_checkpoint, read_delf_checkpoint),
     (is_delg_pytorch_checkpoint, refuse_delg_pytorch_checkpoint),
+    (is_fire_checkpoint, read_fire_checkpoint),
     (is_how_checkpoint, read_how_checkpoint),
 )
 
@@ -54,6 +56,7 @@ class Checkpoint:
         codebook: visual words, float32 [C, D], learned with these weights; None if the system has none, or if
             the system's authors made the checkpoint.
         training: what ``--resume`` needs, and the config; plain values and tensors.
+        licence: a line on the licence of the weights, if their authors restrict what they may be used for.
     """
 
     system: str
@@ -63,6 +66,7 @@ class Checkpoint:
     asmk: AsmkParameters | None
     codebook: Codebook | None
     training: dict[str, Any]
+    licence: str = ""
 
     @property
     def is_whitened(self) -> bool:
@@ -113,9 +117,9 @@ class Checkpoint:
         """The checkpoint that is the content of a file; raises as ``load`` does, and names the file."""
         for is_theirs, read in PUBLISHED:
             if is_theirs(content):
-                system, network, weights, extraction = read(content, path)
+                system, network, weights, extraction, licence = read(content, path)
                 asmk = AsmkParameters() if SYSTEMS[system].method == ASMK else None
-                return cls(system, network, weights, extraction, asmk, codebook=None, training={})
+                return cls(system, network, weights, extraction, asmk, codebook=None, training={}, licence=licence)
         if not is_checkpoint(content):
             raise IncompatibleError(f"{path}: not a howl checkpoint; howl train --out {path.name} writes one")
         try:
@@ -124,7 +128,7 @@ class Checkpoint:
             if system not in SYSTEMS:
                 known = f"{one_line(system)}, which this howl does not know"
                 raise IncompatibleError(f"{path}: of the system {known}; update howl")
-            network = SYSTEMS[system].Config(**content["network"])
+            network = SYSTEMS[system].Config.of_file(content["network"])
             checkpoint = cls(
                 system=system,
                 network=network,

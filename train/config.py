@@ -204,7 +204,8 @@ def refuse_without_effect(options: TrainOptions) -> None:
     fitting = options_for(options.system, training.data, network.backbone, options.extraction.image_size)
     needs: dict[str, str] = {}
     if model.method != ASMK:
-        by_words = " or ".join(name for name, other in SYSTEMS.items() if other.method == ASMK)
+        *some, last = (name for name, other in SYSTEMS.items() if other.method == ASMK)
+        by_words = f"{', '.join(some)} or {last}"
         needs |= dict.fromkeys(("words", "codebook_photos", "whitening_features"), f"--system {by_words}")
     if training.loss in ("match", "ap"):
         needs["margin"] = "--loss contrastive"

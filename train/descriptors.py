@@ -24,23 +24,17 @@ Describe: TypeAlias = Callable[[Sequence[Image]], Tensor]
 
 def describe_images(model: RetrievalModel, images: Sequence[Image]) -> Tensor:
     """RGB uint8 images of any sizes, each [H, W, 3] → L2-normalised descriptors [n, D], in order."""
-    (described,) = in_order(images, model, lambda batch: (model.describe(batch),))
-    return described
-
-
-def compared_images(model: RetrievalModel, images: Sequence[Image]) -> tuple[Tensor, ...]:
-    """RGB uint8 images of any sizes, each [H, W, 3] → what the model's own losses compare, [n, …] each, in order."""
-    return in_order(images, model, model.compared)
-
-
-def in_order(
-    images: Sequence[Image], model: RetrievalModel, work: Callable[[Tensor], tuple[Tensor, ...]]
-) -> tuple[Tensor, ...]:
-    """What a batch of images that share a shape gives, put together for images of any shapes, in their order."""
     numbers, batches = zip(*by_shape(images, model), strict=True)
-    order = torch.tensor([i for of in numbers for i in of]).argsort()
-    parts = zip(*(work(batch) for batch in batches), strict=True)
-    return tuple(torch.cat(part)[order.to(part[0].device)] for part in parts)
+    described = torch.cat([model.describe(batch) for batch in batches])
+    return described[torch.tensor([i for of in numbers for i in of], device=described.device).argsort()]
+
+
+def compared_images(model: RetrievalModel, images: Sequence[Image]) -> list[tuple[Tensor, ...]]:
+    """RGB uint8 images of any sizes, each [H, W, 3] → what the model's own losses compare, of each, in order."""
+    found: dict[int, tuple[Tensor, ...]] = {}
+    for numbers, batch in by_shape(images, model):
+        found.update(zip(numbers, zip(*model.compared(batch), strict=True), strict=True))
+    return [found[i] for i in range(len(images))]
 
 
 def feature_maps(model: RetrievalModel, images: Sequence[Image]) -> list[FeatureMap]:

@@ -14,7 +14,8 @@ from torch.utils.hooks import RemovableHandle
 from runtime.io.image import Image
 from train.models.extractor import cell_pixels, exact, resize
 from train.models.graph import GraphRefinement, choose_nodes
-from train.models.how import HowNetwork, attention
+from train.models.how import HowNetwork
+from train.models.local_model import attention
 from train.models.smoothing import LearnedSmoothing
 
 NoMaps: TypeAlias = tuple[None, None]

@@ -1,4 +1,4 @@
-"""What photos are trained on: a loss of a tuple, on global descriptors or on local matches, or one of a whole list.
+"""What photos are trained on: a loss of a tuple, on global descriptors or local matches, a system's own, or of a list.
 
 The module that training steps on is ``TupleLoss``, images of a tuple → its loss, or, for a loss of a list,
 ``DescriptorGradient``.
@@ -33,7 +33,7 @@ class TupleLoss(nn.Module):
             maps = feature_maps(self.model, images)
             return match_loss(maps[0], maps[1], maps[2:])
         if self.kind in self.model.own_losses:
-            return self.model.own_losses[self.kind](*compared_images(self.model, images), self.margin)
+            return self.model.own_losses[self.kind](compared_images(self.model, images), self.margin)
         query, positive, *negatives = describe_images(self.model, images)
         return contrastive_loss(query, positive, torch.stack(negatives), self.margin)
 
@@ -42,9 +42,9 @@ def contrastive_loss(query: Tensor, positive: Tensor, negatives: Tensor, margin:
     """½·D²(query, positive) + Σ ½·max(0, m − D(query, negative))² (Hadsell et al., CVPR 2006; HOW §3.2).
 
     Args:
-        query: L2-normalised descriptor [D].
-        positive: descriptor [D] of the same place.
-        negatives: descriptors [n, D] of other places.
+        query: L2-normalised descriptor [D], or several [k, D].
+        positive: descriptors of the same place, in the same shape.
+        negatives: descriptors [n, D] of other places, or [n, k, D].
         margin: m, the distance from which a negative no longer counts.
 
     Returns:
@@ -52,7 +52,7 @@ def contrastive_loss(query: Tensor, positive: Tensor, negatives: Tensor, margin:
     """
     pulled = 0.5 * distance(query, positive).square()
     pushed = 0.5 * (margin - distance(query.unsqueeze(0), negatives)).clamp(min=0).square()
-    return pulled + pushed.sum()
+    return pulled.sum() + pushed.sum()
 
 
 def triplet_loss(query: Tensor, positive: Tensor, negatives: Tensor, margin: float) -> Tensor:

@@ -22,6 +22,7 @@ from train.log import CURVE_SUFFIX, LOG_SUFFIX, EpochLog
 from train.trainer import Interrupted, resume_training, start_training
 
 PROGRAM = "train/run.py"
+OLDER_FLAGS = {"--graph": ("--refine", "graph"), "--no-graph": ("--refine", "none")}  # of commands that are published
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -75,6 +76,7 @@ def parse(arguments: Sequence[str] | None = None) -> TrainOptions | ResumeOption
     name = program(PROGRAM)
     if any(word.partition("=")[0] == "--resume" for word in words):
         return parse_resume(words, name)
+    words = [new for word in words for new in OLDER_FLAGS.get(word, (word,))]
     looked_at = argparse.ArgumentParser(
         add_help=False, allow_abbrev=False, argument_default=argparse.SUPPRESS, exit_on_error=False
     )

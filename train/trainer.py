@@ -67,7 +67,7 @@ def start_training(options: TrainOptions, say: Callable[[str], None] = SAY) -> C
         photos, validation = open_data(config.data, image_size=image_size, seed=config.seed, root=options.data_root)
         torch.manual_seed(config.seed)
         model = build_model(options.system, options.network)
-        loaded = init_weights(model, options.init)
+        loaded = init_weights(model, options.init, say if processes.is_first else lambda _: None)
         if processes.is_first and loaded != {"backbone"}:
             say(f"from {options.init}: {', '.join(sorted(loaded))}")
         training = Training(model, photos, validation, config, options.extraction, processes, say)

@@ -19,7 +19,9 @@ TOO_DEEP = {"resnet101_stride32", "resnet152_stride32"}  # random weights overfl
 @pytest.mark.slow
 @pytest.mark.parametrize("backbone", sorted(BUILDERS.keys() - TOO_DEEP))
 def test_folding_batch_norm_leaves_none_and_keeps_the_features(backbone: str, network: Build) -> None:
-    original = network(backbone=backbone, graph=False, smoothing="none").double()  # rounding would show beside a ReLU6
+    original = network(
+        backbone=backbone, refine="none", smoothing="none"
+    ).double()  # rounding would show beside a ReLU6
     folded = fold(original, "fp32")
     assert not any(isinstance(module, nn.BatchNorm2d) for module in folded.modules())
     image = 255 * torch.rand(1, 3, 64, 96, dtype=torch.float64)

@@ -35,7 +35,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def plain(checkpoint: Callable[..., Path]) -> Path:
     """The checkpoint of a small network, whose whitening and words are of no photo."""
-    return checkpoint(graph=False, smoothing="average")
+    return checkpoint(refine="none", smoothing="average")
 
 
 def test_whitening_and_words_are_those_of_the_photos(plain: Path, photos: Path) -> None:

@@ -7,7 +7,7 @@ from export.parity import (
     Tolerance,
     global_difference,
     local_difference,
-    match_positions,
+    match_rows,
     raise_if_unequal,
     sizes_to_check,
 )
@@ -27,6 +27,11 @@ def features(n: int = 40, seed: int = 0) -> LocalFeatures:
     )
 
 
+def at(positions: list[list[float]]) -> LocalFeatures:
+    of = features(len(positions))
+    return LocalFeatures(of.descriptors, of.strengths, np.array(positions, np.float32))
+
+
 def rows(of: LocalFeatures, order: np.ndarray) -> LocalFeatures:
     return LocalFeatures(of.descriptors[order], of.strengths[order], of.positions[order])
 
@@ -40,9 +45,20 @@ def test_swapped_rows_are_no_difference() -> None:
 
 
 def test_one_position_of_another_scale_is_no_match() -> None:
-    a = np.array([[1, 2, 0.5], [3, 4, 1]], np.float32)
-    b = np.array([[1, 2, 1], [3, 4, 1]], np.float32)
-    assert match_positions(a, b).tolist() == [[1, 1]]
+    a, b = at([[1, 2, 0.5], [3, 4, 1]]), at([[1, 2, 1], [3, 4, 1]])
+    assert match_rows(a, b, pixels=0.01).tolist() == [[1, 1]]
+
+
+def test_positions_match_within_the_tolerance_in_pixels() -> None:
+    a, b = at([[0.99, 2.02, 1], [5, 4, 1]]), at([[1.01, 1.98, 1], [5, 4.11, 1], [-0.01, 3, 1]])
+    assert match_rows(a, b, pixels=0.1).tolist() == [[0, 0]]
+    assert match_rows(a, b, pixels=0.2).tolist() == [[0, 0], [1, 1]]
+
+
+def test_of_features_on_one_spot_the_nearest_descriptors_match() -> None:
+    wanted = at([[7, 7, 1]] * 5)
+    got = rows(wanted, np.array([3, 1, 4, 0, 2]))
+    assert match_rows(got, wanted, pixels=0.1).tolist() == [[3, 0], [1, 1], [4, 2], [0, 3], [2, 4]]
 
 
 @pytest.mark.parametrize("share", [0.05, 0.5])

@@ -32,8 +32,8 @@ def exported(
 ) -> tuple[LocalExtractor, Path]:
     """A float32 graph, and the PyTorch network that it was exported from."""
     path = tmp_path_factory.mktemp("exported") / "fp32.onnx"
-    export_onnx(fold(network(graph=False), "int8").extractor(EXTRACTION).eval(), path, {})
-    return network(graph=False).extractor(EXTRACTION).eval(), path
+    export_onnx(fold(network(refine="none"), "int8").extractor(EXTRACTION).eval(), path, {})
+    return network(refine="none").extractor(EXTRACTION).eval(), path
 
 
 def convolutions(path: Path) -> dict[str, bool]:

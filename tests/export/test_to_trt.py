@@ -48,7 +48,7 @@ def test_a_program_is_proven_written_and_searches(
 ) -> None:
     """engine.pt2 beside engine.onnx: both can use the same index."""
     program = tmp_path / "out" / "engine.pt2"
-    to_trt.main([str(checkpoint(graph=False)), "--out", str(program), "--precision", precision])
+    to_trt.main([str(checkpoint(refine="none")), "--out", str(program), "--precision", precision])
     printed = capsys.readouterr().out
     assert "engine.pt2 against PyTorch, PyTorch" in printed
     assert f"{program}: " in printed
@@ -72,7 +72,7 @@ def test_on_a_gpu_without_tensorrt_a_program_takes_the_place_of_a_plan(
     monkeypatch.setattr(exporter, "find_gpus", lambda: [Gpu("Test GPU", (9, 0))])
     monkeypatch.setattr(exporter, "has_tensorrt", lambda: False)
     out = tmp_path / "engine.plan"
-    to_trt.main([str(checkpoint(graph=False)), "--out", str(out)])
+    to_trt.main([str(checkpoint(refine="none")), "--out", str(out)])
     assert f"{out}: not built, TensorRT is not installed; engine.pt2 takes its place" in capsys.readouterr().out
     assert sorted(file.suffix for file in tmp_path.glob("engine*")) == [".json", ".npy", ".onnx", ".pt2"]
 
@@ -81,7 +81,7 @@ def test_on_a_gpu_without_tensorrt_a_program_takes_the_place_of_a_plan(
 def test_the_engine_is_proven_written_and_searches(
     checkpoint: Write, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    source = checkpoint(graph=False)
+    source = checkpoint(refine="none")
     plan = tmp_path / "out" / "engine.plan"
     to_trt.main([str(source), "--out", str(plan)])
     printed = capsys.readouterr().out
@@ -181,7 +181,7 @@ def onnx_outputs(engine: Path) -> list[str]:
         ("gem", ["--codebook", "words.npy"], "--codebook words.npy: gem has no visual words; leave it out"),
         ("gem", ["--features", "9"], "--features 9: the checkpoint's system has no local features; leave it out"),
         ("delg", ["--codebook", "words.npy"], "--codebook words.npy: delg has no visual words; leave it out"),
-        ("delf", ["--graph-nodes", "9"], "--graph-nodes 9: the checkpoint's network has no graph; leave it out"),
+        ("delf", ["--graph-nodes", "9"], "--graph-nodes 9: the checkpoint's network refines no positions; leave it out"),
     ],
 )
 def test_what_a_system_has_not_is_refused(
@@ -214,7 +214,7 @@ def test_options_replace_the_checkpoint_s_settings_and_the_photos(
     cv2.imwrite(str(photos / "a.png"), np.random.default_rng(0).integers(0, 255, (70, 91, 3), np.uint8))
     options = ["--features", "50", "--scales", "0.5", "--image-size", "96", "--precision", "fp16"]
     to_trt.main(
-        [str(checkpoint(smoothing="average", graph=False)), "--out", str(plan), "--photos", str(photos), *options]
+        [str(checkpoint(smoothing="average", refine="none")), "--out", str(plan), "--photos", str(photos), *options]
     )
     assert "91×70" in capsys.readouterr().out
     manifest = load_manifest(plan.with_suffix(".onnx"))
@@ -237,11 +237,13 @@ def test_the_graph_covers_the_largest_map(flags: list[str], nodes: int, checkpoi
     assert network == replace(loaded.network, graph_nodes=nodes)
 
 
-@pytest.mark.parametrize("changes", [{"graph": False}, {"system": "gem"}], ids=["HOW without a graph", "GeM"])
+@pytest.mark.parametrize("changes", [{"refine": "none"}, {"system": "gem"}], ids=["HOW without a graph", "GeM"])
 def test_without_a_graph_there_are_no_nodes_to_change(changes: dict, checkpoint: Write) -> None:
     loaded = Checkpoint.load(checkpoint(**changes))
     assert configured(loaded, to_trt.parse(["ckpt.pt"])).network == loaded.network
-    with pytest.raises(UsageError, match="--graph-nodes 9: the checkpoint's network has no graph; leave it out"):
+    with pytest.raises(
+        UsageError, match="--graph-nodes 9: the checkpoint's network refines no positions; leave it out"
+    ):
         configured(loaded, to_trt.parse(["ckpt.pt", "--graph-nodes", "9"]))
 
 
@@ -271,7 +273,7 @@ def test_a_precision_keeps_the_identity_and_other_weights_change_it(checkpoint: 
 
 @pytest.mark.slow
 def test_a_graph_that_differs_is_not_kept(checkpoint: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    source, plan = checkpoint(graph=False, smoothing="average"), tmp_path / "e.plan"
+    source, plan = checkpoint(refine="none", smoothing="average"), tmp_path / "e.plan"
     plan.with_suffix(".onnx").write_text("an earlier engine")
     before = {file: file.read_bytes() for file in tmp_path.iterdir()}
 
@@ -356,7 +358,7 @@ def test_the_command_writes_an_int8_engine_and_no_plan(
     plan = tmp_path / "out" / "e.plan"
     write_scenes(tmp_path / "photos", scenes=2, views=2, image_size=128, seed=0)
     options = ["--precision", "int8", "--calibrate", str(tmp_path / "photos")]
-    to_trt.main([str(checkpoint(graph=False)), "--out", str(plan), *options])
+    to_trt.main([str(checkpoint(refine="none")), "--out", str(plan), *options])
     assert f"{plan}: not built, int8 is for CPUs" in capsys.readouterr().out
     assert sorted(file.suffix for file in plan.parent.iterdir()) == [".json", ".npy", ".onnx"]
     manifest = load_manifest(plan.with_suffix(".onnx"))
@@ -370,7 +372,7 @@ def test_a_quantised_graph_that_is_far_off_is_not_kept(checkpoint: Write, tmp_pa
     black = tmp_path / "black"
     black.mkdir()
     cv2.imwrite(str(black / "a.png"), np.zeros((96, 128, 3), np.uint8))
-    options = ExportOptions(checkpoint(graph=False), tmp_path / "e.onnx", precision="int8", calibrate=black)
+    options = ExportOptions(checkpoint(refine="none"), tmp_path / "e.onnx", precision="int8", calibrate=black)
     with pytest.raises(HowlError, match="differs from the PyTorch network"):
         exporter.export_checkpoint(options)
     assert not (tmp_path / "e.onnx").exists()

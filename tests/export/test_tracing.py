@@ -26,8 +26,9 @@ SIZES = [(96, 128), (131, 77), (64, 64), (33, 40)]  # of the last, the pyramid h
 
 
 VARIANTS = {
-    "HOW": {"smoothing": "average", "graph": False},
-    "both": {"smoothing": "learned", "graph": True, "kernel": 5},
+    "HOW": {"smoothing": "average", "refine": "none"},
+    "both": {"smoothing": "learned", "refine": "graph", "kernel": 5},
+    "self-attention": {"smoothing": "average", "refine": "self-attention", "border": True},
     "both, one bandwidth, a graph larger than the map": {"bandwidth": "shared", "graph_nodes": 2000},
 }
 

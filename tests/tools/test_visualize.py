@@ -127,14 +127,14 @@ def test_attention_before_and_after_is_over_its_maximum(checkpoint: Write, large
 
 
 def test_after_a_filter_alone_it_is_the_norm_of_the_filtered_features(checkpoint: Write, large: Path) -> None:
-    model, photo = checkpoint(graph=False), Photo.load(large)
+    model, photo = checkpoint(refine="none"), Photo.load(large)
     _, after = before_and_after(model, photo, View())
     seen = inspect_photo(model, photo, View()).seen
     np.testing.assert_allclose(after.strengths, seen.refined_attention / seen.refined_attention.max())
 
 
 def test_nothing_changes_where_nothing_refines(checkpoint: Write, large: Path) -> None:
-    model = checkpoint(smoothing="none", graph=False)
+    model = checkpoint(smoothing="none", refine="none")
     assert len(before_and_after(model, Photo.load(large), View())) == 1
 
 
@@ -349,7 +349,7 @@ def test_wrong_input_is_one_line_and_leaves_nothing(
     [
         ("smoothing", {"smoothing": "average"}, "no learned smoothing in it (average)"),
         ("smoothing", {"bandwidth": "shared"}, "two numbers for all positions, bandwidth"),
-        ("graph", {"graph": False}, "no graph in it"),
+        ("graph", {"refine": "none"}, "no graph in it"),
     ],
 )
 def test_a_checkpoint_without_what_is_drawn(

@@ -24,7 +24,7 @@ BIAS = "whitening.projection.bias"  # float32 [8]
 
 @pytest.fixture
 def checkpoint(tiny_config: HowConfig) -> Checkpoint:
-    config = replace(tiny_config, smoothing="learned", bandwidth="shared", kernel=5, graph=True)
+    config = replace(tiny_config, smoothing="learned", bandwidth="shared", kernel=5, refine="graph")
     return Checkpoint(
         system="how",
         network=config,
@@ -47,6 +47,23 @@ def change(path: Path, alter: Callable[[dict[str, Any]], object]) -> None:
     content = torch.load(path, weights_only=True)
     alter(content)
     torch.save(content, path)
+
+
+@pytest.mark.parametrize("graph", [True, False])
+def test_a_file_in_which_the_graph_was_a_setting_of_its_own_is_loaded(
+    graph: bool, checkpoint: Checkpoint, path: Path
+) -> None:
+    def older(content: dict[str, Any]) -> None:
+        del content["network"]["refine"]
+        content["network"]["graph"] = graph
+        if not graph:
+            content["weights"] = {k: v for k, v in content["weights"].items() if not k.startswith("graph.")}
+
+    change(path, older)
+    assert Checkpoint.load(path).network == replace(checkpoint.network, refine="graph" if graph else "none")
+    change(path, lambda content: content["network"].update(graph="yes"))
+    with pytest.raises(HowlError, match="damaged checkpoint"):
+        Checkpoint.load(path)
 
 
 def test_what_is_saved_is_loaded(checkpoint: Checkpoint, path: Path) -> None:

@@ -31,7 +31,7 @@ def trained(config: HowConfig, **changes: object) -> HowNetwork:
 
 @torch.no_grad()
 def test_maps_are_those_of_the_modules(tiny_config: HowConfig) -> None:
-    network = trained(tiny_config, smoothing="learned", graph=True)
+    network = trained(tiny_config, smoothing="learned", refine="graph")
     seen = inspect(network, image_of())
     pixels = torch.from_numpy(image_of()).float().permute(2, 0, 1)[None]
     raw = network.backbone(pixels)
@@ -69,7 +69,7 @@ def test_what_a_network_lacks_is_none(tiny_config: HowConfig, change: dict[str, 
 @pytest.mark.parametrize(("nodes", "neighbours"), [(20, 3), (200, 5)])
 @torch.no_grad()
 def test_edges_are_those_of_nearest_neighbours(tiny_config: HowConfig, nodes: int, neighbours: int) -> None:
-    network = trained(tiny_config, smoothing="none", graph=True, graph_nodes=nodes, graph_neighbours=neighbours)
+    network = trained(tiny_config, smoothing="none", refine="graph", graph_nodes=nodes, graph_neighbours=neighbours)
     seen = inspect(network, image_of())
     graph = seen.graph
     assert graph is not None
@@ -87,7 +87,7 @@ def test_edges_are_those_of_nearest_neighbours(tiny_config: HowConfig, nodes: in
 
 
 def test_a_map_of_fewer_positions_than_neighbours_has_edges_between_true_nodes_only(tiny_config: HowConfig) -> None:
-    graph = inspect(trained(tiny_config, graph=True), image_of(6, 7)).graph
+    graph = inspect(trained(tiny_config, refine="graph"), image_of(6, 7)).graph
     assert graph is not None
     assert graph.edges.shape == graph.weights.shape == graph.cosines.shape == (4, 3)
     assert sorted(graph.edges[0].tolist()) == [1, 2, 3]
@@ -109,6 +109,6 @@ def test_cells_lie_where_extraction_says(tiny_config: HowConfig, scale: float) -
 
 
 def test_the_network_is_left_as_it_was(tiny_config: HowConfig) -> None:
-    network = trained(tiny_config, graph=True)
+    network = trained(tiny_config, refine="graph")
     inspect(network, image_of())
     assert not any(module._forward_hooks for module in network.modules())

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 import train
-from runtime.errors import UsageError
+from runtime.errors import HowlError, UsageError
 from runtime.io.cli import run_command
 from train.checkpoint import Checkpoint
 from train.config import ResumeOptions, TrainOptions, options_for
@@ -74,7 +74,7 @@ def test_training_writes_checkpoint_log_and_curve(
     assert all(0 <= line["mean_average_precision"] <= 1 for line in log)
     assert cv2.imread(str(out.with_suffix(".png"))) is not None
     checkpoint = Checkpoint.load(out)
-    assert (checkpoint.network.smoothing, checkpoint.network.graph) == ("learned", True)
+    assert (checkpoint.network.smoothing, checkpoint.network.refine) == ("learned", "graph")
     assert (checkpoint.network.graph_nodes, checkpoint.network.dimensions) == (16, 16)
     assert (checkpoint.extraction.image_size, checkpoint.extraction.scales) == (64, (1.0,))
     assert checkpoint.extraction.features == 20
@@ -218,6 +218,25 @@ def test_delg_starts_from_gem_and_from_delg(photos: Path, tmp_path: Path, capsys
 
 
 @pytest.mark.slow
+def test_fire_trains_and_goes_on_and_begins_with_a_trained_one(photos: Path, tmp_path: Path) -> None:
+    out, again = tmp_path / "fire.pt", tmp_path / "again.pt"
+    flags = ["--system", "fire", "--templates", 12, "--iterations", 2, *SMALL]
+    run("--data", photos, "--out", out, "--epochs", 1, *flags)
+    checkpoint = Checkpoint.load(out)
+    assert (checkpoint.system, checkpoint.training["config"]["loss"]) == ("fire", "super-feature")
+    assert checkpoint.codebook is not None
+    run("--resume", out, "--epochs", 2)
+    assert [line["epoch"] for line in log_of(out)] == [0, 1, 2]
+    run("--data", photos, "--out", again, "--epochs", 0, "--init", out, *flags)
+    first, second = (Checkpoint.load(path).weights for path in (out, again))
+    assert all(torch.equal(second[name], first[name]) for name in first)
+    with pytest.raises(UsageError, match="--whitening views: fire learns its whitening by pca"):
+        options_of("--whitening", "views", "--system", "fire")
+    with pytest.raises(HowlError, match="--templates 12: give the same options"):
+        run("--data", photos, "--out", tmp_path / "o.pt", "--init", out, *flags, "--templates", 10)
+
+
+@pytest.mark.slow
 def test_a_random_backbone_with_broken_photos_trains_to_the_end(
     photos: Path, tmp_path: Path, break_photo: Callable, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -264,7 +283,8 @@ def test_wrong_usage_exits_with_2(flags: list[str], capsys: pytest.CaptureFixtur
 @pytest.mark.parametrize(
     "flags",
     [
-        ["--graph-width", "7"],
+        ["--graph-width", "8"],
+        ["--graph-neighbours", "7", "--refine", "self-attention"],
         ["--bandwidth", "shared"],
         ["--kernel", "5", "--smoothing", "none"],
         ["--margin", "0.5", "--loss", "match"],
@@ -372,6 +392,11 @@ def test_options_overrule_what_the_data_and_the_backbone_suggest() -> None:
         options_of("--graph", "--graph-nodes", 2, "--graph-neighbours", 3)
 
 
+def test_the_graph_can_be_asked_for_as_before() -> None:
+    assert options_of("--graph").network == options_of("--refine", "graph").network
+    assert options_of("--no-graph").network == options_of("--refine", "none").network
+
+
 def test_nothing_said_are_the_defaults_of_the_system_and_the_data() -> None:
     assert options_of() == options_for("how", "scenes")
     gem = options_of("--system", "gem", "--data", "photos")
@@ -394,7 +419,7 @@ def test_a_loss_of_one_system_is_the_default_there_and_unknown_elsewhere(fails: 
 @pytest.mark.parametrize(
     ("flags", "line"),
     [
-        (["--system", "delg", "--words", "9"], "--words 9: has no effect without --system how or delf; leave it out"),
+        (["--system", "delg", "--words", "9"], "--words 9: has no effect without --system how, delf or fire; leave it out"),
         (["--system", "delg", "--loss", "match"], "--loss match: delg is trained by delg"),
         (["--system", "delg", "--whitening", "views"], "--whitening views: delg learns its whitening by pca"),
         (["--system", "delf", "--loss", "delg"], "--loss delg: delf is trained by contrastive or match"),
@@ -406,7 +431,7 @@ def test_what_a_system_does_not_take_is_refused(flags: list[str], line: str, fai
     assert fails(*flags, code=2).startswith(f"error: {line}")
 
 
-@pytest.mark.parametrize("flags", [["--loss", "match"], ["--features", "9"], ["--graph"]], ids=" ".join)
+@pytest.mark.parametrize("flags", [["--loss", "match"], ["--features", "9"], ["--refine", "graph"]], ids=" ".join)
 def test_gem_refuses_what_is_for_local_features(flags: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     try:
         code: Any = run_command(lambda _: run("--system", "gem", *flags))
@@ -440,8 +465,7 @@ def test_the_file_runs_as_a_command(tmp_path: Path) -> None:
     for flag in (
         "--data",
         "--smoothing",
-        "--graph",
-        "--no-graph",
+        "--refine",
         "--backbone",
         "--init",
         "--epochs",

@@ -74,7 +74,7 @@ def begin(
         config: TrainingConfig, prepare: bool = True, photos: LabelledPhotos | None = None, **network: Any
     ) -> Training:
         torch.manual_seed(0)
-        network_config = replace(tiny_config, **{"smoothing": "learned", "graph": True, **network})
+        network_config = replace(tiny_config, **{"smoothing": "learned", "refine": "graph", **network})
         photos, validation = photos or synthetic_photos(6, 3), synthetic_photos(4, 2, first=50)
         training = Training(HowNetwork(network_config), photos, validation, config, EXTRACTION, alone)
         if prepare:
@@ -123,7 +123,7 @@ def test_a_frozen_backbone_stays_and_the_refinements_learn(
 def test_a_frozen_backbone_without_refinements_ends_before_its_first_step(
     begin: Callable, config: TrainingConfig, tmp_path: Path
 ) -> None:
-    training = begin(replace(config, freeze_backbone=True), smoothing="average", graph=False)
+    training = begin(replace(config, freeze_backbone=True), smoothing="average", refine="none")
     best = training.run(tmp_path / "ckpt.pt")
     assert [record.epoch for record in training.records] == [0]
     assert len(best.codebook)
@@ -150,7 +150,7 @@ def test_a_random_backbone_stands_photos_of_a_single_position(
     backbone: str, begin: Callable, config: TrainingConfig, photo_of: Callable[..., Image]
 ) -> None:
     photos = LabelledPhotos(["small", "large"], [0, 0], lambda i: photo_of(i, 0, *((32, 32), (64, 48))[i]))
-    training = begin(config, photos=photos, backbone=backbone, graph=False)
+    training = begin(config, photos=photos, backbone=backbone, refine="none")
     assert all(value.isfinite().all() for value in training.model.state_dict().values())
 
 
@@ -257,7 +257,7 @@ def test_the_best_epoch_is_kept(
         return Validation(Codebook(np.full((1, 8), epoch, np.float32)), scores[epoch])
 
     monkeypatch.setattr(training_module, "validate", scripted)
-    training = begin(replace(config, epochs=3, validate_every=every), smoothing="average", graph=False)
+    training = begin(replace(config, epochs=3, validate_every=every), smoothing="average", refine="none")
     training.run(tmp_path / "ckpt.pt")
     kept = Checkpoint.load(tmp_path / "ckpt.pt")
     assert [record.mean_average_precision for record in training.records] == scores

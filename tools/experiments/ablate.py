@@ -38,7 +38,17 @@ from train.data import open_set
 from train.models.how import HowConfig
 
 PACKAGES = ("numpy", "torch", "onnxruntime")
-OWN = ("--system", "--data", "--backbone", "--smoothing", "--graph", "--seed", "--out", "--resume")  # set here
+OWN = (
+    "--system",
+    "--data",
+    "--backbone",
+    "--smoothing",
+    "--refine",
+    "--graph",
+    "--seed",
+    "--out",
+    "--resume",
+)  # set here
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

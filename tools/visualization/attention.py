@@ -143,7 +143,7 @@ def before_and_after(checkpoint: Path, photo: Photo, view: View) -> list[Attenti
     inspected = inspect_photo(checkpoint, photo, view)
     seen, steps = inspected.seen, refinements(inspected.network.config)
     before = AttentionMap("before: the backbone's features", seen.x, seen.y, over_maximum(seen.backbone_attention))
-    refined = seen.strengths if inspected.network.config.graph else seen.refined_attention
+    refined = seen.strengths if inspected.network.config.refine != "none" else seen.refined_attention
     after = AttentionMap(f"after {steps}", seen.x, seen.y, over_maximum(refined))
     return [before, after] if steps else [before]
 

@@ -66,7 +66,7 @@ def inspect_photo(path: Path, photo: Photo, view: View) -> Inspected:
 def refinements(config: HowConfig) -> str:
     """What a network does to its backbone's features, in words; empty for nothing."""
     smoothing = {"average": "average smoothing", "learned": "learned smoothing", "none": ""}[config.smoothing]
-    return " and ".join(filter(None, ["graph" if config.graph else "", smoothing]))
+    return " and ".join(filter(None, ["" if config.refine == "none" else config.refine, smoothing]))
 
 
 def draw_smoothing(checkpoint: Path, photo: Photo, view: View) -> Figure:
@@ -120,7 +120,7 @@ def draw_graph(checkpoint: Path, photo: Photo, view: View, points: Sequence[tupl
             raise UsageError(f"--point {x:g},{y:g}: outside the photo, which is {photo.width}×{photo.height} pixels")
     graph = inspect_photo(checkpoint, photo, view).seen.graph
     if graph is None:
-        raise IncompatibleError(f"{checkpoint}: no graph in it; train with --graph")
+        raise IncompatibleError(f"{checkpoint}: no graph in it; train with --refine graph")
     if points:
         chosen = [nearest_node(graph.nodes, point) for point in points]
     else:

@@ -7,7 +7,7 @@ validation and the export use nothing but what is here.
 import copy
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from types import NoneType, UnionType
 from typing import Any, ClassVar, Literal, NamedTuple, Self, get_args, get_origin, get_type_hints
@@ -95,6 +95,11 @@ class ModelConfig:
         at_least(1, dimensions=self.dimensions)
 
     @classmethod
+    def of_file(cls, settings: dict[str, Any]) -> Self:
+        """The configuration that a file holds. Raises an error of ``ODDITIES`` if it is none."""
+        return cls(**settings)
+
+    @classmethod
     def for_training(cls, backbone: str | None, image_size: int) -> Self:
         """The defaults for a backbone, or for the system's own, and for photos of so many pixels at most."""
         return cls() if backbone is None else cls(backbone=backbone)  # type: ignore[call-arg]
@@ -108,13 +113,15 @@ class ModelConfig:
 
         Args:
             extraction: with which it is exported.
-            graph_nodes: of the graph; None for as many as the images need.
+            graph_nodes: of the graph or self-attention; None for as many as the images need.
 
         Raises:
-            UsageError: the network has no graph, or there cannot be so many nodes.
+            UsageError: the network refines no positions, or there cannot be so many nodes.
         """
         if graph_nodes is not None:
-            raise UsageError(f"--graph-nodes {graph_nodes}: the checkpoint's network has no graph; leave it out")
+            raise UsageError(
+                f"--graph-nodes {graph_nodes}: the checkpoint's network refines no positions; leave it out"
+            )
         return self
 
 
@@ -144,7 +151,8 @@ class RetrievalModel(nn.Module, ABC):
             re-ranking.
         has_activations: whether its engines can give the map that the global descriptor is pooled of.
         losses: the losses that it can be trained with, the default first: ``contrastive``, ``match`` or its own.
-        own_losses: those of no other system, by name: on what ``compared`` gives of a tuple, with the margin.
+        own_losses: those of no other system, by name: of what ``compared`` gives of each photo of a tuple, the query's
+            first, then the positive's, and of the margin.
         whitenings: how its whitening can be learned (``train.calibration``), the default first.
         margin: of the loss on global descriptors, unless the user says otherwise.
         shrinkage: of the PCA whitening, in [0, 1].
@@ -164,7 +172,7 @@ class RetrievalModel(nn.Module, ABC):
     has_local_features: ClassVar[bool]
     has_activations: ClassVar[bool] = False
     losses: ClassVar[tuple[str, ...]]
-    own_losses: ClassVar[Mapping[str, Callable[..., Tensor]]] = {}
+    own_losses: ClassVar[Mapping[str, Callable[[Sequence[tuple[Tensor, ...]], float], Tensor]]] = {}
     whitenings: ClassVar[tuple[Literal["views", "pca"], ...]]
     margin: ClassVar[float]
     shrinkage: ClassVar[float] = 1.0

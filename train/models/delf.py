@@ -18,11 +18,11 @@ from torch.nn import functional as F
 from train.models.attention import AttentionHead
 from train.models.base import FeatureMap
 from train.models.graph import MAX_NODES
-from train.models.local_model import LocalConfig, LocalModel
+from train.models.local_model import LocalConfig, MapModel
 from train.models.whitening import Whitening
 
 
-class DelfNetwork(LocalModel):
+class DelfNetwork(MapModel):
     """One image at one scale → its map of local descriptors.
 
     Descriptors have 128 dimensions unless the user says otherwise. The paper takes 40, as floating-point numbers that a

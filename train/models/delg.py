@@ -90,20 +90,20 @@ class Autoencoder(nn.Module):
         self.decoder.bias.copy_(mean)  # type: ignore[union-attr]
 
 
-def delg_loss(whole: Tensor, attended: Tensor, errors: Tensor, margin: float) -> Tensor:
+def delg_loss(photos: Sequence[tuple[Tensor, ...]], margin: float) -> Tensor:
     """The contrastive loss of both descriptors + 10 · the mean squared error of the reconstruction (DELG, §3.3).
 
     The paper has a classification loss in place of each contrastive one (ArcFace, and cross-entropy for attention).
 
     Args:
-        whole: the global descriptors of a query, a positive and negatives, [n, D].
-        attended: the sums of their local maps, weighted by attention, [n, C].
-        errors: of the reconstruction, the mean square, of each photo, [n].
+        photos: of a query, a positive and negatives the global descriptor [D], the sum of the local map, weighted by
+            attention, [C], and the mean square error of the reconstruction.
         margin: of the global descriptors.
 
     Returns:
         a scalar: the sum over the tuple.
     """
+    whole, attended, errors = (torch.stack(part) for part in zip(*photos, strict=True))
     of_global, of_attention = (
         contrastive_loss(vectors[0], vectors[1], vectors[2:], apart)
         for vectors, apart in ((whole, margin), (attended, ATTENTION_MARGIN))

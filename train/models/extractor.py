@@ -60,10 +60,10 @@ class LocalExtractor(Extractor):
             count: int32 [1], the number of valid rows, below K if the pyramid has fewer positions.
         """
         pixels = planes(image)
-        return self.strongest([self._level(pixels, scale) for scale in self.scales])
+        return self.strongest([self.level(pixels, scale) for scale in self.scales])
 
-    def _level(self, pixels: Tensor, scale: Fraction) -> Level:
-        """All positions of one level of the pyramid."""
+    def level(self, pixels: Tensor, scale: Fraction) -> Level:
+        """All features of one level of the pyramid."""
         resized = resize(pixels, scale, self.network.backbone.alignment)
         local: FeatureMap = self.network(resized, self._positions_at_most(scale))
         return self.of_level(local, resized, pixels, scale)

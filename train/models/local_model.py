@@ -1,6 +1,7 @@
 """What the systems with local descriptors for ASMK share: how they are trained, whitened, extracted and searched.
 
-backbone → descriptors and their strengths at every position of a map. Of a photo's pyramid, the K strongest are kept.
+Of a photo's pyramid, the K strongest descriptors are kept. In most systems they are those of positions of a map
+(``MapModel``).
 """
 
 from abc import abstractmethod
@@ -27,7 +28,7 @@ class LocalConfig(ModelConfig):
         backbone: resnet18, resnet18_stride16, resnet50, resnet50_unit, efficientnet_lite0,
             efficientnet_lite0_stride32, efficientnet_lite1 or efficientnet_lite2.
         dimensions: D, of a descriptor.
-        border: take positions less than a stride from the border, too, as HOW and DELF do; a good part of what they see
+        border: take positions less than a stride from the border, too, as the authors do; a good part of what they see
             is padding.
 
     Raises:
@@ -40,14 +41,29 @@ class LocalConfig(ModelConfig):
 
 
 class LocalModel(RetrievalModel):
-    """One image at one scale → its map of local descriptors."""
+    """One image at one scale → its local descriptors. A subclass says where they come from."""
 
     method = ASMK
     has_local_features = True
+    config: LocalConfig
+
+    def eligible(self, strengths: Tensor, images: Tensor) -> Tensor:
+        if self.config.border:
+            return torch.ones_like(strengths[0], dtype=torch.bool)
+        return super().eligible(strengths, images)
+
+    def first_stage(self, codebook: Codebook | None, asmk: AsmkParameters | None) -> AsmkKernel:
+        if codebook is None or asmk is None:
+            raise UsageError(f"{self.system} searches by ASMK, which needs a codebook and parameters")
+        return AsmkKernel(codebook, asmk)
+
+
+class MapModel(LocalModel):
+    """One image at one scale → its map of local descriptors and their strengths: backbone → … → whitening."""
+
     losses = ("contrastive", "match")
     whitenings = ("views", "pca")
     margin = 0.8
-    config: LocalConfig
 
     @abstractmethod
     def forward(self, images: Tensor, positions_at_most: int = MAX_NODES) -> FeatureMap:
@@ -75,18 +91,13 @@ class LocalModel(RetrievalModel):
         positions = torch.stack(torch.broadcast_tensors(x[None, :], y[:, None]), dim=2).flatten(0, 1)
         return WhiteningSamples(features[0].flatten(1)[:, chosen].T, positions[chosen])
 
-    def eligible(self, strengths: Tensor, images: Tensor) -> Tensor:
-        if self.config.border:
-            return torch.ones_like(strengths[0], dtype=torch.bool)
-        return super().eligible(strengths, images)
-
     def extractor(self, extraction: ExtractionConfig) -> LocalExtractor:
         return LocalExtractor(self, extraction.scales, self.number_of_features(extraction), extraction.image_size)
 
-    def first_stage(self, codebook: Codebook | None, asmk: AsmkParameters | None) -> AsmkKernel:
-        if codebook is None or asmk is None:
-            raise UsageError(f"{self.system} searches by ASMK, which needs a codebook and parameters")
-        return AsmkKernel(codebook, asmk)
+
+def attention(features: Tensor) -> Tensor:
+    """How strong a feature is (HOW, eq. 6): the L2 norm of its vector, [B, C, h, w] → [B, h, w]."""
+    return (features.square().sum(dim=1) + 1e-10).sqrt()
 
 
 def global_descriptor(local: FeatureMap) -> Tensor:

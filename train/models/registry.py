@@ -4,13 +4,15 @@ from runtime.errors import UsageError
 from train.models.base import ModelConfig, RetrievalModel
 from train.models.delf import DelfNetwork
 from train.models.delg import DelgNetwork
+from train.models.fire import FireNetwork
 from train.models.gem import GemNetwork
 from train.models.how import HowNetwork
 from train.models.rmac import RmacNetwork
 from train.models.solar import SolarNetwork
 
 SYSTEMS: dict[str, type[RetrievalModel]] = {
-    network.system: network for network in (HowNetwork, GemNetwork, RmacNetwork, SolarNetwork, DelfNetwork, DelgNetwork)
+    network.system: network
+    for network in (HowNetwork, GemNetwork, RmacNetwork, SolarNetwork, DelfNetwork, DelgNetwork, FireNetwork)
 }
 
 

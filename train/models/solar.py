@@ -5,8 +5,10 @@ position see how all others of the map relate to it; the loss compares, beside d
 to the same photo of another.
 """
 
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor, nn
 
 from train.losses import triplet_loss
@@ -52,19 +54,20 @@ class SecondOrderAttention(nn.Module):
         return self
 
 
-def second_order_loss(descriptors: Tensor, margin: float) -> Tensor:
+def second_order_loss(photos: Sequence[tuple[Tensor, ...]], margin: float) -> Tensor:
     """Triplet loss + λ·√Σ (‖q − n‖² − ‖p − n‖²)², the sum over the negatives n (second-order similarity).
 
     A negative is to lie as far from one photo of a place as from the other. The authors take the root over all tuples
     of a step together. Here it is over each, and a step's gradient the sum of its tuples', as with the other losses.
 
     Args:
-        descriptors: L2-normalised [n, D]: of a query, of a photo of the same place, and of others, the negatives.
+        photos: the L2-normalised descriptor [D] of a query, of a photo of the same place, and of others, the negatives.
         margin: of the triplet loss, in squared distances.
 
     Returns:
         a scalar: the sum over the tuple.
     """
+    descriptors = torch.stack([descriptor for (descriptor,) in photos])
     query, positive, negatives = descriptors[0], descriptors[1], descriptors[2:]
     differences = (query - negatives).square().sum(dim=1) - (positive - negatives).square().sum(dim=1)
     second_order = (differences.square().sum() + 1e-12).sqrt()  # the root has no gradient at 0

@@ -40,7 +40,7 @@ def read_how_checkpoint(content: dict[str, Any], path: Path) -> Published:
         params = content["net_params"] if "net_params" in content else _older_params(content["meta"])
         check_normalisation(path, *params["runtime"]["mean_std"])
         config = _network_of(path, params)
-        extraction = _extraction_of(params["runtime"])
+        extraction = extraction_of(params["runtime"])
         network = HowNetwork(config)
     except KeyError as error:
         refuse(path, "HOW saves a checkpoint", f"it lacks {error}")
@@ -83,7 +83,8 @@ def _network_of(path: Path, params: dict[str, Any]) -> HowConfig:
     return HowConfig(backbone=architecture, border=True, smoothing="average", kernel=kernel, dimensions=dimensions)
 
 
-def _extraction_of(runtime: dict[str, Any]) -> ExtractionConfig:
+def extraction_of(runtime: dict[str, Any]) -> ExtractionConfig:
+    """``net_params.runtime``, also FIRe's. Raises an error of ``ODDITIES`` if it is odd."""
     scales = tuple(float(scale) for scale in runtime["scales"])
     if not scales or not all(0.1 <= scale <= 4 for scale in scales):
         raise ValueError(f"scales are {scales} instead of numbers from 0.1 to 4")

@@ -1,5 +1,6 @@
 """What a network starts from: weights of its backbone, or all that it has in common with an earlier network."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 from runtime.errors import IncompatibleError, MissingError
@@ -13,13 +14,14 @@ from train.weights.safe_load import load_state, load_tensors, state_dict_of
 NEEDED = ("backbone", "whitening")  # parts that an earlier network of the same system must share
 
 
-def init_weights(model: RetrievalModel, init: str) -> set[str]:
+def init_weights(model: RetrievalModel, init: str, say: Callable[[str], None] = print) -> set[str]:
     """Gives a new network its first weights.
 
     Args:
         model: as built.
         init: ``imagenet``, ``random``, the path of a backbone's state dict, or that of a checkpoint: howl's, or one of
             a system's authors.
+        say: is told the licence of weights whose authors restrict their use.
 
     Returns:
         the names of the network's parts that got theirs: the backbone; from a checkpoint of the same system, or of one
@@ -36,7 +38,10 @@ def init_weights(model: RetrievalModel, init: str) -> set[str]:
         raise MissingError(f"--init {init}: no such file; nor is it imagenet or random")
     content = load_tensors(path)
     if is_checkpoint(content):
-        return load_matching(model, Checkpoint.of(content, path), path)
+        earlier = Checkpoint.of(content, path)
+        if earlier.licence:
+            say(f"{path}: {earlier.licence}")
+        return load_matching(model, earlier, path)
     load_state(model.backbone, state_dict_of(content, path), path)
     return {"backbone"}
 

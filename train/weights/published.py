@@ -32,12 +32,14 @@ class Published(NamedTuple):
         network: the authors' network as ours.
         weights: its state dict; without whitening if the file has none.
         extraction: the inference that it was made for.
+        licence: a line on the licence of the weights, if it restricts their use.
     """
 
     system: str
     network: ModelConfig
     weights: dict[str, Tensor]
     extraction: ExtractionConfig
+    licence: str = ""
 
 
 def check_normalisation(path: Path, mean: Any, std: Any) -> None:

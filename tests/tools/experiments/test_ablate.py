@@ -175,7 +175,7 @@ def test_a_run_is_trained_exported_and_evaluated(tmp_path: Path) -> None:
     checkpoint, engine = tmp_path / "efficientnet_lite2-both-seed3.pt", tmp_path / "efficientnet_lite2-both-seed3.onnx"
     trained, exported, measured = caller.commands
     assert trained.startswith("python train/run.py --data photos --backbone efficientnet_lite2 ")
-    for flags in ("--smoothing learned", "--graph", "--epochs 2", "--seed 3", f"--out {checkpoint}"):
+    for flags in ("--smoothing learned", "--refine graph", "--epochs 2", "--seed 3", f"--out {checkpoint}"):
         assert f" {flags}" in trained
     assert exported == f"python export/to_trt.py {checkpoint} --out {engine} --features 9"
     assert measured == f"python tools/evaluate.py {engine} val-a val-b --data-root data --json"

@@ -134,7 +134,7 @@ def test_the_loss_is_two_contrastive_ones_and_ten_times_the_error() -> None:
     errors = torch.rand(5, generator=random)
     wanted = contrastive_loss(whole[0], whole[1], whole[2:], 1.1)
     wanted = wanted + contrastive_loss(attended[0], attended[1], attended[2:], 0.85) + 10 * errors.sum() / 5
-    torch.testing.assert_close(delg_loss(whole, attended, errors, 1.1), wanted)
+    torch.testing.assert_close(delg_loss(list(zip(whole, attended, errors, strict=True)), 1.1), wanted)
 
 
 def gradients_of(network: DelgNetwork, loss: Tensor) -> set[str]:
@@ -161,8 +161,7 @@ def test_each_term_teaches_its_own_part_of_the_network(network: DelgNetwork) -> 
 
 def test_a_tuple_of_images_of_several_sizes_has_its_loss(network: DelgNetwork) -> None:
     images = [photo(64, 96, 0), photo(96, 64, 1), photo(64, 96, 2), photo(64, 64, 3)]
-    parts = [network.compared(as_images(image)) for image in images]
-    wanted = delg_loss(*(torch.cat(part) for part in zip(*parts, strict=True)), 1.25)
+    wanted = delg_loss([tuple(part[0] for part in network.compared(as_images(image))) for image in images], 1.25)
     torch.testing.assert_close(TupleLoss(network, "delg", 1.25)(images), wanted)
 
 

@@ -90,7 +90,7 @@ def test_positions_at_the_border_are_no_features(network: HowNetwork, tiny_confi
 def test_a_known_image_size_spares_a_graph_nodes_and_changes_nothing(
     tiny_config: HowConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    network = HowNetwork(replace(tiny_config, graph=True, graph_nodes=900)).eval()
+    network = HowNetwork(replace(tiny_config, refine="graph", graph_nodes=900)).eval()
     chosen: list[int] = []
     choose = graph.choose_nodes
     monkeypatch.setattr(graph, "choose_nodes", lambda *given: (chosen.append(given[2]), choose(*given))[1])

@@ -16,12 +16,12 @@ def images() -> Tensor:
     return 255 * torch.rand(2, 3, 33, 48, generator=torch.Generator().manual_seed(0))
 
 
-@pytest.mark.parametrize("graph", [False, True])
+@pytest.mark.parametrize("refine", ["none", "graph", "self-attention"])
 @pytest.mark.parametrize("smoothing", ["average", "learned", "none"])
 def test_descriptors_and_attention_are_maps_of_one_size(
-    tiny_config: HowConfig, images: Tensor, smoothing: str, graph: bool
+    tiny_config: HowConfig, images: Tensor, smoothing: str, refine: str
 ) -> None:
-    network = HowNetwork(replace(tiny_config, smoothing=smoothing, graph=graph)).eval()
+    network = HowNetwork(replace(tiny_config, smoothing=smoothing, refine=refine)).eval()
     local = network(images)
     assert local.descriptors.shape == (2, 8, 9, 12)
     assert local.strengths.shape == (2, 9, 12)
@@ -37,7 +37,7 @@ def test_attention_is_the_norm_of_raw_backbone_features(tiny_config: HowConfig, 
 
 
 def test_the_pipeline_is_graph_then_smoothing_then_whitening(tiny_config: HowConfig, images: Tensor) -> None:
-    network = HowNetwork(replace(tiny_config, smoothing="learned", graph=True)).eval()
+    network = HowNetwork(replace(tiny_config, smoothing="learned", refine="graph")).eval()
     torch.manual_seed(1)
     for module in network.new_modules():
         for parameter in module.parameters():
@@ -51,13 +51,13 @@ def test_the_pipeline_is_graph_then_smoothing_then_whitening(tiny_config: HowCon
 
 def test_a_new_graph_leaves_the_network_as_it_is_without(tiny_config: HowConfig, images: Tensor) -> None:
     plain = HowNetwork(tiny_config).eval()
-    refined = HowNetwork(replace(tiny_config, graph=True)).eval()
+    refined = HowNetwork(replace(tiny_config, refine="graph")).eval()
     refined.load_state_dict(plain.state_dict(), strict=False)
     torch.testing.assert_close(refined(images).descriptors, plain(images).descriptors)
 
 
 def test_new_modules_are_those_that_start_untrained(tiny_config: HowConfig) -> None:
-    network = HowNetwork(replace(tiny_config, smoothing="learned", graph=True))
+    network = HowNetwork(replace(tiny_config, smoothing="learned", refine="graph"))
     new = {id(p) for module in network.new_modules() for p in module.parameters()}
     backbone = {id(p) for p in network.backbone.parameters()}
     learned = {id(p) for p in network.parameters() if p.requires_grad}

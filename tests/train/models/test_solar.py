@@ -98,12 +98,14 @@ def test_the_loss_is_the_triplet_s_and_ten_times_the_second_order_one() -> None:
         squares += (to_q - to_p) ** 2
     stacked = torch.stack(negatives)
     assert float(triplet_loss(q, p, stacked, 0.4)) == pytest.approx(triplets, rel=1e-5)
-    assert float(second_order_loss(vectors, 0.4)) == pytest.approx(triplets + 10 * squares**0.5, rel=1e-5)
+    assert float(second_order_loss([(vector,) for vector in vectors], 0.4)) == pytest.approx(
+        triplets + 10 * squares**0.5, rel=1e-5
+    )
 
 
 def test_the_loss_of_a_photo_and_itself_has_a_gradient() -> None:
     q = F.normalize(torch.ones(4), dim=0).requires_grad_()
-    second_order_loss(torch.cat([q[None], q.detach()[None], torch.eye(4)[:2]]), 0.4).backward()
+    second_order_loss([(q,), (q.detach(),), *((other,) for other in torch.eye(4)[:2])], 0.4).backward()
     assert q.grad is not None
     assert q.grad.isfinite().all()
 

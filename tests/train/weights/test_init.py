@@ -45,10 +45,15 @@ def equal(new: HowNetwork, old: HowNetwork, part: str) -> bool:
 @pytest.mark.parametrize(
     ("earlier", "later", "taken", "own"),
     [
-        ({}, {"graph": True, "smoothing": "learned"}, {"backbone", "whitening"}, {"graph", "smoothing"}),
-        ({"graph": True}, {"graph": True, "smoothing": "learned"}, {"backbone", "whitening", "graph"}, {"smoothing"}),
-        ({"graph": True, "smoothing": "learned"}, {}, {"backbone", "whitening"}, set()),
-        ({"graph": True}, {"graph": True, "graph_blocks": 1}, {"backbone", "whitening"}, {"graph"}),
+        ({}, {"refine": "graph", "smoothing": "learned"}, {"backbone", "whitening"}, {"graph", "smoothing"}),
+        (
+            {"refine": "graph"},
+            {"refine": "graph", "smoothing": "learned"},
+            {"backbone", "whitening", "graph"},
+            {"smoothing"},
+        ),
+        ({"refine": "graph", "smoothing": "learned"}, {}, {"backbone", "whitening"}, set()),
+        ({"refine": "graph"}, {"refine": "graph", "graph_blocks": 1}, {"backbone", "whitening"}, {"graph"}),
         ({"smoothing": "learned"}, {"smoothing": "learned", "kernel": 5}, {"backbone", "whitening"}, {"smoothing"}),
     ],
     ids=["refinements are new", "one of two is new", "refinements go", "a smaller graph", "a wider window"],
@@ -86,7 +91,7 @@ def test_another_system_gives_its_backbone_alone(tiny_config: HowConfig, tmp_pat
 def test_hows_own_checkpoint_is_a_beginning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     use_small_resnets(monkeypatch)
     how = random_how("resnet18")
-    new = HowNetwork(replace(how.config, graph=True))
+    new = HowNetwork(replace(how.config, refine="graph"))
     assert init_weights(new, str(write_how(tmp_path / "how.pth", how_content(how)))) == {"backbone", "whitening"}
     assert equal(new, how, "backbone")
     assert equal(new, how, "whitening")

@@ -25,10 +25,10 @@ class Row(NamedTuple):
 STAGES = (TRAINING, EXPORT, EVALUATION)
 BASELINE, BOTH = "how", "both"
 ROWS = {
-    BASELINE: Row("HOW", {"smoothing": "average", "graph": False}),
-    "filter": Row("+ learnable filter", {"smoothing": "learned", "graph": False}),
-    "graph": Row("+ graph", {"smoothing": "average", "graph": True}),
-    BOTH: Row("+ both", {"smoothing": "learned", "graph": True}),
+    BASELINE: Row("HOW", {"smoothing": "average", "refine": "none"}),
+    "filter": Row("+ learnable filter", {"smoothing": "learned", "refine": "none"}),
+    "graph": Row("+ graph", {"smoothing": "average", "refine": "graph"}),
+    BOTH: Row("+ both", {"smoothing": "learned", "refine": "graph"}),
 }
 
 
@@ -48,6 +48,6 @@ def job_of(
         training=replace(training.training, seed=run.seed),
         out=run.checkpoint,
     )
-    nodes = export.graph_nodes if ROWS[run.row].network["graph"] else None
+    nodes = export.graph_nodes if ROWS[run.row].network["refine"] == "graph" else None
     engine = replace(export, checkpoint=run.checkpoint, out=run.engine, graph_nodes=nodes)
     return Job(run, own, engine, tuple(test), distractors)

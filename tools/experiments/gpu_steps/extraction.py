@@ -41,7 +41,7 @@ def stages(extractor: LocalExtractor, image: Tensor) -> dict[str, str]:
 
     resized = pyramid()
     maps = [backbone(level) for level in resized]
-    levels = [extractor._level(pixels, scale) for scale in extractor.scales]
+    levels = [extractor.level(pixels, scale) for scale in extractor.scales]
     outputs = extractor.strongest(levels)
     hosts = [torch.empty(value.shape, dtype=value.dtype, pin_memory=True) for value in outputs]
 
@@ -75,6 +75,6 @@ def heads(extractor: LocalExtractor, pixels: Tensor, resized: list[Tensor], maps
     backbone = network.backbone.forward
     network.backbone.forward = lambda *_: next(given)  # type: ignore[method-assign]
     try:
-        return [extractor._level(pixels, scale)[0] for scale in extractor.scales]
+        return [extractor.level(pixels, scale)[0] for scale in extractor.scales]
     finally:
         network.backbone.forward = backbone  # type: ignore[method-assign]
