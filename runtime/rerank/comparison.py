@@ -91,7 +91,7 @@ def frame_of(image: Image) -> NDArray[np.float64]:
 
 
 def in_photo(positions: NDArray[np.floating], image: Image, size: tuple[int, int]) -> NDArray[np.floating]:
-    """Positions in the engine's input image, as positions in the photo, of ``size`` (height, width): x and y, [n, 2]."""
+    """Positions in the engine's input image, as positions in the photo, of height and width ``size``: x, y, [n, 2]."""
     x = to_original_pixels(positions[:, 0], size[1], image.shape[1])
     y = to_original_pixels(positions[:, 1], size[0], image.shape[0])
     return np.stack([x, y], axis=1)
