@@ -7,6 +7,7 @@ done by a thread. What a caller does wrong is a HowlError, and what it is told i
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, FastAPI, Query, Request
@@ -126,8 +127,8 @@ class Service:
         self.upkeep = Upkeep(retriever, self.metrics)
         self.doors = Doors(options)
         for name, workers in (("search", self.searches), ("write", self.writes), ("preview", self.previews)):
-            self.metrics.watch(f"{name}_queue_length", "Requests that wait.", lambda each=workers: each.waiting)
-            self.metrics.watch(f"{name}_running", "Requests that are worked on.", lambda each=workers: each.running)
+            self.metrics.watch(f"{name}_queue_length", "Requests that wait.", partial(getattr, workers, "waiting"))
+            self.metrics.watch(f"{name}_running", "Requests that are worked on.", partial(getattr, workers, "running"))
 
     def close(self) -> None:
         """Waits for the work that runs."""

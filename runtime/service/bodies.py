@@ -1,7 +1,7 @@
 """What a request carries: photos, in a form or as the whole body, counted while they arrive."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -63,7 +63,7 @@ async def read_body(request: Request, max_body: int, timeout: float) -> Body:
         raise RefusedError(CLOSED, "the caller hung up in the middle of the request") from None
 
 
-async def _counted(request: Request, max_body: int) -> AsyncIterator[bytes]:
+async def _counted(request: Request, max_body: int) -> AsyncGenerator[bytes, None]:
     """The body, piece by piece. Raises RefusedError as soon as it is too large."""
     too_large = RefusedError(
         413, f"a request of more than {max_body / 1e6:g} MB; send a smaller photo", {"Connection": "close"}
@@ -79,7 +79,7 @@ async def _counted(request: Request, max_body: int) -> AsyncIterator[bytes]:
         yield chunk
 
 
-async def _form(request: Request, chunks: AsyncIterator[bytes]) -> Body:
+async def _form(request: Request, chunks: AsyncGenerator[bytes, None]) -> Body:
     try:
         form = await MultiPartParser(request.headers, chunks, max_files=MAX_PHOTOS, max_fields=MAX_FIELDS).parse()
     except (MultiPartException, ValueError, KeyError) as error:

@@ -24,6 +24,7 @@ class Upkeep:
     retriever: Retriever
     metrics: Metrics
     fault: str | None = None
+    _logged: str | None = None
 
     def look(self) -> None:
         """Takes up what was committed since, or another index that was put in its place; notes what is wrong."""
@@ -45,6 +46,3 @@ class Upkeep:
         while True:
             await asyncio.to_thread(self.look)
             await asyncio.sleep(seconds)
-
-    def __post_init__(self) -> None:
-        self._logged: str | None = None
