@@ -98,9 +98,14 @@ def check_names(headers: Headers, method: str, hosts: frozenset[str] | None) -> 
         raise RefusedError(
             421, f"this server is not called {host[:MAX_LOGGED]}; --allow-host names other names of its own"
         )
-    origin = headers.get("origin")
-    is_foreign = headers.get("sec-fetch-site") in ("cross-site", "same-site")
-    if method not in ("GET", "HEAD") and (is_foreign or (origin is not None and urlsplit(origin).netloc != host)):
+    if method in ("GET", "HEAD"):
+        return
+    site, origin = headers.get("sec-fetch-site"), headers.get("origin")
+    if site is not None:  # a proxy may have changed Host, but not this
+        is_own = site in ("same-origin", "none")
+    else:
+        is_own = origin is None or urlsplit(origin).netloc == host
+    if not is_own:
         raise RefusedError(403, "a page of another site must not send this")
 
 
@@ -126,7 +131,7 @@ class Doors:
     async def writer(self, request: Request) -> None:
         """Raises RefusedError if photos cannot be added or removed here (403), or only with a token (401)."""
         if not self._options.may_write:
-            raise RefusedError(403, "photos can be added and removed here only with a token: start with --token-file")
+            raise RefusedError(403, "nobody can add or remove photos here; --token-file lets those who have a token")
         if self._options.token is not None:
             self._check_token(request)
 
