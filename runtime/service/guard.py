@@ -101,11 +101,9 @@ def check_names(headers: Headers, method: str, hosts: frozenset[str] | None) -> 
     if method in ("GET", "HEAD"):
         return
     site, origin = headers.get("sec-fetch-site"), headers.get("origin")
-    if site is not None:  # a proxy may have changed Host, but not this
-        is_own = site in ("same-origin", "none")
-    else:
-        is_own = origin is None or urlsplit(origin).netloc == host
-    if not is_own:
+    if site is None:  # an old browser, or a program
+        site = "none" if origin is None or urlsplit(origin).netloc == host else "cross-site"
+    if site not in ("same-origin", "none"):
         raise RefusedError(403, "a page of another site must not send this")
 
 
