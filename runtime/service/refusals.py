@@ -1,5 +1,6 @@
 """What a caller is told when a request fails: the status of every error, one line, and nothing of the inside."""
 
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -71,7 +72,9 @@ def answer_to(error: HowlError, index: str) -> JSONResponse:
     """
     status = status_of(error)
     kind = next(each for each in type(error).__mro__ if each.__module__ == HowlError.__module__)
-    line = str(error).removeprefix(f"{index}: ").replace(index, "the index") if index else str(error)
+    line = str(error).removeprefix(f"{index}: ")
+    if os.sep in index:  # a bare name tells nothing, and may be any word
+        line = line.replace(index, "the index")
     if status in (INSIDE, STATUSES[StorageError]):
         line = "the server cannot do this at the moment; its log says why"
     headers = dict(error.headers) if isinstance(error, RefusedError) else {}

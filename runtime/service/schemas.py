@@ -11,7 +11,7 @@ from runtime.index import Hit
 from runtime.rerank import RERANKERS
 from runtime.service.refusals import describe_invalid
 
-MAX_TOP, MAX_CANDIDATES, MAX_LISTED = 1000, 1000, 10_000
+MAX_TOP, MAX_CANDIDATES, MAX_LISTED = 10_000, 1000, 10_000
 
 Box = tuple[int, int, int, int]
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from runtime.errors import HowlError
@@ -43,6 +44,8 @@ class Upkeep:
 
     async def run(self, seconds: float) -> None:
         """Looks for ever, once in so many seconds."""
-        while True:
-            await asyncio.to_thread(self.look)
-            await asyncio.sleep(seconds)
+        loop = asyncio.get_running_loop()
+        with ThreadPoolExecutor(1, "upkeep") as pool:  # at the end, waits for the look that is under way
+            while True:
+                await loop.run_in_executor(pool, self.look)
+                await asyncio.sleep(seconds)
