@@ -1,5 +1,6 @@
 """Servers over the small engine: in this process without a socket, and in a thread with one."""
 
+import logging
 import shutil
 import socket
 import threading
@@ -49,6 +50,36 @@ def serve(retriever: Retriever, root: Path) -> Iterator[Callable[..., TestClient
 @pytest.fixture
 def client(serve: Callable[..., TestClient]) -> TestClient:
     return serve()
+
+
+class Lines(logging.Handler):
+    """Keeps what is logged."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lines: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.lines.append(record.getMessage())
+
+    def wait(self) -> list[str]:
+        """All lines, once there is one: it may come after the answer."""
+        deadline = time.monotonic() + 10
+        while not self.lines and time.monotonic() < deadline:
+            time.sleep(0.02)
+        return self.lines
+
+
+@pytest.fixture
+def log() -> Iterator[Lines]:
+    """What servers log, from now on."""
+    logger, lines = logging.getLogger("howl.serve"), Lines()
+    level = logger.level
+    logger.addHandler(lines)
+    logger.setLevel(logging.INFO)
+    yield lines
+    logger.removeHandler(lines)
+    logger.setLevel(level)
 
 
 @contextmanager

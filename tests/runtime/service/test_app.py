@@ -182,7 +182,7 @@ def test_commits_of_another_process_are_taken_up(
 
 
 def test_an_index_that_is_swapped_in_is_taken_up_and_a_wrong_one_is_told(
-    serve: Callable, engine: Path, retriever: Retriever, root: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    serve: Callable, engine: Path, retriever: Retriever, root: Path, tmp_path: Path
 ) -> None:
     client = serve(refresh=0.02)
     with Retriever(engine, tmp_path / "new", root=root, device="cpu") as other:

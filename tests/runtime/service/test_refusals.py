@@ -1,6 +1,5 @@
 """What a server refuses: each bad request has a clear status and one line, and tells nothing of the inside."""
 
-import logging
 import struct
 import zlib
 from collections.abc import Callable
@@ -15,6 +14,8 @@ from runtime import Retriever, errors
 from runtime.service.guard import check_names, hostname
 from runtime.service.options import ServiceOptions, access, read_token
 from runtime.service.refusals import STATUSES, RefusedError, status_of
+
+from .conftest import Lines
 
 TOKEN = "0123456789abcdef"
 
@@ -191,17 +192,14 @@ def test_every_error_has_a_status() -> None:
     assert status_of(errors.DamagedError("x")) == status_of(errors.DeviceError("x")) == 500
 
 
-def test_a_request_is_one_line_of_the_log(client: TestClient, caplog: pytest.LogCaptureFixture) -> None:
-    logging.getLogger("howl.serve").propagate = True
-    with caplog.at_level(logging.INFO, "howl.serve"):
-        client.post("/search?top=2", content=b"none")
-        client.get("/photos/a%0ab/image")
-        client.get("/healthz")
-    lines = [record.getMessage() for record in caplog.records]
-    assert len(lines) == 2
-    assert "POST /search 400" in lines[0]
-    assert lines[0].endswith("not an image of a format that howl reads")
-    assert "\n" not in lines[1]
+def test_a_request_is_one_line_of_the_log(client: TestClient, log: Lines) -> None:
+    client.post("/search?top=2", content=b"none")
+    client.get("/photos/a%0ab/image")
+    client.get("/healthz")
+    first, second = log.lines
+    assert "POST /search 400" in first
+    assert first.endswith("not an image of a format that howl reads")
+    assert "\n" not in second
 
 
 # ---------------------------------------------------------------------------------------------------- who may call

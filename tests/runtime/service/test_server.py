@@ -1,7 +1,6 @@
 """A server with a socket: callers that are slow, hang up or lie, and the end of the server."""
 
 import contextlib
-import logging
 import os
 import re
 import signal
@@ -22,6 +21,8 @@ import howl
 from runtime import Retriever, ServiceError, UsageError
 from runtime.service.server import bind, url_of
 
+from .conftest import Lines
+
 Connect = Callable[[], socket.socket]
 HEAD = "POST /search HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n\r\n"
 
@@ -38,28 +39,11 @@ def answer(connection: socket.socket) -> str:
     return parts.decode()
 
 
-@pytest.fixture
-def log(caplog: pytest.LogCaptureFixture, address: str) -> Callable[[], list[str]]:
-    """The lines that the server has logged; waits for the first, which may come after the answer."""
-    logging.getLogger("howl.serve").propagate = True
-    caplog.set_level(logging.INFO, "howl.serve")
-
-    def lines() -> list[str]:
-        deadline = time.monotonic() + 10
-        while True:
-            found = [record.getMessage() for record in caplog.records if record.name == "howl.serve"]
-            if found or time.monotonic() > deadline:
-                return found
-            time.sleep(0.02)
-
-    return lines
-
-
-def test_ten_gigabytes_are_refused_before_they_are_sent(connect: Connect, log: Callable) -> None:
+def test_ten_gigabytes_are_refused_before_they_are_sent(connect: Connect, log: Lines) -> None:
     with connect() as connection:
         connection.sendall(HEAD.format(10**10).encode())
         assert answer(connection).startswith("HTTP/1.1 413 ")
-    (line,) = log()
+    (line,) = log.wait()
     assert "more than 1 MB" in line
 
 
@@ -72,21 +56,21 @@ def test_a_body_without_a_length_is_counted(connect: Connect) -> None:
         assert answer(connection).startswith("HTTP/1.1 413 ")
 
 
-def test_who_sends_too_slowly_gets_408(connect: Connect, log: Callable) -> None:
+def test_who_sends_too_slowly_gets_408(connect: Connect, log: Lines) -> None:
     with connect() as connection:
         connection.sendall(HEAD.format(1000).encode() + b"abc")
         begin = time.monotonic()
         assert answer(connection).startswith("HTTP/1.1 408 ")
         assert 0.9 < time.monotonic() - begin < 5
-    assert "408" in log()[0]
+    assert "408" in log.wait()[0]
 
 
-def test_who_hangs_up_is_a_line_of_the_log(connect: Connect, log: Callable) -> None:
+def test_who_hangs_up_is_a_line_of_the_log(connect: Connect, log: Lines) -> None:
     with connect() as connection:
         connection.sendall(HEAD.format(1000).encode() + b"abc")
         time.sleep(0.1)
-    assert len(log()) == 1
-    assert re.search(r"POST /search 499 \d+ ms: the caller hung up", log()[0])
+    assert len(log.wait()) == 1
+    assert re.search(r"POST /search 499 \d+ ms: the caller hung up", log.wait()[0])
 
 
 @pytest.mark.parametrize(
