@@ -7,7 +7,9 @@ done by a thread. What a caller does wrong is a HowlError, and what it is told i
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, FastAPI, Query, Request
@@ -15,6 +17,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import FileResponse, HTMLResponse, JSONResponse, Response
 
+from runtime.addition import AddReport
 from runtime.errors import HowlError, ImageError, UnknownIdError, UsageError
 from runtime.first_stage import ASMK
 from runtime.io.image import decode, read_photo
@@ -57,7 +60,7 @@ PHOTO_BODY = {  # what the handlers read themselves, while they count it
     }
 }
 PREVIEWERS = 2  # threads
-WELL_KNOWN = {"Cache-Control": "private, max-age=3600"}  # of pictures: the id of another photo is another address
+FOR_A_WHILE = {"Cache-Control": "private, max-age=300"}  # of pictures; one that is replaced is seen then
 
 
 def create_app(retriever: Retriever, options: ServiceOptions) -> FastAPI:
@@ -212,24 +215,32 @@ class Service:
             return as_added(self._added(photos, ids, asked.existing))
         if not self.options.keeps_added:
             return as_added(self._added(photos, [f"{KEPT}/{Photos.name_for(each)}" for each in photos], asked.existing))
-        kept = [self.photos.keep(each) for each in photos]
-        files = list(dict.fromkeys(file for file, _ in kept))
-        try:
-            report = self._added(files, None, asked.existing)
-        except HowlError:
-            for file, is_new in kept:
-                if is_new:
-                    file.unlink(missing_ok=True)
-            raise
-        return as_added(report)
+        return as_added(self._kept(photos, asked.existing))
 
-    def _added(self, photos: list[Any], ids: list[str] | None, existing: str) -> Any:
+    def _kept(self, photos: list[bytes], existing: str) -> AddReport:
+        """Adds photos of which the server keeps the files; those that are not in the index at the end are deleted."""
+        files: dict[str, Path] = {}  # by id
+        new, held = set[str](), set[str]()
+        try:
+            for photo in photos:
+                file, is_new = self.photos.keep(photo)
+                files[self.photos.id_of(file)] = file
+                new |= {self.photos.id_of(file)} if is_new else set()
+            report = self._added(list(files.values()), list(files), existing)
+            held.update(report.added, report.present)
+        finally:
+            for id_ in new - held:
+                files[id_].unlink(missing_ok=True)
+        lines = {id_: line.removeprefix(f"{files[id_]}: ") for id_, line in report.skipped.items()}
+        return replace(report, skipped=lines)
+
+    def _added(self, photos: list[Any], ids: list[str], existing: str) -> AddReport:
         """``Retriever.add``, where a single photo that cannot be read is an error."""
         report = self.retriever.add(photos, ids, existing=existing)
         self.metrics.photos.set(len(self.retriever))
         if len(photos) == 1 and report.skipped:
             (line,) = report.skipped.values()
-            raise ImageError(line if ids is not None else line.partition(": ")[2] or line)
+            raise ImageError(line.removeprefix(f"{photos[0]}: ") if isinstance(photos[0], Path) else line)
         return report
 
     def remove(self, ids: list[str]) -> None:
@@ -315,9 +326,9 @@ def reading_routes(service: Service) -> APIRouter:
         with previews.place():
             if side is None:
                 file, kind = await previews.run(request, lambda job: service.photos.original(id))
-                return FileResponse(file, media_type=kind, headers=WELL_KNOWN)
+                return FileResponse(file, media_type=kind, headers=FOR_A_WHILE)
             made = await previews.run(request, lambda job: service.photos.preview(id, int(side)))
-            return Response(made, media_type="image/jpeg", headers=WELL_KNOWN)
+            return Response(made, media_type="image/jpeg", headers=FOR_A_WHILE)
 
     @router.post(
         "/photos/{id:path}/matches",

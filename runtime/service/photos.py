@@ -44,11 +44,15 @@ class Photos:
             retriever: whose index it is, and from whose root ids are seen.
             folder: whose photos may be shown; None to show none.
             keeps_added: whether ``keep`` writes.
+
+        Raises:
+            IdError: it does, and the folder lies outside the retriever's root, so that its photos have no ids.
         """
         self._retriever = retriever
         self._folder = None if folder is None else Path(os.path.realpath(folder))
         self._kept = None if self._folder is None else self._folder / KEPT
-        self.keeps_added = keeps_added
+        if keeps_added and self._kept is not None:
+            self.id_of(self._kept)
         self._previews: OrderedDict[tuple[str, int, int, int], bytes] = OrderedDict()
         self._lock = Lock()
 
@@ -118,6 +122,10 @@ class Photos:
         for place in (folder, folder.parent):
             sync_folder(place)
         return file, True
+
+    def id_of(self, file: Path) -> str:
+        """The id of a photo that is kept. Raises IdError if it lies outside the retriever's root."""
+        return id_of_path(file, self._retriever.root)
 
     @staticmethod
     def name_for(photo: bytes) -> str:

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from fastapi.testclient import TestClient
 
-from runtime import Index, Retriever
+from runtime import IdError, Index, Retriever
 from runtime.rerank.comparison import compare
 from runtime.service.app import create_app
 from runtime.service.options import ServiceOptions
@@ -147,9 +147,24 @@ def test_a_photo_that_is_kept_is_shown_and_goes_with_its_id(serve: Callable, ret
     assert not (root / id_).exists()
     assert client.post("/photos", content=photo[:-30]).status_code == 400
     assert list((root / "added").iterdir()) == []
+    assert client.post("/photos", files=[("photo", photo), ("photo", b"none")]).status_code == 400
+    assert list((root / "added").iterdir()) == []
+    twice = [("photo", photo), ("photo", photo[:-30]), ("photo", photo)]
+    both = client.post("/photos", files=twice).json()
+    assert both["added"] == [id_]
+    assert list(both["skipped"].values()) == ["truncated: the file ends in the middle of the image"]
+    assert [file.name for file in (root / "added").iterdir()] == [Path(id_).name]
+    assert client.post("/photos/remove", json={"ids": [id_]}).status_code == 200
+    assert list((root / "added").iterdir()) == []
     assert client.delete("/photos/photo1.png").status_code == 200
     assert (root / "photo1.png").exists()  # only what callers sent is the server's own
     assert retriever.ids() == ["photo0.png", "photo2.png", "photo3.png"]
+
+
+def test_photos_that_would_have_no_ids_cannot_be_kept(retriever: Retriever, root: Path, tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    with pytest.raises(IdError, match="lies outside the root"):
+        create_app(retriever, ServiceOptions(photos=tmp_path / "elsewhere", keeps_added=True))
 
 
 def test_matches_are_those_of_spatial_verification(client: TestClient, retriever: Retriever, root: Path) -> None:
