@@ -62,6 +62,7 @@ def make_server(app: FastAPI, timeout: float) -> uvicorn.Server:
         app,
         log_config=quiet_logs(),
         access_log=False,
+        http="h11",  # bounds the headers of a request; httptools takes any amount of them
         server_header=False,
         date_header=True,
         timeout_keep_alive=KEEP_ALIVE,
