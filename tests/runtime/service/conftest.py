@@ -3,22 +3,19 @@
 import logging
 import shutil
 import socket
-import threading
-import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
-pytest.importorskip("fastapi", reason="needs fastapi: pip install '.[serve]'")
-
-from fastapi.testclient import TestClient
-
 from runtime import Retriever
-from runtime.service.app import create_app
-from runtime.service.options import ServiceOptions
-from runtime.service.server import bind, make_server, url_of
+
+if TYPE_CHECKING:  # each module of tests skips itself where the extra is missing; this one must load all the same
+    from fastapi.testclient import TestClient
+
+    from .servers import Lines
 
 
 @pytest.fixture
@@ -36,11 +33,16 @@ def retriever(engine: Path, root: Path, tmp_path: Path) -> Iterator[Retriever]:
 
 
 @pytest.fixture
-def serve(retriever: Retriever, root: Path) -> Iterator[Callable[..., TestClient]]:
+def serve(retriever: Retriever, root: Path) -> "Iterator[Callable[..., TestClient]]":
     """``serve(**options)``: a client of a server of that retriever, which shows the photos."""
+    from fastapi.testclient import TestClient
+
+    from runtime.service.app import create_app
+    from runtime.service.options import ServiceOptions
+
     with ExitStack() as stack:
 
-        def start(**options: object) -> TestClient:
+        def start(**options: object) -> "TestClient":
             settings = ServiceOptions(**({"photos": root, "workers": 2} | options))  # type: ignore[arg-type]
             return stack.enter_context(TestClient(create_app(retriever, settings), raise_server_exceptions=False))
 
@@ -48,31 +50,15 @@ def serve(retriever: Retriever, root: Path) -> Iterator[Callable[..., TestClient
 
 
 @pytest.fixture
-def client(serve: Callable[..., TestClient]) -> TestClient:
+def client(serve: "Callable[..., TestClient]") -> "TestClient":
     return serve()
 
 
-class Lines(logging.Handler):
-    """Keeps what is logged."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.lines: list[str] = []
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self.lines.append(record.getMessage())
-
-    def wait(self) -> list[str]:
-        """All lines, once there is one: it may come after the answer."""
-        deadline = time.monotonic() + 10
-        while not self.lines and time.monotonic() < deadline:
-            time.sleep(0.02)
-        return self.lines
-
-
 @pytest.fixture
-def log() -> Iterator[Lines]:
+def log() -> "Iterator[Lines]":
     """What servers log, from now on."""
+    from .servers import Lines
+
     logger, lines = logging.getLogger("howl.serve"), Lines()
     level = logger.level
     logger.addHandler(lines)
@@ -82,29 +68,13 @@ def log() -> Iterator[Lines]:
     logger.setLevel(level)
 
 
-@contextmanager
-def running(retriever: Retriever, options: ServiceOptions) -> Iterator[str]:
-    """A server with a socket, in a thread; gives its address."""
-    listening = bind("127.0.0.1", 0)
-    server = make_server(create_app(retriever, options), options.timeout)
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
-    thread.start()
-    deadline = time.monotonic() + 20
-    while not server.started and time.monotonic() < deadline:
-        time.sleep(0.01)
-    assert server.started
-    try:
-        yield url_of(listening).rstrip("/")
-    finally:
-        server.should_exit = True
-        thread.join(20)
-        listening.close()
-    assert not thread.is_alive()
-
-
 @pytest.fixture
 def address(retriever: Retriever, root: Path) -> Iterator[str]:
     """Of a server with a socket, whose requests have a second."""
+    from runtime.service.options import ServiceOptions
+
+    from .servers import running
+
     with running(retriever, ServiceOptions(photos=root, workers=2, timeout=1, max_body=1_000_000)) as url:
         yield url
 

@@ -11,6 +11,9 @@ from urllib.parse import quote
 import cv2
 import numpy as np
 import pytest
+
+pytest.importorskip("fastapi", reason="needs fastapi: pip install '.[serve]'")
+
 from fastapi.testclient import TestClient
 
 from runtime import IdError, Index, Retriever

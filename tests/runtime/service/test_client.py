@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+pytest.importorskip("fastapi", reason="needs fastapi: pip install '.[serve]'")
+
 from runtime import (
     DuplicateIdError,
     HowlError,
@@ -20,7 +22,7 @@ from runtime import (
 from runtime.service.client import RemoteRetriever, error_of
 from runtime.service.options import ServiceOptions
 
-from .conftest import running
+from .servers import running
 
 
 @pytest.fixture

@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+pytest.importorskip("fastapi", reason="needs fastapi: pip install '.[serve]'")
+
 pytest.importorskip("playwright.sync_api", reason="needs playwright: make test-browser installs it")
 
 from playwright.sync_api import sync_playwright
@@ -18,7 +20,7 @@ from runtime import Retriever
 from runtime.service.options import ServiceOptions
 from runtime.service.page import page
 
-from .conftest import running
+from .servers import running
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chromium-headless-shell")
 MILLISECONDS = 20_000  # for what is bound to happen

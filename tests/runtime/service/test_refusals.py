@@ -7,6 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+pytest.importorskip("fastapi", reason="needs fastapi: pip install '.[serve]'")
+
 from fastapi.testclient import TestClient
 from starlette.datastructures import Headers
 
@@ -15,7 +18,7 @@ from runtime.service.guard import check_names, hostname
 from runtime.service.options import ServiceOptions, access, read_token
 from runtime.service.refusals import STATUSES, RefusedError, status_of
 
-from .conftest import Lines
+from .servers import Lines
 
 TOKEN = "0123456789abcdef"
 

@@ -14,14 +14,17 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-import httpx2
 import pytest
+
+pytest.importorskip("fastapi", reason="needs fastapi: pip install '.[serve]'")
+
+import httpx2
 
 import howl
 from runtime import Retriever, ServiceError, UsageError
 from runtime.service.server import bind, url_of
 
-from .conftest import Lines
+from .servers import Lines
 
 Connect = Callable[[], socket.socket]
 HEAD = "POST /search HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n\r\n"
@@ -77,7 +80,7 @@ def test_who_hangs_up_is_a_line_of_the_log(connect: Connect, log: Lines) -> None
     "said",
     [
         b"hello\r\n\r\n",
-        b"GET / HTTP/9.9\r\n\r\n",
+        b"GET /\r\n\r\n",
         b"\x16\x03\x01\x00\xa5\x01",
         b"POST /search HTTP/1.1\r\nHost: x\r\nContent-Length: -1\r\n\r\n",
     ],

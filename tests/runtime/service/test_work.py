@@ -8,6 +8,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+
+pytest.importorskip("fastapi", reason="needs fastapi: pip install '.[serve]'")
+
 from fastapi.testclient import TestClient
 from starlette.requests import Request
 
