@@ -19,15 +19,18 @@ KEPT = "added"  # folder below that of the photos
 CACHE_BYTES = 64_000_000
 MAX_ID = 1000  # characters
 NAME_LETTERS = 24  # of a checksum: no two photos share them
-SUFFIXES = {
+SUFFIXES = {  # of what is kept, by what it is
+    "image/avif": ".avif",
+    "image/bmp": ".bmp",
+    "image/gif": ".gif",
+    "image/heic": ".heic",
+    "image/jp2": ".jp2",
     "image/jpeg": ".jpg",
     "image/png": ".png",
+    "image/tiff": ".tif",
     "image/webp": ".webp",
-    "image/gif": ".gif",
-    "image/avif": ".avif",
+    "image/x-portable-anymap": ".pnm",
 }
-SUFFIXES |= {"image/tiff": ".tif", "image/bmp": ".bmp", "image/heic": ".heic", "image/jp2": ".jp2"}
-SUFFIXES |= {"image/x-portable-anymap": ".pnm"}
 
 
 class Photos:
@@ -133,7 +136,7 @@ class Photos:
         kind = media_type(photo)
         if kind is None:
             raise ImageError(f"image of {len(photo)} bytes: not an image of a format that howl reads")
-        return hashlib.sha256(photo).hexdigest()[:NAME_LETTERS] + SUFFIXES.get(kind, ".img")
+        return hashlib.sha256(photo).hexdigest()[:NAME_LETTERS] + SUFFIXES.get(kind, ".jpg")
 
     def forget(self, id_: str) -> Path | None:
         """The file that is to go with a photo: only one that a caller has sent is the server's own."""

@@ -48,7 +48,7 @@ class Job:
 
 
 class Workers:
-    """A few threads and the requests that wait for them. All methods but those of ``Job`` belong to the event loop."""
+    """A few threads and the requests that wait for them. All methods belong to the event loop."""
 
     def __init__(self, name: str, threads: int, queue: int, timeout: float) -> None:
         """Starts nothing yet.

@@ -170,6 +170,22 @@ def test_a_part_of_the_photo_is_searched_with_the_keyboard_alone(tab: Any, root:
     until(tab, "document.getElementById('left').naturalWidth === 79")
 
 
+def test_a_part_of_the_photo_is_drawn_with_the_mouse(tab: Any, root: Path) -> None:
+    drop(tab, root / "photo2.png")
+    tab.wait_for_selector(".hit")
+    box = tab.locator("#seen").bounding_box()
+    tab.mouse.move(box["x"] + box["width"] / 4, box["y"] + box["height"] / 4)
+    tab.mouse.down()
+    tab.mouse.move(box["x"] + 2 * box["width"], box["y"] + 2 * box["height"], steps=4)  # as far as the photo reaches
+    tab.mouse.up()
+    with tab.expect_response(lambda response: "box=" in response.url) as found:
+        tab.click("#part")
+    assert found.value.url.endswith("box=32%2C24%2C128%2C96")
+    with tab.expect_response(lambda response: "/search?" in response.url) as found:
+        tab.click("#whole")
+    assert "box" not in found.value.url
+
+
 def test_answers_are_copied(tab: Any, root: Path) -> None:
     tab.context.grant_permissions(["clipboard-read", "clipboard-write"])
     drop(tab, root / "photo0.png")
