@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, FastAPI, Query, Request
+from fastapi import Path as InPath
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import FileResponse, HTMLResponse, JSONResponse, Response
@@ -60,6 +61,7 @@ PHOTO_BODY = {  # what the handlers read themselves, while they count it
     }
 }
 PREVIEWERS = 2  # threads
+PhotoId = Annotated[str, InPath(description="Of a photo of the index; encoded whole, slashes too.")]
 FOR_A_WHILE = {"Cache-Control": "private, max-age=300"}  # of pictures; one that is replaced is seen then
 
 
@@ -309,7 +311,8 @@ def reading_routes(service: Service) -> APIRouter:
 
     @router.get("/photos", summary="The ids, in the order of addition.")
     async def listing(
-        offset: Annotated[int, Query(ge=0)] = 0, limit: Annotated[int, Query(ge=1, le=MAX_LISTED)] = 100
+        offset: Annotated[int, Query(ge=0, description="The first, counted from 0.")] = 0,
+        limit: Annotated[int, Query(ge=1, le=MAX_LISTED, description="Ids, at most.")] = 100,
     ) -> Listing:
         index = service.retriever.index
         if index is None:
@@ -317,12 +320,18 @@ def reading_routes(service: Service) -> APIRouter:
         return Listing(photos=len(index), ids=await asyncio.to_thread(index.page, offset, offset + limit))
 
     @router.get("/photos/known", summary="Whether a photo is in the index.")
-    async def known(id: str) -> dict[str, bool]:
+    async def known(id: Annotated[str, Query(description="Of a photo.")]) -> dict[str, bool]:
         index = service.retriever.index
         return {"known": index is not None and bool(await asyncio.to_thread(index.existing, [id]))}
 
     @router.get("/photos/{id:path}/image", summary="A photo, or a preview of it.", response_class=Response)
-    async def image(request: Request, id: str, side: Literal["480", "1600"] | None = None) -> Response:
+    async def image(
+        request: Request,
+        id: PhotoId,
+        side: Annotated[
+            Literal["480", "1600"] | None, Query(description="Pixels of a JPEG of it; without, the file itself.")
+        ] = None,
+    ) -> Response:
         with previews.place():
             if side is None:
                 file, kind = await previews.run(request, lambda job: service.photos.original(id))
@@ -335,7 +344,7 @@ def reading_routes(service: Service) -> APIRouter:
         summary="What a photo that is sent has in common with one of the index.",
         openapi_extra=PHOTO_BODY,
     )
-    async def matches(request: Request, id: str, asked: Annotated[MatchOptions, Query()]) -> dict[str, Any]:
+    async def matches(request: Request, id: PhotoId, asked: Annotated[MatchOptions, Query()]) -> dict[str, Any]:
         with searches.place():
             body = await service.receive(request)
             whole, photo = asked.with_fields(body.fields), body.photo()
@@ -348,7 +357,7 @@ def reading_routes(service: Service) -> APIRouter:
         response_class=Response,
         openapi_extra=PHOTO_BODY,
     )
-    async def picture(request: Request, id: str, asked: Annotated[MatchOptions, Query()]) -> Response:
+    async def picture(request: Request, id: PhotoId, asked: Annotated[MatchOptions, Query()]) -> Response:
         with searches.place():
             body = await service.receive(request)
             whole, photo = asked.with_fields(body.fields), body.photo()
@@ -381,7 +390,7 @@ def writing_routes(service: Service) -> APIRouter:
             return {"removed": len(set(ids))}
 
     @router.delete("/photos/{id:path}", summary="Removes a photo.")
-    async def remove_one(request: Request, id: str) -> dict[str, int]:
+    async def remove_one(request: Request, id: PhotoId) -> dict[str, int]:
         with writes.place():
             await writes.run(request, lambda job: service.remove([id]), is_written=True)
             return {"removed": 1}
