@@ -69,13 +69,19 @@ def log() -> "Iterator[Lines]":
 
 
 @pytest.fixture
-def address(retriever: Retriever, root: Path) -> Iterator[str]:
-    """Of a server with a socket, whose requests have a second."""
+def patience() -> float:
+    """Seconds that a request to the server with a socket may take."""
+    return 20.0
+
+
+@pytest.fixture
+def address(retriever: Retriever, root: Path, patience: float) -> Iterator[str]:
+    """Of a server with a socket."""
     from runtime.service.options import ServiceOptions
 
     from .servers import running
 
-    with running(retriever, ServiceOptions(photos=root, workers=2, timeout=1, max_body=1_000_000)) as url:
+    with running(retriever, ServiceOptions(photos=root, workers=2, timeout=patience, max_body=1_000_000)) as url:
         yield url
 
 

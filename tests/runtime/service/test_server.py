@@ -59,6 +59,7 @@ def test_a_body_without_a_length_is_counted(connect: Connect) -> None:
         assert answer(connection).startswith("HTTP/1.1 413 ")
 
 
+@pytest.mark.parametrize("patience", [1.0])
 def test_who_sends_too_slowly_gets_408(connect: Connect, log: Lines) -> None:
     with connect() as connection:
         connection.sendall(HEAD.format(1000).encode() + b"abc")
