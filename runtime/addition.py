@@ -1,6 +1,7 @@
 """Adding photos to an index: they are encoded one after the other, and committed every now and then."""
 
 import os
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -98,7 +99,9 @@ def add_items(
         HowlError: the index cannot be written any more; what was reported is in it.
     """
     waiting, since = dict[Item, Any](), time.monotonic()
-    with tqdm(total=len(items), desc="indexing", unit="photo", disable=None) as bar:
+    # A bar is for who waits for the main thread: not where a server adds in one of its threads.
+    is_shown = None if threading.current_thread() is threading.main_thread() else True
+    with tqdm(total=len(items), desc="indexing", unit="photo", disable=is_shown) as bar:
         for item, image in encode_items(items, encoder, first_stage, log, queries):
             bar.update()
             if isinstance(image, ImageError):

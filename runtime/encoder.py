@@ -72,11 +72,11 @@ class Encoder:
 
     def load(self, photo: PhotoInput) -> Image:
         """The photo as the engine takes it: RGB, shrunk to the engine's image size. Raises ImageError."""
-        return self._load(photo)[0]
+        return self.load_sized(photo)[0]
 
     def extract(self, photo: PhotoInput) -> Features:
         """The features of a photo; positions are in pixels of the photo as it was given."""
-        image, (height, width) = self._load(photo)
+        image, (height, width) = self.load_sized(photo)
         features = self.extract_loaded(image)
         if image.shape[:2] == (height, width) or features.local is None:
             return replace(features, size=(width, height))
@@ -89,8 +89,8 @@ class Encoder:
         """The features of a photo that ``load`` gave; positions are in pixels of what it gave."""
         return replace(self.engine.extract(image), size=(image.shape[1], image.shape[0]))
 
-    def _load(self, photo: PhotoInput) -> tuple[Image, tuple[int, int]]:
-        """The photo as the engine takes it, and the height and width that it had before."""
+    def load_sized(self, photo: PhotoInput) -> tuple[Image, tuple[int, int]]:
+        """``load``, and the height and width that the photo had before it was shrunk."""
         with self._decoders:
             bgr = decode(photo, max_pixels=self.max_pixels)
             return shrink_to_rgb(bgr, self.manifest.image_size), (bgr.shape[0], bgr.shape[1])

@@ -14,6 +14,7 @@
     ├── ParityError            an engine does not give what its network gives
     ├── ReplacedError          the index on the disk is another one than was opened
     ├── WriterBusyError        another process is writing to the index
+    ├── ServiceError           a server is not there, busy, or refuses the call
     ├── DeviceError            a GPU is missing, full or failed
     └── DependencyError        a package is not installed
 
@@ -84,6 +85,10 @@ class ReplacedError(HowlError):
 
 class WriterBusyError(HowlError):
     """Another process is writing to the index."""
+
+
+class ServiceError(HowlError):
+    """A server of howl's is not there, does not answer in time, has too much to do, or refuses the call."""
 
 
 class DeviceError(HowlError):

@@ -3,7 +3,7 @@
 import math
 import os
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from threading import RLock
@@ -157,6 +157,12 @@ class Retriever:
         if self.index is None or not isinstance(id_, str | os.PathLike):
             return False
         return bool(self.index.existing(self.index.named([id_], self.root)))
+
+    def rerankers(self) -> list[str]:
+        """The names that ``search(..., rerank=)`` takes here: what engine, index and matcher suffice for."""
+        self._check_open()
+        layout = self._layout() if self.index is None else self.index.layout
+        return self._rerankers.usable(self.index_path, layout)
 
     def ids(self) -> list[str]:
         """The ids of all photos, in the order of their addition."""
@@ -319,6 +325,7 @@ class Retriever:
         exclude: Iterable[str | os.PathLike[str]] = (),
         rerank: str | Reranker | None = None,
         candidates: int | None = None,
+        progress: Callable[[str], object] = lambda stage: None,
     ) -> list[Hit]:
         """The photos of the index most similar to ``photo``, best first; fewer than ``top`` if few share anything.
 
@@ -332,6 +339,8 @@ class Retriever:
                 what they have in common, ``spatial+similarity`` by both, ``ransac`` by matching the engine's own
                 features, ``lightglue`` by matching the photos, or a re-ranker with other settings (``runtime.rerank``).
             candidates: how many of them it looks at; None for its own number. The others follow as they are.
+            progress: is called at the end of each stage, with its name: ``decode``, ``extract``, ``encode``,
+                ``search`` and, where there is one, ``rerank``. What it raises ends the search.
 
         Raises:
             ImageError: the photo cannot be read.
@@ -345,11 +354,21 @@ class Retriever:
         index, top = self._existing_index(), whole_number_above_0("top", top)
         least = _least(min_score)
         order = HitOrder(self._rerankers.of(rerank), candidates)
-        features = self.encoder.extract_loaded(self.encoder.load(photo))
+        image = self.encoder.load(photo)
+        progress("decode")
+        features = self.encoder.extract_loaded(image)
+        progress("extract")
         encoded = self.encoder.encode_query(features, threads=self._threads)
+        progress("encode")
         hits = self._searcher_of(index).search(encoded, max(top, order.count), only=only, exclude=exclude)
-        query = Query(photo, encoded, self.encoder.first_stage.settings, features)
-        return order.apply(query, [hit for hit in hits if hit.score >= least], index, self.root)[:top]
+        hits = [hit for hit in hits if hit.score >= least]
+        progress("search")
+        if order.reranker is not None:
+            hits = order.apply(
+                Query(photo, encoded, self.encoder.first_stage.settings, features), hits, index, self.root
+            )
+            progress("rerank")
+        return hits[:top]
 
     def search_many(
         self,

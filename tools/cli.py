@@ -27,6 +27,7 @@ COMMANDS = {
     "matcher": Command("export.to_matcher", "make a matcher of keypoints, for --rerank lightglue and poses"),
     "index": Command("tools.index", "make and keep an index of photos"),
     "search": Command("tools.search", "search an index with a photo"),
+    "serve": Command("tools.serve", "answer over HTTP, with a page to drop photos onto"),
     "pairs": Command("tools.pairs", "write the pairs of photos that are worth matching, for COLMAP and hloc"),
     "localise": Command("tools.localise", "find where photos were taken, in a reconstruction of COLMAP's"),
     "evaluate": Command("tools.evaluate", "measure an engine on labelled photos"),

@@ -32,6 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     photo = find_photos([options.photos])[0]
     print("what you can do next:")
     print(f"  {command_line('tools/search.py', engine, photo)}")
+    print(f"  {command_line('tools/serve.py', engine, '--photos', options.photos)}")
     print(f"  {command_line('tools/index.py', engine, options.photos, '--root', options.photos, '--sync')}")
     print(f"  {command_line('tools/visualize.py', 'gallery', engine, photo, '--root', options.photos)}")
 

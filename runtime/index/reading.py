@@ -168,6 +168,15 @@ class IndexReader:
         """The ids of all images, in the order of their addition."""
         return [id_ for segment, live in self.parts() for id_ in compress(segment.ids, live.tolist())]
 
+    def page(self, start: int, stop: int) -> list[str]:
+        """``ids()[start:stop]``, for which only the segments that hold these are looked at; both are at least 0."""
+        found: list[str] = []
+        for segment, live in self.parts():
+            rows = np.flatnonzero(live)
+            found += (segment.ids[row] for row in rows[max(0, start) : max(0, stop)].tolist())
+            start, stop = start - len(rows), stop - len(rows)
+        return found
+
     def parts(self) -> list[Part]:
         """The segments, in the order of addition."""
         return list(self._parts.values())

@@ -17,6 +17,7 @@ from runtime.errors import DependencyError, HowlError, UsageError
 EXTRAS = {  # what needs these modules, by the extra that installs them
     "train": ("torch", "tyro", "onnx", "onnxscript", "matplotlib"),
     "cpu": ("onnxruntime",),
+    "serve": ("fastapi", "starlette", "pydantic", "uvicorn", "prometheus_client", "httpx2"),
 }
 
 

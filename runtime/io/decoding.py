@@ -24,6 +24,7 @@ from PIL.ImageOps import exif_transpose
 from runtime.errors import ImageError
 
 MAX_PIXELS = 150_000_000  # of a photo: the largest cameras have 100 to 108 million; more is taken for an attack
+PREVIEW_QUALITY = 85
 MAX_SCANS = 100  # of a progressive JPEG: encoders make about ten, and each costs as much time as the whole photo
 
 TRUNCATED = "truncated: the file ends in the middle of the image"
@@ -255,6 +256,44 @@ def _heic(data: bytes, name: str, max_pixels: int) -> NDArray[np.uint8]:
         image = pillow_heif.open_heif(BytesIO(data), convert_hdr_to_8bit=True)[0]
         check_size(name, image.size, max_pixels)
         return _bgr(image.to_pillow(), name)
+
+
+def media_type(data: bytes) -> str | None:
+    """What an encoded photo is, such as ``image/jpeg``, by its first bytes; None for anything else."""
+    if data[4:8] == b"ftyp" and data[8:12] in HEIC_BRANDS:
+        return "image/heic"
+    with suppress(Exception), PIL.Image.open(BytesIO(data), formats=FORMATS) as image:  # reads the header only
+        return PIL.Image.MIME.get("JPEG" if image.format == "MPO" else str(image.format))
+    return None
+
+
+def preview(data: bytes, name: str, side: int, *, max_pixels: int = MAX_PIXELS) -> bytes:
+    """A photo as a small JPEG, upright and without metadata. Damage that only shows in full size is passed over.
+
+    Args:
+        data: as ``decode_photo`` takes it.
+        name: of the photo, for errors.
+        side: pixels of the longest side, at most.
+        max_pixels: of the photo; one with more is refused before it is decoded.
+
+    Raises:
+        ImageError: it cannot be read.
+    """
+    if media_type(data) == "image/heic":
+        small = PIL.Image.fromarray(_heic(data, name, max_pixels)[:, :, ::-1])
+    else:
+        if data.startswith(PNG_START[:4]):
+            check_size(name, _png_size(data), max_pixels)
+            data = _still_png(data, name)
+        with _refusing(name), PIL.Image.open(BytesIO(data), formats=FORMATS) as image:
+            check_size(name, image.size, max_pixels)
+            image.draft("RGB", (side, side))  # a JPEG is decoded at an eighth of its size, if that is enough
+            small = PIL.Image.fromarray(_bgr(exif_transpose(image), name)[:, :, ::-1])
+    with _refusing(name):
+        small.thumbnail((side, side), PIL.Image.Resampling.LANCZOS, reducing_gap=2)
+        encoded = BytesIO()
+        small.save(encoded, "JPEG", quality=PREVIEW_QUALITY)
+    return encoded.getvalue()
 
 
 @contextmanager

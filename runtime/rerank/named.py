@@ -1,18 +1,21 @@
 """Re-rankers by their names."""
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
 from runtime.arguments import place
 from runtime.encoder import Encoder
-from runtime.errors import UsageError
+from runtime.errors import HowlError, UsageError
+from runtime.first_stage import Layout
 from runtime.io.decoding import MAX_PIXELS
 from runtime.matching import EllipseDetector, EngineDetector, KeypointStore, Matcher
 from runtime.matching.matcher import DEFAULT
 from runtime.matching.store import OF_ACTIVATIONS, OF_ENGINE
 from runtime.rerank.dsm import Dsm
+from runtime.rerank.hits import HitOrder
 from runtime.rerank.interface import Reranker
 from runtime.rerank.lightglue import LightGlue
 from runtime.rerank.ransac import CALIBRATED, Ransac
@@ -69,6 +72,15 @@ class Rerankers:
         if rerank not in self._made:  # two threads may both make it, and one of the two equal ones stays
             self._made.setdefault(rerank, RERANKERS[rerank](self))
         return self._made[rerank]
+
+    def usable(self, path: Path, layout: Layout) -> list[str]:
+        """The names of the re-rankers that an index or an engine of this layout, and the files here, suffice for."""
+        names = []
+        for name in RERANKERS:
+            with suppress(HowlError):
+                HitOrder(self.of(name)).check(path, layout)
+                names.append(name)
+        return names
 
     def lightglue(self) -> LightGlue:
         """Learned matching, with the keypoints that are kept beside the index, if there are any."""

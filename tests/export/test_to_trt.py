@@ -181,7 +181,11 @@ def onnx_outputs(engine: Path) -> list[str]:
         ("gem", ["--codebook", "words.npy"], "--codebook words.npy: gem has no visual words; leave it out"),
         ("gem", ["--features", "9"], "--features 9: the checkpoint's system has no local features; leave it out"),
         ("delg", ["--codebook", "words.npy"], "--codebook words.npy: delg has no visual words; leave it out"),
-        ("delf", ["--graph-nodes", "9"], "--graph-nodes 9: the checkpoint's network refines no positions; leave it out"),
+        (
+            "delf",
+            ["--graph-nodes", "9"],
+            "--graph-nodes 9: the checkpoint's network refines no positions; leave it out",
+        ),
     ],
 )
 def test_what_a_system_has_not_is_refused(

@@ -865,3 +865,43 @@ def test_positions_are_pixels_of_the_photo_before_it_was_shrunk(exported: Path, 
     assert abs(x - (left + right - 1) / 2) <= 1
     assert abs(y - (above + below - 1) / 2) <= 1
     assert scale == 1
+
+
+# ------------------------------------------------------------------------------------------- for who watches a search
+
+
+def test_a_search_says_when_each_stage_ends(retriever: Retriever, photos: list[str]) -> None:
+    retriever.add(photos)
+    stages: list[str] = []
+    assert retriever.search(photos[0], progress=stages.append) == retriever.search(photos[0])
+    assert stages == ["decode", "extract", "encode", "search"]
+    stages.clear()
+    retriever.search(photos[0], rerank="spatial", progress=stages.append)
+    assert stages == ["decode", "extract", "encode", "search", "rerank"]
+
+
+def test_who_watches_a_search_can_end_it(retriever: Retriever, photos: list[str]) -> None:
+    retriever.add(photos)
+
+    def end(stage: str) -> None:
+        assert stage == "decode"
+        raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        retriever.search(photos[0], progress=end)
+    assert retriever.search(photos[0])
+
+
+def test_the_rerankers_are_those_that_engine_index_and_matcher_suffice_for(
+    engine: Path, global_engine: Path, matcher: Path, photos: list[str], tmp_path: Path
+) -> None:
+    with Retriever(engine, tmp_path / "with", device="cpu") as retriever:
+        assert retriever.rerankers() == ["spatial", "similarity", "spatial+similarity", "ransac"]
+    with Retriever(engine, tmp_path / "with", device="cpu", matcher=matcher) as retriever:
+        assert retriever.rerankers() == ["spatial", "similarity", "spatial+similarity", "ransac", "lightglue"]
+    with Retriever(engine, tmp_path / "without", device="cpu", geometry=False) as retriever:
+        assert retriever.rerankers() == ["similarity", "ransac"]
+        retriever.add(photos)
+        assert retriever.rerankers() == ["similarity", "ransac"]
+    with Retriever(global_engine, tmp_path / "global", device="cpu") as retriever:
+        assert retriever.rerankers() == ["similarity"]

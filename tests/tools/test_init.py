@@ -27,6 +27,7 @@ def test_a_folder_is_learned_from_indexed_and_can_be_searched(
     ]
     printed = capsys.readouterr().out
     assert f"python tools/search.py {out / 'engine.onnx'} {photos[0]}" in printed
+    assert f"python tools/serve.py {out / 'engine.onnx'} --photos {folder}" in printed
     assert f"python tools/index.py {out / 'engine.onnx'} {folder} --root {folder} --sync" in printed
     with Retriever(out / "engine.onnx", root=folder, device="cpu") as retriever:
         assert retriever.ids() == [Path(photo).name for photo in photos]

@@ -419,7 +419,10 @@ def test_a_loss_of_one_system_is_the_default_there_and_unknown_elsewhere(fails: 
 @pytest.mark.parametrize(
     ("flags", "line"),
     [
-        (["--system", "delg", "--words", "9"], "--words 9: has no effect without --system how, delf or fire; leave it out"),
+        (
+            ["--system", "delg", "--words", "9"],
+            "--words 9: has no effect without --system how, delf or fire",
+        ),
         (["--system", "delg", "--loss", "match"], "--loss match: delg is trained by delg"),
         (["--system", "delg", "--whitening", "views"], "--whitening views: delg learns its whitening by pca"),
         (["--system", "delf", "--loss", "delg"], "--loss delg: delf is trained by contrastive or match"),

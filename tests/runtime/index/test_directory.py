@@ -153,6 +153,21 @@ def test_any_text_can_be_an_id(path: Path, ids: list[str]) -> None:
     assert Index(path).ids() == ids[1:]
 
 
+def test_a_page_is_a_slice_of_the_ids(path: Path) -> None:
+    """Through several segments, some images of which were removed."""
+    index = Index.create(path, fingerprint="an engine", layout=LAYOUT)
+    assert index.page(0, 5) == []
+    for first in (0, 40, 44):
+        seeds = range(first, first + (40 if first == 0 else 4))
+        index.add([f"image{seed}" for seed in seeds], [make_image(seed) for seed in seeds])
+    index.remove(["image1", "image39", "image45"])
+    ids = index.ids()
+    assert len(index.parts()) > 1
+    for start in range(0, 50, 3):
+        for stop in (start, start + 1, start + 7, 100):
+            assert index.page(start, stop) == ids[start:stop]
+
+
 def test_an_id_that_is_no_unicode_text_is_refused(index: Index) -> None:
     """As the name of a file with bytes that are not UTF-8 comes from the operating system."""
     name = os.fsdecode(b"caf\xe9.jpg")

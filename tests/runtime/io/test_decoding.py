@@ -14,7 +14,7 @@ import pytest
 from numpy.typing import NDArray
 
 from runtime.errors import ImageError
-from runtime.io.decoding import MAX_SCANS, decode_photo, jpeg_segments
+from runtime.io.decoding import MAX_SCANS, decode_photo, jpeg_segments, media_type, preview
 
 START_OF_FRAME, START_OF_SCAN = 0xC0, 0xDA
 
@@ -118,6 +118,52 @@ def test_exif_turns_every_format(photo: NDArray[np.uint8], kind: str, orientatio
         assert np.abs(decode_photo(data, "x").astype(int) - turned(stored)).mean() < 3
     else:
         np.testing.assert_array_equal(decode_photo(data, "x"), turned(stored))
+
+
+def encoded(photo: NDArray[np.uint8], kind: str, **options: object) -> bytes:
+    buffer = io.BytesIO()
+    PIL.Image.fromarray(photo[:, :, ::-1]).save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF"])
+def test_the_media_type_is_told_by_the_first_bytes(photo: NDArray[np.uint8], kind: str) -> None:
+    assert media_type(encoded(photo, kind)) == f"image/{kind.lower()}"
+
+
+@pytest.mark.parametrize(
+    "data", [b"", b"<svg xmlns='http://www.w3.org/2000/svg'/>", b"%PDF-1.7", b"GIF89a", b"\xff\xd8"]
+)
+def test_what_is_no_photo_has_no_media_type(data: bytes) -> None:
+    assert media_type(data) is None
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+def test_a_preview_is_the_photo_small_upright_and_without_metadata(kind: str) -> None:
+    """Orientation 6: what is stored is turned by a quarter."""
+    stored = np.zeros((600, 900, 3), np.uint8)
+    stored[:, :450] = (200, 40, 40)  # on the left, which becomes the top
+    exif = PIL.Image.Exif()
+    exif[0x0112], exif[0x010F] = 6, "a camera"
+    with PIL.Image.open(io.BytesIO(preview(encoded(stored, kind, exif=exif), "photo", 90))) as small:
+        assert (small.format, small.size, dict(small.getexif())) == ("JPEG", (60, 90), {})
+        pixels = np.asarray(small.convert("RGB")).astype(int)
+    assert abs(pixels[:40] - (40, 40, 200)).max() < 12
+    assert abs(pixels[50:]).max() < 12
+
+
+def test_a_preview_is_never_larger_than_the_photo(photo: NDArray[np.uint8]) -> None:
+    with PIL.Image.open(io.BytesIO(preview(encoded(photo, "PNG"), "photo", 5000))) as small:
+        assert small.size == photo.shape[1::-1]
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG"])
+def test_a_preview_is_refused_before_it_is_decoded(photo: NDArray[np.uint8], kind: str) -> None:
+    with pytest.raises(ImageError, match=r"photo: \d+×\d+ pixels, more than"):
+        preview(encoded(photo, kind), "photo", 50, max_pixels=100)
+    for data in (b"", b"no photo", encoded(photo, kind)[:60]):
+        with pytest.raises(ImageError, match="photo: "):
+            preview(data, "photo", 50)
 
 
 def test_samples_that_are_no_8_or_16_bits_are_refused() -> None:

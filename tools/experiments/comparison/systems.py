@@ -44,21 +44,23 @@ class System(NamedTuple):
 
 
 SYSTEMS: Mapping[str, System] = {
-    "rmac": System("R-MAC", GLOBAL, ("--system", "rmac", *SCALES), ("similarity",)),
+    "rmac": System("R-MAC", GLOBAL, ("--system", "rmac", *SCALES), ()),
     "gem": System("GeM", GLOBAL, ("--system", "gem", *SCALES), ("similarity", "dsm"), activations=True),
-    "ap-gem": System(
-        "AP-GeM", GLOBAL, ("--system", "gem", "--loss", "ap", "--tuples-per-step", "20", *SCALES), ("similarity",)
-    ),
-    "solar": System("GeM + SOLAR", GLOBAL, ("--system", "solar", *SCALES), ("similarity",)),
-    "delg": System("DELG", GLOBAL, ("--system", "delg", *LOCAL_FEATURES[:-2]), ("ransac", "similarity")),
+    "ap-gem": System("AP-GeM", GLOBAL, ("--system", "gem", "--loss", "ap", "--tuples-per-step", "20", *SCALES), ()),
+    "solar": System("GeM + SOLAR", GLOBAL, ("--system", "solar", *SCALES), ()),
+    "delg": System("DELG", GLOBAL, ("--system", "delg", *LOCAL_FEATURES[:-2]), ("ransac",)),
     "delf": System("DELF", LOCAL, ("--system", "delf", *LOCAL_FEATURES), ("ransac", "spatial")),
     "delf-regions": System("DELF, R-ASMK", LOCAL, ("--system", "delf", *LOCAL_FEATURES), (), regions=3),
+    "fire": System("FIRe", LOCAL, ("--system", "fire", *LOCAL_FEATURES), ("spatial",)),
     "how": System("HOW", LOCAL, ("--system", "how", *LOCAL_FEATURES), ("ransac", "spatial", "similarity")),
     "both": System(
         "HOW + filter + graph",
         LOCAL,
-        ("--system", "how", "--smoothing", "learned", "--graph", *LOCAL_FEATURES),
-        ("spatial", "similarity"),
+        ("--system", "how", "--smoothing", "learned", "--refine", "graph", *LOCAL_FEATURES),
+        ("spatial",),
+    ),
+    "self-attention": System(
+        "HOW + self-attention", LOCAL, ("--system", "how", "--refine", "self-attention", *LOCAL_FEATURES), ("spatial",)
     ),
 }
 
