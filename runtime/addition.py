@@ -3,7 +3,7 @@
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
@@ -13,10 +13,11 @@ import numpy as np
 from tqdm import tqdm
 
 from runtime.encoder import Encoder
-from runtime.errors import ImageError, WriterBusyError
+from runtime.errors import ImageError, UsageError, WriterBusyError
 from runtime.features import Features
 from runtime.first_stage import FirstStage
 from runtime.index import Index
+from runtime.index.ids import id_of_path, ids_of
 from runtime.index.origin import Origin
 from runtime.index.strangers import SAMPLE
 from runtime.io.image import Image, PhotoInput, describe, read_photo
@@ -57,6 +58,25 @@ class Item:
     photo: PhotoInput
     id: str
     origin: Origin | None
+
+
+def names_of(
+    photos: Sequence[PhotoInput], ids: Iterable[str | os.PathLike[str]] | None, root: Path | None
+) -> list[str]:
+    """The id of every photo: the ones given, or the paths as seen from ``root``.
+
+    Raises:
+        UsageError: a photo has no path to be its id, or there are more ids or fewer than photos.
+    """
+    if ids is None:
+        nameless = [photo for photo in photos if not isinstance(photo, str | os.PathLike)]
+        if nameless:
+            raise UsageError(f"{describe(nameless[0])}: has no path to be its id; name it with ids=[...]")
+        return [id_of_path(path, root) for path in ids_of(photos)]
+    names = ids_of(ids)
+    if len(names) != len(photos):
+        raise UsageError(f"{len(names)} ids were given for {len(photos)} photos")
+    return names
 
 
 def items_of(photos: Sequence[PhotoInput], ids: Sequence[str]) -> list[Item]:

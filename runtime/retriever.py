@@ -4,13 +4,13 @@ import math
 import os
 import warnings
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from threading import RLock
 from types import TracebackType
 from typing import Any
 
-from runtime.addition import AddReport, add_items, aliases, items_of
+from runtime.addition import AddReport, add_items, aliases, items_of, names_of
 from runtime.arguments import finite_number, listed, one_of, place, whole_number_above_0
 from runtime.bundle import EngineFiles
 from runtime.cores import available_cores
@@ -19,20 +19,19 @@ from runtime.errors import (
     DataError,
     HowlError,
     ImageError,
-    IncompatibleError,
     MissingError,
-    StorageError,
     UsageError,
 )
 from runtime.features import Features
-from runtime.first_stage import Layout, Searcher
+from runtime.first_stage import Searcher
 from runtime.forking import renew_after_fork
 from runtime.index import EXISTING, Hit, Index
 from runtime.index.catalogue import PATIENCE
-from runtime.index.ids import check_ids, duplicate, id_of_path, ids_of
+from runtime.index.ids import check_ids, duplicate, ids_of
 from runtime.index.strangers import LEAST_IMAGES, LEAST_SAMPLE, SAMPLE, Strangers
+from runtime.index_place import IndexPlace
 from runtime.io.decoding import MAX_PIXELS
-from runtime.io.image import PhotoInput, describe
+from runtime.io.image import PhotoInput
 from runtime.rerank import HitOrder, Query, Reranker, Rerankers
 
 
@@ -98,21 +97,19 @@ class Retriever:
         if self.root is not None and not self.root.is_dir():
             raise MissingError(f"{root}: no such folder; name the one from which ids are to be seen")
         self._settings = settings | {"wait": wait, "root": self.root, "geometry": geometry, "regions": regions}
-        self._geometry, self._regions = geometry, regions
-        self._wait = wait
         self._lock = RLock()
         self.encoder = Encoder(place("engine", engine), **settings)
         self._threads = threads or available_cores()
         self.index_path = place("index", index) if index is not None else EngineFiles.of(self.encoder.path).index
-        # Whatever the current folder is later.
-        self._engine_place, self._index_place = self.encoder.path.absolute(), self.index_path.absolute()
         if regions:
             self.encoder.first_stage.for_regions(whole_number_above_0("regions", regions))
-        self.index: Index | None = self._open_index() if Index.exists(self._index_place) else None
+        self._engine = self.encoder.path.absolute()  # whatever the current folder is later
+        self._place = IndexPlace(self.index_path.absolute(), self.index_path, self.encoder, geometry, regions, wait)
+        self.index: Index | None = self._place.opened()
         self._rerankers = Rerankers.beside(
             self.encoder.path,
             matcher,
-            self._index_place,
+            self._place.folder,
             encoder=self.encoder,
             device=device,
             threads=threads,
@@ -145,7 +142,7 @@ class Retriever:
     def __reduce__(self) -> tuple[Any, ...]:
         """Another process opens engine and index for itself, by their paths."""
         self._check_open()
-        return _open_retriever, (self._engine_place, self._index_place, self._settings)
+        return _open_retriever, (self._engine, self._place.folder, self._settings)
 
     def __len__(self) -> int:
         self._check_open()
@@ -161,7 +158,7 @@ class Retriever:
     def rerankers(self) -> list[str]:
         """The names that ``search(..., rerank=)`` takes here: what engine, index and matcher suffice for."""
         self._check_open()
-        layout = self._layout() if self.index is None else self.index.layout
+        layout = self._place.layout if self.index is None else self.index.layout
         return self._rerankers.usable(self.index_path, layout)
 
     def ids(self) -> list[str]:
@@ -195,14 +192,14 @@ class Retriever:
         """
         one_of("existing", existing, EXISTING)
         photos = listed(photos, "photos")
-        names = self._ids(photos, ids)
+        names = names_of(photos, ids, self.root)
         check_ids(self.index_path, names)
         with self._lock:
             self._check_open()
-            if self.index is None and Index.exists(self._index_place):
-                self.index = self._open_index()
             if self.index is None:
-                Index.ensure_possible(self._index_place)
+                self.index = self._place.opened()
+            if self.index is None:
+                Index.ensure_possible(self._place.folder)
             else:
                 self.index.ensure_writable()
             known = set(self.index.existing(names)) if self.index is not None and existing != "replace" else set()
@@ -211,15 +208,11 @@ class Retriever:
         items = [item for item in items_of(photos, names) if item.id not in known]
         report = AddReport(present=[name for name in names if name in known], aliases=aliases(items, self.index))
         queries: list[Any] | None = [] if self._must_measure(len(items)) else None
-        log = self._index_place.with_name(f"{self._index_place.name}.reading")
-        layout = self._layout() if self.index is None else self.index.layout
+        log = self._place.folder.with_name(f"{self._place.folder.name}.reading")
+        layout = self._place.layout if self.index is None else self.index.layout
         first_stage = self.encoder.first_stage.for_regions(layout.regions)
-
-        def index_to_fill() -> Index:
-            return self._index_to_fill(layout)
-
         add_items(
-            *(items, self.encoder, first_stage, index_to_fill, log),
+            *(items, self.encoder, first_stage, partial(self._index_to_fill, layout.regions), log),
             existing=existing,
             report=report,
             queries=queries,
@@ -242,7 +235,7 @@ class Retriever:
         """
         self._check_open()
         photos = listed(photos, "photos")
-        return aliases(items_of(photos, self._ids(photos, ids)), self.index)
+        return aliases(items_of(photos, names_of(photos, ids, self.root)), self.index)
 
     def remove(self, ids: Iterable[str | os.PathLike[str]]) -> None:
         """Removes photos, by id or path, in one commit. Raises HowlError, and removes none, if one is not there."""
@@ -312,8 +305,8 @@ class Retriever:
             self._check_open()
             if self.index is not None:
                 self.index.refresh()
-            elif Index.exists(self._index_place):
-                self.index = self._open_index()
+            else:
+                self.index = self._place.opened()
 
     def search(
         self,
@@ -446,33 +439,7 @@ class Retriever:
         if self._closed:
             raise UsageError("this retriever is closed; open another one")
 
-    def _ids(self, photos: Sequence[PhotoInput], ids: Iterable[str | os.PathLike[str]] | None) -> list[str]:
-        """The id of every photo: the ones given, or the paths."""
-        if ids is None:
-            nameless = [photo for photo in photos if not isinstance(photo, str | os.PathLike)]
-            if nameless:
-                raise UsageError(f"{describe(nameless[0])}: has no path to be its id; name it with ids=[...]")
-            return [id_of_path(path, self.root) for path in ids_of(photos)]
-        names = ids_of(ids)
-        if len(names) != len(photos):
-            raise UsageError(f"{len(names)} ids were given for {len(photos)} photos")
-        return names
-
-    def _open_index(self) -> Index:
-        fingerprint, layout = self.encoder.manifest.fingerprint, self.encoder.first_stage.layout
-        index = Index.of_engine(self._index_place, self.encoder.path, fingerprint, layout, wait=self._wait)
-        if self._regions is not None and index.layout.regions != self._regions:
-            found = index.layout.regions
-            index.close()
-            raise _other_regions(self.index_path, found, self._regions)
-        return index
-
-    def _layout(self) -> Layout:
-        """Of an index that is made."""
-        layout = replace(self.encoder.first_stage.layout, regions=self._regions or 0)
-        return layout if self._geometry else replace(layout, geometry=False)
-
-    def _index_to_fill(self, layout: Layout) -> Index:
+    def _index_to_fill(self, regions: int) -> Index:
         """The index, made if there is none.
 
         Raises IncompatibleError if another process has made one meanwhile that aggregates by other regions.
@@ -480,30 +447,9 @@ class Retriever:
         with self._lock:
             self._check_open()
             if self.index is None:
-                self.index = self._create_index()
-            if self.index.layout.regions != layout.regions:
-                raise _other_regions(self.index_path, self.index.layout.regions, layout.regions)
+                self.index = self._place.made()
+            self._place.check_regions(self.index, regions)
             return self.index
-
-    def _create_index(self) -> Index:
-        try:
-            return Index.create(
-                self._index_place,
-                fingerprint=self.encoder.manifest.fingerprint,
-                layout=self._layout(),
-                wait=self._wait,
-            )
-        except (StorageError, UsageError):
-            if not Index.exists(self._index_place):
-                raise
-            return self._open_index()  # another process was faster
-
-
-def _other_regions(path: Path, found: int, asked: int) -> IncompatibleError:
-    return IncompatibleError(
-        f"{path}: aggregates its photos by {found} levels of regions, not {asked}: an index has one way for all of "
-        "them; make another one (howl index --index)"
-    )
 
 
 def _least(min_score: float | None) -> float:
