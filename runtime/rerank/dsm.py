@@ -31,14 +31,14 @@ class Dsm:
     Attributes:
         detector: gives the ellipses.
         kept: those of the index's photos; what is not in it is found again in the photos.
-        tolerance: of an ellipse's centre, in pixels of the image that the engine takes: two cells of stride 16.
-        chance: ellipses that agree in photos of different places, too, and that tell nothing.
+        tolerance: of an ellipse's centre, in pixels of the image that the engine takes: a cell of stride 16.
+        chance: ellipses that agree in photos of different places, too, and that tell nothing (docs/rerank.md).
     """
 
     detector: EllipseDetector
     kept: KeypointStore | None = None
-    tolerance: float = 32.0
-    chance: int = 0
+    tolerance: float = 16.0
+    chance: int = 12
 
     candidates: ClassVar[int] = 100
 
@@ -54,8 +54,8 @@ class Dsm:
     def rerank(self, query: Query, candidates: Candidates) -> Reranking:
         """The first stage's scores, which are 1 at most, and the ellipses that agree beyond chance.
 
-        The order is the paper's: by what agrees, and then by the first stage. A candidate whose photo cannot be read,
-        and whose ellipses are not kept, keeps its score, with a warning.
+        The order is the paper's, by what agrees and then by the first stage, but for what chance alone gives. A
+        candidate whose photo cannot be read, and whose ellipses are not kept, keeps its score, with a warning.
 
         Raises:
             ImageError: the query cannot be read.

@@ -18,14 +18,14 @@ from ...conftest import draw_photo
 
 
 def dsm_of(engine: Path) -> Dsm:
-    return Dsm(EllipseDetector(Encoder(engine, device="cpu")), tolerance=8.0)
+    return Dsm(EllipseDetector(Encoder(engine, device="cpu")), tolerance=8.0, chance=0)
 
 
 def test_photos_of_the_same_thing_come_first(both_engine: Path, shots: list[str]) -> None:
     with Retriever(both_engine, device="cpu") as retriever:
         retriever.add(shots)
         first = {hit.id: hit.score for hit in retriever.search(shots[2])}
-        hits = retriever.search(shots[2], rerank=Dsm(EllipseDetector(retriever.encoder), tolerance=8.0))
+        hits = retriever.search(shots[2], rerank=Dsm(EllipseDetector(retriever.encoder), tolerance=8.0, chance=0))
         assert {hit.id: hit.first_score for hit in hits} == first
         assert [hit.id for hit in hits[:2]] == [shots[2], shots[3]]
         counts = [hit.inliers for hit in hits]
