@@ -170,7 +170,7 @@ def keep_settings(jobs: Sequence[Job], folder: Path) -> None:
     if path.exists():
         try:
             before = json.loads(path.read_text())
-            known = {**before, "training": {**settings["training"], **before["training"]}}
+            known = before | {part: settings[part] | before[part] for part in ("training", "export")}
         except (ValueError, KeyError, TypeError):
             raise UsageError(f"{path}: no settings of such an experiment; name another folder with --out") from None
         for name, was, now in differences(before, settings):
@@ -183,20 +183,28 @@ def keep_settings(jobs: Sequence[Job], folder: Path) -> None:
 
 
 def settings_of(jobs: Sequence[Job]) -> dict[str, Any]:
-    """What decides the figures, as JSON has it: the data, the export, and the training by backbone and row."""
+    """What decides the figures, as JSON has it: the data, and export and training by backbone and row."""
     first = jobs[0]
     content = {
         "test": first.test,
         "distractors": first.distractors,
-        "export": asdict(replace(first.export, checkpoint=Path("CKPT"), out=Path("engine.onnx"))),
+        "export": {
+            name_of(job.run): asdict(replace(job.export, checkpoint=Path("CKPT"), out=Path("engine.onnx")))
+            for job in jobs
+        },
         "training": {
-            f"{job.run.backbone} {job.run.row}": asdict(
+            name_of(job.run): asdict(
                 replace(job.training, out=Path("CKPT"), training=replace(job.training.training, seed=0))
             )
             for job in jobs
         },
     }
     return json.loads(json.dumps(content, default=str))
+
+
+def name_of(run: Run) -> str:
+    """Of what the runs of all seeds share."""
+    return f"{run.backbone} {run.row}"
 
 
 def differences(before: Any, now: Any, name: str = "") -> Iterator[tuple[str, Any, Any]]:

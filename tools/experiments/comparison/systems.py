@@ -106,7 +106,9 @@ def evaluation_by(rerank: str | None) -> Stage:
 
     def command(job: Job) -> str:
         how = [] if rerank is None else ["--rerank", rerank]
-        return command_line("howl evaluate", job.run.engine, *job.test, "--index", index_of(job.run), *how, "--json")
+        return command_line(
+            "tools/evaluate.py", job.run.engine, *job.test, "--index", index_of(job.run), *how, "--json"
+        )
 
     done = partial(evaluation_file, rerank)
     return Stage(rerank or "evaluate", done, partial(evaluate, rerank), command)
@@ -155,6 +157,6 @@ INDEX = Stage(
     "index",
     indexed_file,
     index_photos,
-    lambda job: command_line("howl index", job.run.engine, *searched(job), "--index", index_of(job.run)),
+    lambda job: command_line("tools/index.py", job.run.engine, *searched(job), "--index", index_of(job.run)),
 )
 COST = Stage("cost", cost_file, measure_cost, lambda job: f"cost of {job.run.engine}")
