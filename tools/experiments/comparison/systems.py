@@ -96,19 +96,29 @@ def index_photos(job: Job) -> None:
     system, index = SYSTEMS[job.run.row], index_of(job.run)
     with Retriever(job.run.engine, index, regions=system.regions) as retriever:
         retriever.add(find_photos(searched(job)), existing="skip")
-        if {"ransac", "dsm"} & set(system.rerank):
+        if keeps_features(system):
             keep_features(index, None, retriever.encoder)
     indexed_file(job.run).touch()
+
+
+def keeps_features(system: System) -> bool:
+    """Whether one of its re-rankings matches features that are kept beside the index."""
+    return bool({"ransac", "dsm"} & set(system.rerank))
+
+
+def index_flags(run: Run) -> list[object]:
+    """The flags of ``howl index`` that ``index_photos`` does the same as."""
+    system = SYSTEMS[run.row]
+    regions = ["--regions", system.regions] if system.regions else []
+    return ["--index", index_of(run), *regions, *(["--keep-features"] if keeps_features(system) else [])]
 
 
 def evaluation_by(rerank: str | None) -> Stage:
     """The stage that searches the index for every photo of the test sets, and re-ranks the answers or leaves them."""
 
     def command(job: Job) -> str:
-        how = [] if rerank is None else ["--rerank", rerank]
-        return command_line(
-            "tools/evaluate.py", job.run.engine, *job.test, "--index", index_of(job.run), *how, "--json"
-        )
+        flags = ["--index", index_of(job.run), *([] if rerank is None else ["--rerank", rerank]), "--json"]
+        return command_line("tools/evaluate.py", job.run.engine, *job.test, *flags)
 
     done = partial(evaluation_file, rerank)
     return Stage(rerank or "evaluate", done, partial(evaluate, rerank), command)
@@ -157,6 +167,6 @@ INDEX = Stage(
     "index",
     indexed_file,
     index_photos,
-    lambda job: command_line("tools/index.py", job.run.engine, *searched(job), "--index", index_of(job.run)),
+    lambda job: command_line("tools/index.py", job.run.engine, *searched(job), *index_flags(job.run)),
 )
 COST = Stage("cost", cost_file, measure_cost, lambda job: f"cost of {job.run.engine}")
