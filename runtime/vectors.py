@@ -48,7 +48,10 @@ class InnerProduct:
     def for_regions(self, levels: int) -> "InnerProduct":
         """Vectors have no regions: raises UsageError if some are asked for."""
         if levels:
-            raise UsageError(f"regions={levels}: local descriptors are aggregated by regions, and these are global")
+            raise UsageError(
+                f"regions {levels}: local descriptors are aggregated by regions, and the engine gives global ones; "
+                "leave it out"
+            )
         return self
 
     def encode_database(self, features: Features) -> NDArray[np.float16]:

@@ -20,7 +20,7 @@ from runtime.addition import AddReport
 from runtime.asmk_method.importing import import_asmk
 from runtime.bundle import EngineFiles, is_engine
 from runtime.encoder import Encoder
-from runtime.errors import DamagedError, ImageError, MissingError, UsageError
+from runtime.errors import DamagedError, ImageError, IncompatibleError, MissingError, UsageError
 from runtime.first_stage import ASMK
 from runtime.index import EXISTING, Index
 from runtime.index.catalogue import PATIENCE
@@ -60,6 +60,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             wait=options.wait,
             max_pixels=options.max_pixels,
         ) as retriever:
+            if options.keep_features:
+                feature_detectors(retriever.encoder)  # or it is refused before anything is indexed
             if retriever.index is not None and retriever.index.layout.geometry and not options.geometry:
                 print(
                     f"{path}: keeps where features lie, as it was made; --no-geometry is for a new one", file=sys.stderr
@@ -249,10 +251,23 @@ def keep_features(path: Path, root: Path | None, encoder: Encoder) -> None:
         IncompatibleError: the engine gives neither.
         HowlError: as ``keep_keypoints``.
     """
+    for detector, kind in feature_detectors(encoder):
+        keep_keypoints(path, root, detector, kind)
+
+
+def feature_detectors(encoder: Encoder) -> list[tuple[Detector, Kind]]:
+    """What can be kept of an engine's features. Raises IncompatibleError if there is nothing."""
+    found: list[tuple[Detector, Kind]] = []
     if encoder.manifest.activations:
-        keep_keypoints(path, root, EllipseDetector(encoder), OF_ACTIVATIONS)
-    if encoder.manifest.features is not None or not encoder.manifest.activations:
-        keep_keypoints(path, root, EngineDetector(encoder), OF_ENGINE)
+        found.append((EllipseDetector(encoder), OF_ACTIVATIONS))
+    if encoder.manifest.features is not None:
+        found.append((EngineDetector(encoder), OF_ENGINE))
+    if not found:
+        raise IncompatibleError(
+            f"{encoder.path}: gives a global descriptor only, of which --keep-features has nothing to keep; leave it "
+            "out, or export the network with --activations (gem, solar) or another system (delg)"
+        )
+    return found
 
 
 def compact(path: Path, wait: float) -> None:

@@ -121,7 +121,10 @@ class Checkpoint:
                 asmk = AsmkParameters() if SYSTEMS[system].method == ASMK else None
                 return cls(system, network, weights, extraction, asmk, codebook=None, training={}, licence=licence)
         if not is_checkpoint(content):
-            raise IncompatibleError(f"{path}: not a howl checkpoint; howl train --out {path.name} writes one")
+            raise IncompatibleError(
+                f"{path}: neither a checkpoint of howl's nor of a layout that it knows (docs/systems.md); weights of a "
+                "backbone alone go to howl train --init"
+            )
         try:
             check_version(content["version"], path)
             system, extraction, asmk, codebook = (content[key] for key in ("system", "extraction", "asmk", "codebook"))

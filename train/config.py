@@ -79,7 +79,7 @@ class TrainingConfig:
         augmented: share of the photos of a tuple that are seen from another side and in another light.
         loss: contrastive, on global descriptors of a tuple; ap, the average precision of all photos of a step, by
             global descriptors; match, on local features; or the system's own.
-        margin: of a loss on global descriptors of a tuple.
+        margin: of a loss that compares the photos of a tuple by a distance.
         seed: of everything that is drawn at random.
         pool: photos that an epoch's negatives are mined from.
         negatives: hard negatives of a tuple.

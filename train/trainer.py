@@ -31,6 +31,7 @@ from train.distributed import ProcessGroup, join_process_group, use_threads
 from train.forecast import Forecast, forecast, in_words
 from train.learner import Learner, load_moments
 from train.log import CURVE_SUFFIX, LOG_SUFFIX, EpochLog, write_log
+from train.losses import LIST_LOSS
 from train.mining import mine_tuples
 from train.models.base import ExtractionConfig, RetrievalModel, of_declared_types
 from train.models.registry import build_model
@@ -39,6 +40,7 @@ from train.weights.init import init_weights
 from train.weights.safe_load import ODDITIES
 
 FEW_SCENES = 5  # of validation: below it, epochs differ by little more than chance
+FEW_TUPLES = 20  # of a step, for a loss of a list
 SAY = partial(print, flush=True)  # at once, even into a file
 
 
@@ -245,6 +247,11 @@ class Training:
             )
         elif scenes < FEW_SCENES:
             self.say(f"{scenes} scenes of validation can hardly tell epochs apart: more places would")
+        if self.config.loss == LIST_LOSS and self.config.tuples_per_step < FEW_TUPLES:
+            self.say(
+                f"--loss {LIST_LOSS} ranks the photos of a step, of {self.config.tuples_per_step} tuples; more teach "
+                f"more: --tuples-per-step {FEW_TUPLES}"
+            )
         if not self.learns:
             codebook = " and visual words" if self.model.method == ASMK else ""
             self.say(f"the backbone is frozen and there is no refinement: only whitening{codebook} are learned")

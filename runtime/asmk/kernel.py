@@ -89,7 +89,7 @@ class AsmkKernel:
     def for_regions(self, levels: int) -> Self:
         """The same kernel for an index that aggregates by regions; raises UsageError for too many levels."""
         if not 0 <= levels <= MAX_LEVELS:
-            raise UsageError(f"regions={levels}: a grid has 1 to {MAX_LEVELS} levels, or 0 for none")
+            raise UsageError(f"regions {levels}: a grid has 1 to {MAX_LEVELS} levels")
         kernel = copy(self)
         kernel.regions = levels
         return kernel

@@ -20,8 +20,8 @@ class EllipseDetector:
         """Raises IncompatibleError if the engine gives no activation maps."""
         if not encoder.manifest.activations:
             raise IncompatibleError(
-                f"{encoder.path}: gives no activation maps, which dsm re-ranks by; export a network with one global "
-                "descriptor again: howl export --activations"
+                f"{encoder.path}: gives no activation maps, which dsm re-ranks by; a network of gem or solar gives "
+                "them when it is exported with --activations"
             )
         self._encoder = encoder
 

@@ -17,8 +17,8 @@ class EngineDetector:
         """Raises IncompatibleError if the engine gives no local features."""
         if encoder.manifest.features is None:
             raise IncompatibleError(
-                f"{encoder.path}: gives a global descriptor only, and matching photos needs local features; export a "
-                "system that has them"
+                f"{encoder.path}: gives a global descriptor only, and matching photos by the engine's features needs "
+                "local ones; export a system that has them (how, delf, delg, fire)"
             )
         self._encoder = encoder
 

@@ -87,7 +87,10 @@ class Spatial:
     def check(path: Path, layout: Layout) -> None:
         """Raises IncompatibleError unless an index or an engine of this layout has what verification needs."""
         if layout.method != ASMK:
-            raise IncompatibleError(f"{path}: has {layout.method}, and spatial verification needs ASMK")
+            raise IncompatibleError(
+                f"{path}: of global descriptors, and spatial verification needs ASMK's local ones; re-rank by "
+                "similarity, or by ransac where the engine gives local features too (delg)"
+            )
         if not layout.geometry:
             raise IncompatibleError(
                 f"{path}: does not keep where its features lie, which spatial verification needs; make another "

@@ -348,6 +348,15 @@ def test_features_are_kept_and_searched_without_photos(
     assert "--keep-features: name the engine" in capsys.readouterr().err
 
 
+def test_features_that_there_are_none_of_are_refused_before_anything_is_indexed(
+    global_engine: Path, photos: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    where = tmp_path / "idx"
+    assert status(index.main, global_engine, *photos, "--index", where, "--keep-features") == 1
+    assert f"{global_engine}: gives a global descriptor only, of which --keep-features" in capsys.readouterr().err
+    assert not where.exists()
+
+
 def test_an_index_says_its_regions(
     engine: Path, photos: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -135,8 +135,8 @@ def test_a_file_that_would_run_code_is_refused_and_runs_nothing(path: Path, plac
         (lambda path: path.write_bytes(path.read_bytes()[:3000]), "damaged, or not a file of tensors"),
         (lambda path: path.write_bytes(path.read_bytes()[:-200]), "damaged, or not a file of tensors"),
         (lambda path: (path.unlink(), path.mkdir()), "damaged, or not a file of tensors"),
-        (lambda path: torch.save({"weights": {}}, path), "not a howl checkpoint"),
-        (lambda path: torch.save([1, 2], path), "not a howl checkpoint"),
+        (lambda path: torch.save({"weights": {}}, path), "neither a checkpoint of howl's nor of a layout"),
+        (lambda path: torch.save([1, 2], path), "neither a checkpoint of howl's nor of a layout"),
         (lambda path: change(path, lambda content: content.update(version=99)), "newer howl"),
         (lambda path: change(path, lambda content: content.update(version=1)), "earlier howl [^\n]*train it again"),
         (lambda path: change(path, lambda content: content.update(system="netvlad")), "the system netvlad"),
@@ -203,7 +203,7 @@ def replaced(value: Tensor) -> Callable[[dict[str, Any]], object]:
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (lambda content: content["weights"].pop(BIAS), f"{BIAS} and 0 more are missing"),
+        (lambda content: content["weights"].pop(BIAS), f"{BIAS} is missing"),
         (lambda content: content["weights"].update(extra=torch.ones(1)), "has weights extra, for which"),
         (lambda content: content.update(weights=[1]), "not a state dict"),
         (lambda content: content["weights"].update({BIAS: 1.0}), "not a state dict"),

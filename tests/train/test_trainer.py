@@ -215,6 +215,16 @@ def test_it_is_said_at_once_when_validation_can_hardly_choose(
     assert any("epochs" in line and (says or "apart") in line for line in said) == (says is not None)
 
 
+@pytest.mark.parametrize(("loss", "tuples", "says"), [("ap", 3, True), ("ap", 20, False), ("contrastive", 3, False)])
+def test_a_list_of_few_photos_is_said(
+    loss: str, tuples: int, says: bool, begin_gem: Callable, config: TrainingConfig
+) -> None:
+    training, said = begin_gem(replace(config, loss=loss, tuples_per_step=tuples), prepare=False), list[str]()
+    training.say = said.append
+    training.introduce()
+    assert any("--tuples-per-step 20" in line for line in said) == says
+
+
 def test_a_run_says_how_long_it_takes_and_how_far_it_is(
     begin: Callable, config: TrainingConfig, tmp_path: Path
 ) -> None:

@@ -76,8 +76,8 @@ def read_cirtorch_checkpoint(content: dict[str, Any], path: Path) -> Published:
     """
     try:
         meta = content["meta"]
-        check_normalisation(path, meta["mean"], meta["std"])
         system, config = _network_of(path, meta, content["state_dict"])
+        check_normalisation(path, meta["mean"], meta["std"])
         network = build_model(system, config)
         weights = _weights_of(path, content["state_dict"], network)
         if config.pyramid == "pooled":

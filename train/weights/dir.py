@@ -53,9 +53,9 @@ def read_dir_checkpoint(content: dict[str, Any], path: Path) -> Published:
         HowlError: it is not whole, or of a network that howl does not have; the line names the file and says which.
     """
     try:
+        backbone, layer = _network_of(path, content["model_options"])
         if preprocess := content.get("preprocess"):
             check_normalisation(path, preprocess["mean"], preprocess["std"])
-        backbone, layer = _network_of(path, content["model_options"])
         whitening = _whitening_after_training(content.get("pca"), channels_of(backbone))
         config = GemConfig(backbone, dimensions=len(whitening["whitening.projection.bias"]), layer=layer)
         network = build_model("gem", config)
@@ -75,12 +75,12 @@ def read_dir_checkpoint(content: dict[str, Any], path: Path) -> Published:
 
 def _network_of(path: Path, options: dict[str, Any]) -> tuple[str, Literal["none", "pooled", "normalised"]]:
     """The backbone, and what its layer is given. Raises IncompatibleError for what howl does not have."""
-    architecture, pooling = options["arch"], options["pooling"]
+    architecture = options["arch"]
     name = architecture.removesuffix(SUFFIX) if isinstance(architecture, str) else None
     if name not in WHOLE_RESNETS or name == architecture:
         known = ", ".join(f"{each}{SUFFIX}" for each in WHOLE_RESNETS)
         raise IncompatibleError(f"{path}: of a {one_line(architecture)}; howl loads {known}")
-    if pooling != "gem":
+    if (pooling := options["pooling"]) != "gem":
         raise IncompatibleError(f"{path}: pools by {one_line(pooling)}; howl loads gem")
     if options.get("without_fc"):
         return WHOLE_RESNETS[name], "none"

@@ -82,8 +82,9 @@ def check_weights(wanted: Mapping[str, Tensor], state: Mapping[str, Tensor], pat
     """
     missing = [key for key in wanted if key not in state]
     if missing:
+        more = "is missing" if len(missing) == 1 else f"and {len(missing) - 1} more are missing"
         raise IncompatibleError(
-            f"{path}: no weights for this network: {missing[0]} and {len(missing) - 1} more are missing"
+            f"{path}: no weights for this network: {missing[0]} {more}; fetch it again, or name the file that it is of"
         )
     for key, value in wanted.items():
         if state[key].shape != value.shape:

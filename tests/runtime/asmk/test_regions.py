@@ -87,7 +87,7 @@ def test_queries_have_no_regions_and_an_empty_photo_no_words(kernel: AsmkKernel)
     assert len(encoded.words) == len(encoded.codes) == 0
     with pytest.raises(IncompatibleError, match="size of the image was not kept"):
         regional.encode_database(replace(given, size=None))
-    with pytest.raises(UsageError, match="regions=99: a grid has 1 to 8 levels"):
+    with pytest.raises(UsageError, match="regions 99: a grid has 1 to 8 levels"):
         kernel.for_regions(99)
 
 
@@ -135,5 +135,5 @@ def test_who_loses_the_race_for_making_the_index_mixes_nothing_into_it(
 
 
 def test_global_descriptors_have_no_regions(global_engine: Path) -> None:
-    with pytest.raises(UsageError, match="regions=3: local descriptors are aggregated by regions"):
+    with pytest.raises(UsageError, match="regions 3: local descriptors are aggregated by regions"):
         Retriever(global_engine, regions=3, device="cpu")

@@ -86,7 +86,7 @@ def test_photos_that_moved_are_an_error_with_the_remedies(both_engine: Path, sho
 def test_an_engine_without_activations_says_how_it_gets_some(engine: Path, photos: list[str]) -> None:
     with Retriever(engine, device="cpu") as retriever:
         retriever.add(photos)
-        with pytest.raises(IncompatibleError, match=f"{engine}: gives no activation maps.*howl export --activations"):
+        with pytest.raises(IncompatibleError, match=f"{engine}: gives no activation maps.*exported with --activations"):
             retriever.search(photos[0], rerank="dsm")
 
 

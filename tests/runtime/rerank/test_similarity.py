@@ -203,7 +203,7 @@ def test_an_index_of_global_descriptors(global_engine: Path, photos: list[str]) 
     with Retriever(global_engine) as retriever:
         retriever.add(photos)
         assert retriever.search(photos[0], rerank="similarity")[0].id == photos[0]
-        with pytest.raises(IncompatibleError, match="has vectors, and spatial verification needs ASMK"):
+        with pytest.raises(IncompatibleError, match="of global descriptors, and spatial verification needs ASMK"):
             retriever.search(photos[0], rerank=Similarity(after=Spatial()))
 
 

@@ -106,9 +106,9 @@ def imagenet(content: dict[str, Any]) -> None:
         (setting("net_params", "dim_reduction", value=None), "not as FIRe saves a checkpoint"),
         (setting("net_params", "runtime", "mean_std", value=[[0, 0, 0], [1, 1, 1]]), "normalised by mean [0, 0, 0]"),
         (setting("state_dict", "lit.gate.weight", value=torch.zeros(1)), "has weights lit.gate.weight, for which"),
-        (without("state_dict", "lit.mlp.2.bias"), "lit.mlp.2.bias and 0 more are missing"),
-        (without("state_dict", "lit.templates_init"), "lit.templates and 0 more are missing"),
-        (without("state_dict", "dim_reduction.weight"), "whitening.projection.weight and 0 more are missing"),
+        (without("state_dict", "lit.mlp.2.bias"), "lit.mlp.2.bias is missing"),
+        (without("state_dict", "lit.templates_init"), "lit.templates is missing"),
+        (without("state_dict", "dim_reduction.weight"), "whitening.projection.weight is missing"),
         (imagenet, "a classifier, from which FIRe's training starts"),
     ],
 )
