@@ -1,11 +1,12 @@
 """Several functions at a time, each in a new process: their logs, their share of the cores, and one end for all."""
 
 import multiprocessing
+import os
 import sys
 import traceback
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import redirect_stderr, redirect_stdout
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from threading import Lock
@@ -18,6 +19,7 @@ from runtime.errors import HowlError
 
 Task = TypeVar("Task")
 
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 _SPAWN = multiprocessing.get_context("spawn")  # a fork would share the threads and the GPU of PyTorch
 
 
@@ -66,7 +68,8 @@ class JobPool:
         with self._lock:
             if self._stopped:
                 raise HowlError("stopped, because another run failed")
-            process.start()
+            with inherited(dict.fromkeys(THREAD_VARIABLES, str(self._threads))):
+                process.start()
             self._running.add(process)
         process.join()
         with self._lock:
@@ -79,6 +82,24 @@ class JobPool:
             self._stopped = True
             for process in self._running:
                 process.terminate()
+
+
+@contextmanager
+def inherited(variables: Mapping[str, str]) -> Iterator[None]:
+    """A block in which new processes have these variables of the environment; afterwards it is as before.
+
+    Libraries of linear algebra read theirs while they are loaded, which is before the function of a job is called.
+    """
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
 
 
 def _run(function: Callable[..., object], arguments: tuple[Any, ...], log: Path, threads: int) -> None:

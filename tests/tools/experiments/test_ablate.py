@@ -296,5 +296,8 @@ def test_a_failure_ends_the_other_processes(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_processes_share_the_cores(tmp_path: Path) -> None:
     log = tmp_path / "run.log"
-    JobPool(os.cpu_count() or 1).call(exec, "import torch; print(torch.get_num_threads())", log=log, command="python x")
-    assert log.read_text().splitlines()[-1] == "1"
+    code = "import os, torch; print(torch.get_num_threads(), os.environ['OPENBLAS_NUM_THREADS'])"
+    before = dict(os.environ)
+    JobPool(os.cpu_count() or 1).call(exec, code, log=log, command="python x")
+    assert log.read_text().splitlines()[-1] == "1 1"
+    assert dict(os.environ) == before
