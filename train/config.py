@@ -17,6 +17,7 @@ from train.models.base import (
     PYRAMID,
     ExtractionConfig,
     ModelConfig,
+    RetrievalModel,
     a_seed,
     above_zero,
     at_least,
@@ -92,7 +93,8 @@ class TrainingConfig:
         learning_rate_decay: factor of all learning rates, each epoch.
         weight_decay: of Adam.
         whitening: learned from second views made of the photos, so that what changes with viewpoint and light counts
-            little, and learned anew after each epoch (views), or once, as HOW does (pca).
+            little, and learned anew after each epoch (views), or as HOW does (pca): once, and of global descriptors
+            anew where the backbone learns.
         words: visual words of the codebook, at most.
         whitening_photos: training photos that whitening is learned from.
         whitening_features: strongest features of each, for local features.
@@ -138,6 +140,10 @@ class TrainingConfig:
         at_least(1, **{name: getattr(self, name) for name in (*counts, *photos)})
         rates = ("learning_rate", "margin", "new_module_factor", "learning_rate_decay")
         above_zero(**{name: getattr(self, name) for name in rates})
+
+    def relearns_whitening(self, model: type[RetrievalModel]) -> bool:
+        """Whether whitening is learned anew after each epoch: what it is learned from has changed."""
+        return self.whitening == "views" or not (model.keeps_whitening or self.freeze_backbone)
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)

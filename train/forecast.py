@@ -115,7 +115,8 @@ def forecast(
     distractors, learned = min(count, DISTRACTORS), min(count, config.codebook_photos)
     pace = seconds_of_k_means(model.config.dimensions) if model.method == ASMK else 0.0
     whitening = (2 if from_views else 1) * min(count, config.whitening_photos) * at_scale_1
-    epoch = min(count, config.pool + 2 * tuples) * described + tuples * one_tuple + from_views * whitening
+    relearned = config.relearns_whitening(type(model)) * whitening
+    epoch = min(count, config.pool + 2 * tuples) * described + tuples * one_tuple + relearned
     return Forecast(
         whitening=whitening / processes.world,
         epoch=epoch / processes.world,

@@ -296,7 +296,7 @@ class Training:
             tuples = mine_tuples(self._describe, self.photos, self.config, epoch, self.processes)
             self.model.train()
             loss = self.learner.learn(tuples, epoch)
-            if self.config.whitening == "views":  # what changes between views has changed
+            if self.config.relearns_whitening(type(self.model)):
                 self._learn_whitening()
             self._finish_epoch(EpochLog(epoch + 1, loss, None, rate, len(tuples), 0.0), begin, out)
         if self.processes.is_first:

@@ -154,6 +154,7 @@ class RetrievalModel(nn.Module, ABC):
         own_losses: those of no other system, by name: of what ``compared`` gives of each photo of a tuple, the query's
             first, then the positive's, and of the margin.
         whitenings: how its whitening can be learned (``train.calibration``), the default first.
+        keeps_whitening: whether one by PCA is learned once, or anew after each epoch that changes the backbone.
         margin: of the loss on global descriptors, unless the user says otherwise.
         shrinkage: of the PCA whitening, in [0, 1].
         parts: the network's modules by name, with the settings that must be equal before a network can start from
@@ -174,6 +175,7 @@ class RetrievalModel(nn.Module, ABC):
     losses: ClassVar[tuple[str, ...]]
     own_losses: ClassVar[Mapping[str, Callable[[Sequence[tuple[Tensor, ...]], float], Tensor]]] = {}
     whitenings: ClassVar[tuple[Literal["views", "pca"], ...]]
+    keeps_whitening: ClassVar[bool] = True
     margin: ClassVar[float]
     shrinkage: ClassVar[float] = 1.0
     parts: ClassVar[Mapping[str, tuple[str, ...]]]
