@@ -271,5 +271,5 @@ def test_reranking_needs_local_features(
 ) -> None:
     out = tmp_path / "pairs.txt"
     assert run(global_engine, folder, "--rerank", "spatial", "--out", out) == 1
-    assert f"{global_engine}: has vectors, and spatial verification needs ASMK" in capsys.readouterr().err
+    assert f"{global_engine}: of global descriptors, and spatial verification needs ASMK" in capsys.readouterr().err
     assert not out.exists()
