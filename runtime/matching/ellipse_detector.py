@@ -7,10 +7,11 @@ from runtime.errors import IncompatibleError
 from runtime.features import Features
 from runtime.io.image import PhotoInput, stored_orientation
 from runtime.matching.ellipses import Ellipses, find_ellipses
+from runtime.matching.engine_detector import OfEngine
 from runtime.matching.keypoints import Keypoints
 
 
-class EllipseDetector:
+class EllipseDetector(OfEngine):
     """Finds ellipses by an engine that gives activation maps. Any thread may use it.
 
     Their keypoints have, as descriptors, the channel and the three numbers of the frame, in pixels of the photo.
@@ -23,12 +24,7 @@ class EllipseDetector:
                 f"{encoder.path}: gives no activation maps, which dsm re-ranks by; a network of gem or solar gives "
                 "them when it is exported with --activations"
             )
-        self._encoder = encoder
-
-    @property
-    def fingerprint(self) -> str:
-        """Of the engine."""
-        return self._encoder.manifest.fingerprint
+        super().__init__(encoder)
 
     def detect(self, photo: PhotoInput) -> Keypoints:
         """The ellipses of a database photo. Raises ImageError if it cannot be read."""
@@ -55,7 +51,7 @@ class EllipseDetector:
         return self._in_engine_pixels(found, keypoints.size)
 
     def _in_engine_pixels(self, found: Ellipses, size: tuple[int, int]) -> Ellipses:
-        factor = min(1.0, self._encoder.manifest.image_size / max(size))
+        factor = self.shrunk(size)
         return found.scaled(factor, factor)
 
 

@@ -10,7 +10,23 @@ from runtime.io.image import PhotoInput, stored_orientation
 from runtime.matching.keypoints import Keypoints
 
 
-class EngineDetector:
+class OfEngine:
+    """What an engine's own features become keypoints by: its encoder, its name, and the unit of its positions."""
+
+    def __init__(self, encoder: Encoder) -> None:
+        self._encoder = encoder
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the engine."""
+        return self._encoder.manifest.fingerprint
+
+    def shrunk(self, size: tuple[int, int]) -> float:
+        """By how much the engine shrinks a photo of this width and height."""
+        return min(1.0, self._encoder.manifest.image_size / max(size))
+
+
+class EngineDetector(OfEngine):
     """Finds keypoints by an engine that gives local features. Any thread may use it."""
 
     def __init__(self, encoder: Encoder) -> None:
@@ -20,12 +36,7 @@ class EngineDetector:
                 f"{encoder.path}: gives a global descriptor only, and matching photos by the engine's features needs "
                 "local ones; export a system that has them (how, delf, delg, fire)"
             )
-        self._encoder = encoder
-
-    @property
-    def fingerprint(self) -> str:
-        """Of the engine."""
-        return self._encoder.manifest.fingerprint
+        super().__init__(encoder)
 
     def detect(self, photo: PhotoInput) -> Keypoints:
         """The local features of a photo. Raises ImageError if it cannot be read."""
@@ -35,8 +46,7 @@ class EngineDetector:
 
     def engine_pixels(self, keypoints: Keypoints) -> NDArray[np.float32]:
         """Where keypoints lie in the image that the engine takes, float32 [n, 2]: the unit of how exact they are."""
-        factor = min(1.0, self._encoder.manifest.image_size / max(keypoints.size))
-        return (keypoints.positions + 0.5) * np.float32(factor) - 0.5
+        return (keypoints.positions + 0.5) * np.float32(self.shrunk(keypoints.size)) - 0.5
 
 
 def unit_descriptors(local: LocalFeatures) -> NDArray[np.float32]:

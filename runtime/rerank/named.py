@@ -11,9 +11,9 @@ from runtime.encoder import Encoder
 from runtime.errors import HowlError, UsageError
 from runtime.first_stage import Layout
 from runtime.io.decoding import MAX_PIXELS
-from runtime.matching import EllipseDetector, EngineDetector, KeypointStore, Matcher
+from runtime.matching import Detector, EllipseDetector, EngineDetector, KeypointStore, Matcher
 from runtime.matching.matcher import DEFAULT
-from runtime.matching.store import OF_ACTIVATIONS, OF_ENGINE
+from runtime.matching.store import OF_ACTIVATIONS, OF_ENGINE, OF_MATCHER, Kind
 from runtime.rerank.dsm import Dsm
 from runtime.rerank.hits import HitOrder
 from runtime.rerank.interface import Reranker
@@ -85,8 +85,7 @@ class Rerankers:
     def lightglue(self) -> LightGlue:
         """Learned matching, with the keypoints that are kept beside the index, if there are any."""
         matcher = Matcher(self.matcher, device=self.device, threads=self.threads, max_pixels=self.max_pixels)
-        kept = None if self.index is None else KeypointStore.beside(self.index, matcher.fingerprint)
-        return LightGlue(matcher, kept)
+        return LightGlue(matcher, self._kept(matcher, OF_MATCHER))
 
     def ransac(self) -> Ransac:
         """The engine's own features, with those that are kept beside the index, if there are any.
@@ -95,14 +94,17 @@ class Rerankers:
         """
         encoder = self._encoder()
         detector = EngineDetector(encoder)
-        kept = None if self.index is None else KeypointStore.beside(self.index, detector.fingerprint, OF_ENGINE)
-        return Ransac(detector, kept, least=Ransac.least if encoder.manifest.system == CALIBRATED else None)
+        least = Ransac.least if encoder.manifest.system == CALIBRATED else None
+        return Ransac(detector, self._kept(detector, OF_ENGINE), least=least)
 
     def dsm(self) -> Dsm:
         """The ellipses in the engine's activation maps, with those that are kept beside the index, if there are any."""
         detector = EllipseDetector(self._encoder())
-        kept = None if self.index is None else KeypointStore.beside(self.index, detector.fingerprint, OF_ACTIVATIONS)
-        return Dsm(detector, kept)
+        return Dsm(detector, self._kept(detector, OF_ACTIVATIONS))
+
+    def _kept(self, detector: Detector, kind: Kind) -> KeypointStore | None:
+        """What is kept beside the index of what the detector finds; None if there is none."""
+        return None if self.index is None else KeypointStore.beside(self.index, detector.fingerprint, kind)
 
     def _encoder(self) -> Encoder:
         if self.encoder is not None:

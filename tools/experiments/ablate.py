@@ -25,16 +25,14 @@ from export.options import ExportOptions
 from runtime.errors import UsageError
 from runtime.io.cli import positive_int, whole_number
 from runtime.io.files import atomic_write, ensure_writable
-from runtime.io.finding import find_photos
 from tools.environment import describe_machine, require_packages
 from tools.evaluation.distractors import R1M
 from tools.experiments.ablation.figures import draw, read_results, report
 from tools.experiments.ablation.rows import ROWS, STAGES, all_runs, job_of
 from tools.experiments.job_pool import JobPool
-from tools.experiments.stages import Job, finish, keep_settings
+from tools.experiments.stages import Job, check_data, finish, keep_settings
 from train.backbones import BUILDERS
 from train.config import TrainOptions
-from train.data import open_set
 from train.models.how import HowConfig
 
 PACKAGES = ("numpy", "torch", "onnxruntime")
@@ -89,14 +87,6 @@ def ablate(jobs: Sequence[Job], out: Path, processes: int = 1) -> None:
             pool.work(jobs, lambda job: finish(job, STAGES, pool.call, bar.update))
     finally:
         write_results(jobs, out)
-
-
-def check_data(job: Job) -> None:
-    """Raises HowlError if photos to measure on are missing: training comes first, and takes long."""
-    for data in job.test:
-        open_set(data, image_size=None, root=job.training.data_root)
-    if job.distractors and job.distractors != R1M:
-        find_photos([job.distractors])
 
 
 def write_results(jobs: Sequence[Job], out: Path) -> None:

@@ -21,14 +21,12 @@ from tqdm import tqdm
 import train.run
 from runtime.io.cli import positive_int
 from runtime.io.files import atomic_write, ensure_writable
-from runtime.io.finding import find_photos
 from tools.environment import describe_machine, require_packages
 from tools.experiments.comparison.figures import draw, read_results, table
 from tools.experiments.comparison.systems import SYSTEMS, job_of, stages_of
 from tools.experiments.job_pool import JobPool
-from tools.experiments.stages import Job, finish, keep_settings
+from tools.experiments.stages import Job, check_data, finish, keep_settings
 from train.config import TrainOptions
-from train.data import open_set
 
 PACKAGES = ("numpy", "torch", "onnxruntime")
 BUDGET = ("--image-size", "480", "--tuple-size", "320", "--epochs", "1", "--tuples", "60")
@@ -61,9 +59,7 @@ def compare(jobs: Sequence[Job], out: Path, processes: int = 1) -> None:
     """
     require_packages("matplotlib", "pandas", "tabulate")
     ensure_writable(out / RESULT)
-    find_photos([cast(str, jobs[0].distractors)])
-    for data in jobs[0].test:
-        open_set(data, image_size=None, root=jobs[0].training.data_root)
+    check_data(jobs[0])
     keep_settings(jobs, out)
     pool = JobPool(processes)
     stages = sum(len(stages_of(job.run.row)) for job in jobs)

@@ -27,10 +27,11 @@ from export.learning import learn, open_checkpoint
 from export.options import PRECISIONS, PRESETS, ExportOptions, Preset
 from runtime.errors import UsageError
 from runtime.io.cli import positive_int
-from runtime.io.files import atomic_write, ensure_writable
+from runtime.io.files import ensure_writable
 from runtime.io.image import Image
 from tools.environment import describe_machine, load_pyplot, require_packages
 from tools.evaluation import evaluate_engine
+from tools.experiments.stages import write_json
 from tools.experiments.timing import open_extractor, timed, timed_photos
 from train.distributed import use_threads
 from train.models.base import PYRAMID
@@ -132,14 +133,14 @@ def search(points: Sequence[Point], setting: Setting, out: Path, *, photos: int 
             engine = export_point(point, setting, out)
             evaluation = evaluate_engine(engine, setting.data, distractors=setting.distractors, device="cpu").as_dict()
             accuracies[point] = {Path(each["data"]).name: each["mAP"] for each in evaluation["sets"]}
-            write(out / RESULT, {"setting": asdict(setting), "engines": described(accuracies)})
+            write_json(out / RESULT, {"setting": asdict(setting), "engines": described(accuracies)})
     seconds = measure({point: out / f"{point}.onnx" for point in accuracies}, timed)
     result = {
         "machine": describe_machine(PACKAGES),
         "setting": asdict(setting),
         "engines": described(accuracies, seconds),
     }
-    write(out / RESULT, result)
+    write_json(out / RESULT, result)
     return result
 
 
@@ -177,12 +178,6 @@ def earlier_accuracies(path: Path, setting: Setting) -> dict[Point, dict[str, fl
         preset = Preset(**{**each["preset"], "scales": tuple(each["preset"]["scales"])})
         accuracies[Point(each["network"], preset)] = each["mAP"]
     return accuracies
-
-
-def write(path: Path, content: Mapping[str, Any]) -> None:
-    """Writes JSON."""
-    with atomic_write(path) as file:
-        file.write(json.dumps(content, indent=1).encode())
 
 
 def export_point(point: Point, setting: Setting, out: Path) -> Path:

@@ -5,7 +5,7 @@ again.
 """
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -16,8 +16,11 @@ from runtime.bundle import EngineFiles
 from runtime.errors import UsageError
 from runtime.io.cli import command_line
 from runtime.io.files import atomic_write
+from runtime.io.finding import find_photos
 from tools.evaluation import evaluate_engine
+from tools.evaluation.distractors import R1M
 from train.config import ResumeOptions, TrainOptions
+from train.data import open_set
 from train.run import command_for, train
 
 SETTINGS = "settings.json"
@@ -140,8 +143,13 @@ def evaluate(job: Job) -> None:
     evaluation = evaluate_engine(
         job.run.engine, job.test, distractors=job.distractors, data_root=job.training.data_root
     )
-    with atomic_write(job.run.evaluation) as file:
-        file.write(json.dumps(evaluation.as_dict(), indent=1).encode())
+    write_json(job.run.evaluation, evaluation.as_dict())
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Writes the file whole or not at all."""
+    with atomic_write(path) as file:
+        file.write(json.dumps(content, indent=1).encode())
 
 
 def evaluation_command(job: Job) -> str:
@@ -156,6 +164,14 @@ EXPORT = Stage(
     "export", lambda run: EngineFiles.of(run.engine).manifest, export_engine, lambda job: job.export.command()
 )
 EVALUATION = Stage("evaluate", lambda run: run.evaluation, evaluate, evaluation_command)
+
+
+def check_data(job: Job) -> None:
+    """Raises HowlError if photos to measure on are missing: training comes first, and takes long."""
+    for data in job.test:
+        open_set(data, image_size=None, root=job.training.data_root)
+    if job.distractors and job.distractors != R1M:
+        find_photos([job.distractors])
 
 
 def keep_settings(jobs: Sequence[Job], folder: Path) -> None:

@@ -81,7 +81,7 @@ def test_a_checkpoint_that_is_missing_ends_it(photos: Setting, tmp_path: Path) -
 
 def test_a_search_goes_on_with_the_same_photos_only(photos: Setting, tmp_path: Path) -> None:
     path, point = tmp_path / "frontier.json", Point("a.pt", Preset(320, (1.0, 0.707), 500, "fp32"))
-    frontier.write(path, {"setting": frontier.asdict(photos), "engines": frontier.described({point: {"a": 0.5}})})
+    frontier.write_json(path, {"setting": frontier.asdict(photos), "engines": frontier.described({point: {"a": 0.5}})})
     assert frontier.earlier_accuracies(path, photos) == {point: {"a": 0.5}}
     with pytest.raises(HowlError, match=r"frontier\.json: a search with other data"):
         frontier.earlier_accuracies(path, Setting(photos.data, "elsewhere", None))

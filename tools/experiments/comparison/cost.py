@@ -37,16 +37,16 @@ def cost_of(engine: Path, index: Path, photos: Sequence[Path], rerank: Sequence[
         is from an image in memory to its encoded query; search finds the best 100 of 50,000 images.
     """
     encoder = Encoder(engine, device="cpu", threads=1)
-    rerankers = Rerankers.beside(engine, None, index, device="cpu", threads=1)
+    rerankers = Rerankers.beside(engine, None, index, encoder=encoder, device="cpu", threads=1)
     reranking = {name: cast(Reranker, rerankers.of(name)) for name in rerank}
     chosen = list(photos[:: max(1, len(photos) // DISTINCT)][:DISTINCT])
-    distinct = [encoder.encode_database(encoder.engine.extract(encoder.load(photo))) for photo in chosen]
+    distinct = [encoder.encode_database(encoder.extract_loaded(encoder.load(photo))) for photo in chosen]
     store: Store = encoder.first_stage.build([distinct[i % len(distinct)] for i in range(IMAGES)])
     live = np.ones(len(store), bool)
     times: dict[str, list[float]] = {"extraction": [], "search": [], **{name: [] for name in reranking}}
     for number, photo in enumerate(chosen[:: max(1, len(chosen) // (QUERIES + 1))][: QUERIES + 1]):
-        image = resized(encoder.load(photo), QUERY_SIZE)
-        features, first = timed(encoder.extract, np.ascontiguousarray(image[:, :, ::-1]))
+        image = np.ascontiguousarray(resized(encoder.load(photo), QUERY_SIZE)[:, :, ::-1])
+        features, first = timed(lambda image: encoder.extract_loaded(encoder.load(image)), image)
         encoded, second = timed(encoder.encode_query, features)
         _, third = timed(store.best, encoded, live, TOP)
         taken = {"extraction": first + second, "search": third}

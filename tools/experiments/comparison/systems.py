@@ -1,20 +1,18 @@
 """The systems that are compared, and the stages from each one's training to its figures."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import NamedTuple, cast
 
 from export.options import ExportOptions
 from runtime.io.cli import command_line
-from runtime.io.files import atomic_write
 from runtime.io.finding import find_photos
 from runtime.retriever import Retriever
 from tools.evaluation import evaluate_engine
 from tools.experiments.comparison.cost import cost_of
-from tools.experiments.stages import EXPORT, TRAINING, Job, Run, Stage
+from tools.experiments.stages import EXPORT, TRAINING, Job, Run, Stage, write_json
 from tools.index import keep_features
 from train.config import TrainOptions
 
@@ -134,11 +132,6 @@ def measure_cost(job: Job) -> None:
     """Keeps what the system costs."""
     photos = find_photos([cast(str, job.distractors)])
     write_json(cost_file(job.run), cost_of(job.run.engine, index_of(job.run), photos, SYSTEMS[job.run.row].rerank))
-
-
-def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    with atomic_write(path) as file:
-        file.write(json.dumps(content, indent=1).encode())
 
 
 def searched(job: Job) -> list[str]:
