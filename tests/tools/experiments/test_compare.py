@@ -9,13 +9,18 @@ import pytest
 
 pytest.importorskip("torch", reason="needs PyTorch")
 
+from runtime.asmk.kernel import AsmkParameters
 from runtime.retriever import Retriever
 from tools.experiments import compare
 from tools.experiments.comparison import cost, systems
 from tools.experiments.comparison.systems import RERANKED, SYSTEMS, cost_file, evaluation_file, job_of, stages_of
 from tools.experiments.stages import Run
 from tools.index import keep_features
+from train.checkpoint import Checkpoint
 from train.config import TrainOptions
+from train.log import EpochLog
+from train.models.base import ExtractionConfig
+from train.models.how import HowConfig, HowNetwork
 
 
 def options_of(name: str, *words: str) -> TrainOptions:
@@ -57,7 +62,16 @@ def cell(value: float, spread: tuple[float, float]) -> str:
     return f"{value} ({spread[0]}–{spread[1]})"
 
 
-def test_the_table_has_a_line_for_each_order_of_the_answers(tmp_path: Path) -> None:
+def epoch_log(epoch: int, score: float) -> EpochLog:
+    return EpochLog(epoch, None, score, 0.0, 0, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("after_training", "weights"), [(0.5, "of epoch 1"), (0.25, "as they started")], ids=["better", "worse"]
+)
+def test_the_table_has_a_line_for_each_order_of_the_answers(
+    after_training: float, weights: str, tmp_path: Path
+) -> None:
     for package in ("pandas", "tabulate"):
         pytest.importorskip(package, reason=f"needs {package}")
     from tools.experiments.comparison.figures import read_results, table
@@ -69,14 +83,21 @@ def test_the_table_has_a_line_for_each_order_of_the_answers(tmp_path: Path) -> N
     times = {"extraction": [40, 42, 44], "search": [3, 3, 4], "ransac": [500, 520, 540]}
     cost_file(run).write_text(json.dumps({"bytes": 1024, "kept": {"ransac": 260_000}, **times}))
 
+    records = [epoch_log(0, 0.375).as_dict(), epoch_log(1, after_training).as_dict()]
+    config = HowConfig(backbone="efficientnet_lite0")
+    Checkpoint(
+        *("how", config, HowNetwork(config).state_dict(), ExtractionConfig(), AsmkParameters(), None),
+        training={"records": records},
+    ).save(run.checkpoint)
+
     lines = read_results([unfinished, run])
     assert [line["framework"] for line in lines] == ["global", RERANKED]
     text = table({"machine": {"processor": "some"}, "systems": lines})
     rows = [[part.strip() for part in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("| DELG")]
     once = [cell(42.0, (41.0, 43.0)), cell(3.0, (3.0, 3.5))]
     assert rows == [
-        ["DELG", "", "50.00", "1,024", "1.0", *once, ""],
-        ["DELG", "ransac", "62.50", "1,024 + 260,000", "261.0", *once, cell(520.0, (510.0, 530.0))],
+        ["DELG", "", weights, "50.00", "1,024", "1.0", *once, ""],
+        ["DELG", "ransac", weights, "62.50", "1,024 + 260,000", "261.0", *once, cell(520.0, (510.0, 530.0))],
     ]
 
 

@@ -10,6 +10,8 @@ import numpy as np
 from tools.environment import load_pyplot
 from tools.experiments.comparison.systems import LOCAL, RERANKED, SYSTEMS, cost_file, evaluation_file
 from tools.experiments.stages import Run
+from train.checkpoint import Checkpoint
+from train.run import best_epoch
 
 MILLION = 1_000_000
 
@@ -21,6 +23,7 @@ def read_results(runs: Sequence[Run]) -> list[dict[str, Any]]:
         if not cost_file(run).exists():
             continue
         system, cost = SYSTEMS[run.row], json.loads(cost_file(run).read_text())
+        epoch = best_epoch(Checkpoint.load(run.checkpoint)).epoch
         for rerank in (None, *system.rerank):
             evaluation = json.loads(evaluation_file(rerank, run).read_text())
             framework = RERANKED if rerank is not None and system.framework != LOCAL else system.framework
@@ -29,6 +32,7 @@ def read_results(runs: Sequence[Run]) -> list[dict[str, Any]]:
                     "system": system.label,
                     "rerank": rerank,
                     "framework": framework,
+                    "epoch": epoch,
                     "mAP": {Path(each["data"]).name: each["mAP"] for each in evaluation["sets"]},
                     "bytes": cost["bytes"],
                     "kept": 0 if rerank is None else cost["kept"].get(rerank, 0),
@@ -41,13 +45,17 @@ def read_results(runs: Sequence[Run]) -> list[dict[str, Any]]:
 
 
 def table(result: Mapping[str, Any]) -> str:
-    """Markdown: mAP, bytes of an image, gigabytes of a million, and the median milliseconds of a query."""
+    """Markdown: mAP, bytes of an image, gigabytes of a million, and the median milliseconds of a query.
+
+    Validation keeps the weights that a network started with where no epoch was better; the table says which were kept.
+    """
     import pandas  # late: `--help` does without
 
     rows = [
         {
             "system": line["system"],
             "re-ranked by": line["rerank"] or "",
+            "weights": f"of epoch {line['epoch']}" if line["epoch"] > 0 else "as they started",
             **{f"mAP {of}": f"{100 * value:.2f}" for of, value in line["mAP"].items()},
             "bytes an image": _bytes(line),
             "GB a million": f"{(line['bytes'] + line['kept']) * MILLION / 1e9:.1f}",
@@ -62,15 +70,22 @@ def table(result: Mapping[str, Any]) -> str:
 
 
 def draw(result: Mapping[str, Any], path: Path) -> None:
-    """mAP against the milliseconds of a whole query, for every test set: each framework of the paper in a colour."""
+    """mAP against the milliseconds of a whole query, for every test set: each framework of the paper in a colour.
+
+    A hollow point is a system whose weights are as they started.
+    """
     pyplot = load_pyplot()
     lines = result["systems"]
     sets = list(lines[0]["mAP"])
     figure, panels = pyplot.subplots(1, len(sets), figsize=(6 * len(sets), 4.5), layout="constrained", squeeze=False)
     for of, axes in zip(sets, panels[0], strict=True):
-        for framework in dict.fromkeys(line["framework"] for line in lines):
+        for number, framework in enumerate(dict.fromkeys(line["framework"] for line in lines)):
+            colour = f"C{number}"
             mine = [line for line in lines if line["framework"] == framework]
-            axes.plot([_total(line) for line in mine], [100 * line["mAP"][of] for line in mine], "o", label=framework)
+            filled = [colour if line["epoch"] > 0 else "none" for line in mine]
+            points = [_total(line) for line in mine], [100 * line["mAP"][of] for line in mine]
+            axes.scatter(*points, c=filled, edgecolors=colour)
+            axes.scatter([], [], c=colour, label=framework)
         for line in lines:
             label = line["system"] if line["rerank"] is None else f"{line['system']}, {line['rerank']}"
             at = _total(line), 100 * line["mAP"][of]
@@ -78,6 +93,7 @@ def draw(result: Mapping[str, Any], path: Path) -> None:
         axes.set_xscale("log")
         axes.set(xlabel="ms a query, one thread, 50,000 images", ylabel="mAP", title=of)
         axes.grid(which="both", alpha=0.3)
+        axes.scatter([], [], c="none", edgecolors="black", label="weights as they started")
         axes.legend(fontsize=8)
     figure.savefig(path, dpi=120)
     pyplot.close(figure)
