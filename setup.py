@@ -12,7 +12,8 @@ from setuptools.command.build_ext import build_ext
 SOURCES = Path("runtime/native")
 # What every x86-64 processor since 2009 can do; newer instructions are chosen at run time, function by function.
 BASELINE = ["-mcpu=x86_64_v2"] if platform.machine().lower() in ("x86_64", "amd64") else []
-FLAGS = ["-std=c17", "-O3", "-g0", "-shared", "-fPIC", "-Wall", "-Wextra", "-Werror", "-fno-sanitize=all"]
+EXACT = ["-ffp-contract=off"]  # a product and a sum are rounded one by one, whatever the processor could do at once
+FLAGS = ["-std=c17", "-O3", "-g0", *EXACT, "-shared", "-fPIC", "-Wall", "-Wextra", "-Werror", "-fno-sanitize=all"]
 
 
 class Compile(build_ext):

@@ -28,7 +28,7 @@ def require_packages(*modules: str, hint: str | None = None) -> None:
         DependencyError: one is not installed; the line says how to get it.
     """
     for module in modules:
-        if not _is_installed(module):
+        if not is_installed(module):
             raise DependencyError(f"{module} is not installed, and this needs it: {hint or f'pip install {module}'}")
 
 
@@ -67,7 +67,8 @@ def peak_memory() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * MAXRSS_UNIT
 
 
-def _is_installed(module: str) -> bool:
+def is_installed(module: str) -> bool:
+    """Whether a module can be imported; only the packages that it is in are."""
     try:
         return find_spec(module) is not None
     except ModuleNotFoundError:  # the package that the module is in

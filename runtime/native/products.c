@@ -34,10 +34,10 @@ static float finish(const uint16_t *vector, const float *query, int64_t first, i
 {
     for (int64_t i = first; i < dimensions; i++)
         lanes[i - first] += from_half(vector[i]) * query[i];
-    float sum = 0;
-    for (int lane = 0; lane < LANES; lane++)
-        sum += lanes[lane];
-    return sum;
+    for (int half = LANES / 2; half > 0; half /= 2)
+        for (int lane = 0; lane < half; lane++)
+            lanes[lane] += lanes[lane + half];
+    return lanes[0];
 }
 
 static float product(const uint16_t *vector, const float *query, int64_t dimensions)
@@ -71,9 +71,23 @@ F16C static float product_f16c(const uint16_t *vector, const float *query, int64
     return finish(vector, query, i, dimensions, lanes);
 }
 
+AVX512 static float product_avx512(const uint16_t *vector, const float *query, int64_t dimensions)
+{
+    __m512 sums = _mm512_setzero_ps();
+    int64_t i = 0;
+    for (; i + LANES <= dimensions; i += LANES) {
+        __m512 values = _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)(vector + i)));
+        sums = _mm512_add_ps(sums, _mm512_mul_ps(values, _mm512_loadu_ps(query + i)));
+    }
+    float lanes[LANES];
+    _mm512_storeu_ps(lanes, sums);
+    return finish(vector, query, i, dimensions, lanes);
+}
+
 #else
 
 #define product_f16c product
+#define product_avx512 product
 
 #endif
 
@@ -88,11 +102,10 @@ struct products {
 static void fill_scores(void *arguments)
 {
     const struct products of = *(struct products *)arguments;
-    int fast = has_f16c();
-    for (int64_t row = 0; row < of.n; row++) {
-        const uint16_t *vector = of.vectors + row * of.dimensions;
-        of.scores[row] = (fast ? product_f16c : product)(vector, of.query, of.dimensions);
-    }
+    float (*const fastest)(const uint16_t *, const float *, int64_t) =
+        has_avx512() ? product_avx512 : has_f16c() ? product_f16c : product;
+    for (int64_t row = 0; row < of.n; row++)
+        of.scores[row] = fastest(of.vectors + row * of.dimensions, of.query, of.dimensions);
 }
 
 /* vectors: half [n, dimensions]; query: float [dimensions]; fills scores float [n]. Returns as howl_guarded. */

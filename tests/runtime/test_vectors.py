@@ -55,6 +55,36 @@ def test_products_are_those_of_numpy(dimensions: int) -> None:
     np.testing.assert_allclose(native.products(vectors, query), wanted, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("dimensions", [15, 40, 512])
+def test_products_are_rounded_alike_by_every_processor(dimensions: int) -> None:
+    """In the order that the C code states: 16 sums in float32, and then the sums of their halves."""
+    random = np.random.default_rng(dimensions)
+    vectors = random.normal(size=(50, dimensions)).astype(np.float16)
+    query = random.normal(size=dimensions).astype(np.float32)
+    products = np.zeros((50, -(-dimensions // 16) * 16), np.float32)
+    products[:, :dimensions] = vectors.astype(np.float32) * query
+    sums = np.zeros((50, 16), np.float32)
+    for lanes in np.split(products, products.shape[1] // 16, axis=1):
+        sums += lanes
+    while sums.shape[1] > 1:
+        sums = np.add(*np.split(sums, 2, axis=1))
+    np.testing.assert_array_equal(native.products(vectors, query), sums[:, 0])
+
+
+@pytest.mark.parametrize("top", [1, 7, 100, 499, 500, 1000])
+@pytest.mark.parametrize("values", [3, 10_000], ids=["ties", "few ties"])
+def test_the_best_are_those_of_sorting_all(values: int, top: int) -> None:
+    random = np.random.default_rng(top)
+    store = VectorFile(random.integers(-values, values, (500, 1)).astype(np.float16))
+    live = random.random(500) < 0.9
+    query = np.ones(1, np.float32)
+    scores = np.where(live, store.scores(query), -np.inf)
+    wanted = np.argsort(-scores, kind="stable")[: min(top, live.sum())]
+    images, found = store.best(query, live, top)
+    assert images.tolist() == wanted.tolist()
+    assert found.tolist() == scores[wanted].tolist()
+
+
 def test_a_score_does_not_depend_on_what_stands_around_its_vector() -> None:
     query = STAGE.encode_query(draw(0))
     whole = STAGE.build(encoded(*range(20))).scores(query)
