@@ -2,8 +2,9 @@
 
 What their training writes, and their evaluation loads:
 
-    meta          architecture, pooling, mean and std; whitening, regional and local_whitening (false if they are not
-                  there); soa and soa_layers (SOLAR); Lw, learned after training: {data set: {ss or ms: {m, P}}}
+    meta          architecture, pooling, outputdim, mean and std; whitening, regional and local_whitening (false if
+                  they are not there); soa and soa_layers (SOLAR); Lw, learned after training:
+                  {data set: {ss or ms: {m, P}}}
     state_dict    features.N.…      child N of torchvision's ResNet, without average pooling and classifier;
                   SOLAR: features.conv1.{0, 1}, conv2_x.2, conv3_x, conv4_x, conv5_x and soa4, soa5
                   pool.p            the exponent of GeM
@@ -29,23 +30,25 @@ from train.models.global_model import GlobalConfig
 from train.models.registry import build_model
 from train.models.rmac import RmacConfig
 from train.weights.published import (
+    RESNET,
     WHOLE_RESNETS,
     Published,
     channels_of,
     check_normalisation,
+    load_renamed,
+    reading,
     refuse,
     renamed,
-    resnet_name,
     whitening_weights,
 )
-from train.weights.safe_load import ODDITIES, load_state
 
 IMAGE_SIZE = 1024
 LAYER_SCALES = (1.0, 1.4142, 0.7071)
 SCALES = (1.0, 0.7071, 0.5)
 LEARNED_ON = ("retrieval-SfM-120k", "retrieval-SfM-30k")  # Lw: the larger set first
 EXPONENT, WHITENING = "pooling.p", "whitening.projection.weight"
-NAMES = {  # theirs that are not a ResNet's children by number, and ours
+NAMES = {
+    **RESNET,
     "features.conv1.0.": "backbone.conv1.",
     "features.conv1.1.": "backbone.bn1.",
     "features.conv2_x.2.": "backbone.layer1.",
@@ -74,21 +77,17 @@ def read_cirtorch_checkpoint(content: dict[str, Any], path: Path) -> Published:
     Raises:
         HowlError: it is not whole, or of a network that howl does not have; the line names the file and says which.
     """
-    try:
-        meta = content["meta"]
-        system, config = _network_of(path, meta, content["state_dict"])
+    with reading(path, LAYOUT):
+        meta, state = content["meta"], content["state_dict"]
+        system, config = _network_of(path, meta, state)
         check_normalisation(path, meta["mean"], meta["std"])
         network = build_model(system, config)
-        weights = _weights_of(path, content["state_dict"], network)
+        weights = _weights_of(path, state, network)
         if config.pyramid == "pooled":
             if WHITENING in weights:
                 refuse(path, LAYOUT, "it has a whitening layer, of which its meta says nothing")
             weights |= _whitening_after_training(meta.get("Lw"), network.backbone.channels)
-    except KeyError as error:
-        refuse(path, LAYOUT, f"it lacks {error}")
-    except ODDITIES as error:
-        refuse(path, LAYOUT, one_line(error))
-    load_state(network, weights, path)
+    load_renamed(network, weights, path, NAMES, state)
     scales = SCALES if config.pyramid == "pooled" else LAYER_SCALES
     return Published(system, config, network.state_dict(), ExtractionConfig(IMAGE_SIZE, scales, features=None))
 
@@ -106,7 +105,9 @@ def _network_of(path: Path, meta: dict[str, Any], state: Any) -> tuple[str, Glob
     backbone = WHOLE_RESNETS[architecture]
     settings: dict[str, Any] = {"backbone": backbone, "pyramid": "whitened" if has_layer else "pooled"}
     layer = "pool.whiten.weight" if regional else "whiten.weight"
-    settings["dimensions"] = len(state[layer]) if has_layer else channels_of(backbone)
+    settings["dimensions"] = given = len(state[layer]) if has_layer else channels_of(backbone)
+    if meta.get("outputdim", given) != given:
+        refuse(path, LAYOUT, f"outputdim is {one_line(meta['outputdim'])}, and its weights give {given} dimensions")
     match pooling, regional, meta.get("soa_layers") if meta.get("soa") else None:
         case "gem", False, None:
             return "gem", GemConfig(**settings)
@@ -125,19 +126,12 @@ def _network_of(path: Path, meta: dict[str, Any], state: Any) -> tuple[str, Glob
 
 def _weights_of(path: Path, state: Any, network: RetrievalModel) -> dict[str, Tensor]:
     """The state dict under our names, a linear layer as a 1×1 convolution."""
-    weights = renamed(path, state, network, _our_name)
+    weights = renamed(path, state, network, NAMES)
     if EXPONENT in weights:
         weights[EXPONENT] = weights[EXPONENT].squeeze()
     if WHITENING in weights:
         weights[WHITENING] = weights[WHITENING][:, :, None, None]
     return weights
-
-
-def _our_name(key: str) -> str:
-    for theirs, ours in NAMES.items():
-        if key.startswith(theirs):
-            return f"{ours}{key.removeprefix(theirs)}"
-    return resnet_name(key)
 
 
 def _whitening_after_training(learned: Any, channels: int) -> dict[str, Tensor]:

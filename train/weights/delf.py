@@ -20,10 +20,10 @@ from runtime.io.unpickle import one_line
 from train.models.base import HOW_SCALES, ExtractionConfig
 from train.models.delf import DelfNetwork
 from train.models.local_model import LocalConfig
-from train.weights.published import Published, refuse, renamed, resnet_name
-from train.weights.safe_load import load_state
+from train.weights.published import RESNET, Published, load_renamed, refuse, renamed
 
 USED, OF_TRAINING = ("base", "attn"), ("pool", "logits", "layer4")
+NAMES = {**{theirs.replace("features", "base"): ours for theirs, ours in RESNET.items()}, "attn.": "attention."}
 EXTRACTION = ExtractionConfig(image_size=1024, scales=HOW_SCALES, features=1000)  # scales of the paper; 1/4 to 2
 LAYOUT = "DeLF-pytorch saves a checkpoint"
 
@@ -51,14 +51,8 @@ def read_delf_checkpoint(content: dict[str, Any], path: Path) -> Published:
     network = DelfNetwork(LocalConfig(backbone="resnet50_unit", border=True))
     state = {f"{part}.{key}": value for part in USED for key, value in content[part].items()}
     learned = nn.ModuleDict({"backbone": network.backbone, "attention": network.attention})
-    load_state(learned, renamed(path, state, learned, _our_name), path)
+    load_renamed(learned, renamed(path, state, learned, NAMES), path, NAMES, state)
     return Published("delf", network.config, learned.state_dict(), EXTRACTION)
-
-
-def _our_name(key: str) -> str:
-    """``base.4.0.conv1.weight`` → ``backbone.layer1.0.conv1.weight``; ``attn`` is our ``attention``."""
-    part, _, rest = key.partition(".")
-    return f"attention.{rest}" if part == "attn" else resnet_name(f"features.{rest}")
 
 
 def is_delg_pytorch_checkpoint(content: Any) -> bool:

@@ -28,14 +28,16 @@ from train.weights.published import (
     Published,
     channels_of,
     check_normalisation,
-    refuse,
+    load_renamed,
+    reading,
     renamed,
     whitening_weights,
 )
-from train.weights.safe_load import ODDITIES, load_state
 
 EXTRACTION = ExtractionConfig(image_size=1024, scales=(1.0,), features=None)
 LAYOUT = "deep-image-retrieval saves a checkpoint"
+PLAIN = {"adpool.": "pooling.", "fc.": "layer.", "": "backbone."}
+NAMES = {**{f"module.{theirs}": ours for theirs, ours in PLAIN.items()}, **PLAIN}
 SUFFIX = "_rmac"  # of an architecture's name
 LEARNED_ON = "Landmarks_clean"  # whitening: the set that the authors evaluate with
 POWER = 0.25  # of a direction's variance
@@ -52,24 +54,21 @@ def read_dir_checkpoint(content: dict[str, Any], path: Path) -> Published:
     Raises:
         HowlError: it is not whole, or of a network that howl does not have; the line names the file and says which.
     """
-    try:
+    with reading(path, LAYOUT):
         backbone, layer = _network_of(path, content["model_options"])
         if preprocess := content.get("preprocess"):
             check_normalisation(path, preprocess["mean"], preprocess["std"])
         whitening = _whitening_after_training(content.get("pca"), channels_of(backbone))
         config = GemConfig(backbone, dimensions=len(whitening["whitening.projection.bias"]), layer=layer)
         network = build_model("gem", config)
-        weights = renamed(path, content["state_dict"], network, _our_name)
-    except KeyError as error:
-        refuse(path, LAYOUT, f"it lacks {error}")
-    except ODDITIES as error:
-        refuse(path, LAYOUT, one_line(error))
+        state = content["state_dict"]
+        weights = renamed(path, state, network, NAMES)
     weights |= whitening
     if "pooling.p" in weights:
         weights["pooling.p"] = weights["pooling.p"].squeeze()
     if "layer.weight" in weights:
         weights["layer.weight"] = weights["layer.weight"][..., None, None]
-    load_state(network, weights, path)
+    load_renamed(network, weights, path, NAMES, state)
     return Published("gem", config, network.state_dict(), EXTRACTION)
 
 
@@ -85,13 +84,6 @@ def _network_of(path: Path, options: dict[str, Any]) -> tuple[str, Literal["none
     if options.get("without_fc"):
         return WHOLE_RESNETS[name], "none"
     return WHOLE_RESNETS[name], "normalised" if options.get("norm_features") else "pooled"
-
-
-def _our_name(key: str) -> str:
-    name = key.removeprefix("module.")
-    if name == "adpool.p":
-        return "pooling.p"
-    return f"layer.{name.removeprefix('fc.')}" if name.startswith("fc.") else f"backbone.{name}"
 
 
 def _whitening_after_training(learned: Any, channels: int) -> dict[str, Tensor]:

@@ -18,8 +18,15 @@ from runtime.errors import IncompatibleError
 from runtime.io.unpickle import one_line
 from train.models.fire import FireConfig, FireNetwork
 from train.weights.how import extraction_of
-from train.weights.published import Published, check_normalisation, refuse, renamed, resnet_name, whole_number
-from train.weights.safe_load import ODDITIES, load_state
+from train.weights.published import (
+    RESNET,
+    Published,
+    check_normalisation,
+    load_renamed,
+    reading,
+    renamed,
+    whole_number,
+)
 
 LAYOUT = "FIRe saves a checkpoint"
 LICENCE = "FIRe's weights are under CC BY-NC-SA 4.0: not for commercial use, nor is what is made from them"
@@ -30,6 +37,7 @@ NAMES = {
     "lit.project_k.": "lit.key.",
     "lit.project_v.": "lit.value.",
     "dim_reduction.": "whitening.projection.",
+    **RESNET,
 }
 
 
@@ -53,7 +61,7 @@ def read_fire_checkpoint(content: dict[str, Any], path: Path) -> Published:
             f"{path}: a classifier, from which FIRe's training starts, without dim_reduction; load fire.pth, or train "
             f"with --system fire"
         )
-    try:
+    with reading(path, LAYOUT):
         params = content["net_params"]
         check_normalisation(path, *params["runtime"]["mean_std"])
         if (params["architecture"], params["skip_layer"]) != ("resnet50", 1):
@@ -68,19 +76,8 @@ def read_fire_checkpoint(content: dict[str, Any], path: Path) -> Published:
         )
         extraction = extraction_of(params["runtime"])
         network = FireNetwork(config)
-        weights = renamed(path, state, network, _our_name)
+        weights = renamed(path, state, network, NAMES)
         if "lit.templates" in weights:
             weights["lit.templates"] = weights["lit.templates"].squeeze(0)
-    except KeyError as error:
-        refuse(path, LAYOUT, f"it lacks {error}")
-    except ODDITIES as error:
-        refuse(path, LAYOUT, one_line(error))
-    load_state(network, weights, path)
+    load_renamed(network, weights, path, NAMES, state)
     return Published("fire", config, network.state_dict(), extraction, LICENCE)
-
-
-def _our_name(key: str) -> str:
-    for theirs, ours in NAMES.items():
-        if key.startswith(theirs):
-            return f"{ours}{key.removeprefix(theirs)}"
-    return resnet_name(key)

@@ -18,10 +18,20 @@ from runtime.errors import IncompatibleError
 from runtime.io.unpickle import one_line
 from train.models.base import HOW_SCALES, ExtractionConfig
 from train.models.how import HowConfig, HowNetwork
-from train.weights.published import Published, check_normalisation, refuse, renamed, resnet_name, whole_number
-from train.weights.safe_load import ODDITIES, load_state
+from train.weights.published import (
+    RESNET,
+    OddValueError,
+    Published,
+    check_normalisation,
+    load_renamed,
+    reading,
+    renamed,
+    whole_number,
+)
 
 SKIPPED = {"resnet18": 0, "resnet50": 1}  # the last layers that each of our backbones does without
+NAMES = {**RESNET, "dim_reduction.": "whitening.projection.", "whiten.": "whitening.projection."}
+LAYOUT = "HOW saves a checkpoint"
 OLDER_RUNTIME = {"image_size": 1024, "features_num": 1000, "scales": HOW_SCALES}  # what the older layout leaves out
 
 
@@ -36,17 +46,14 @@ def read_how_checkpoint(content: dict[str, Any], path: Path) -> Published:
     Raises:
         HowlError: it is not whole, or another network than HOW's two; the line names the file and what is different.
     """
-    try:
+    with reading(path, LAYOUT):
         params = content["net_params"] if "net_params" in content else _older_params(content["meta"])
         check_normalisation(path, *params["runtime"]["mean_std"])
         config = _network_of(path, params)
         extraction = extraction_of(params["runtime"])
         network = HowNetwork(config)
-    except KeyError as error:
-        refuse(path, "HOW saves a checkpoint", f"it lacks {error}")
-    except ODDITIES as error:
-        refuse(path, "HOW saves a checkpoint", one_line(error))
-    load_state(network, renamed(path, content["state_dict"], network, _our_name), path)
+    weights = renamed(path, content["state_dict"], network, NAMES)
+    load_renamed(network, weights, path, NAMES, content["state_dict"])
     return Published("how", config, network.state_dict(), extraction)
 
 
@@ -87,15 +94,7 @@ def extraction_of(runtime: dict[str, Any]) -> ExtractionConfig:
     """``net_params.runtime``, also FIRe's. Raises an error of ``ODDITIES`` if it is odd."""
     scales = tuple(float(scale) for scale in runtime["scales"])
     if not scales or not all(0.1 <= scale <= 4 for scale in scales):
-        raise ValueError(f"scales are {scales} instead of numbers from 0.1 to 4")
+        raise OddValueError(f"scales are {scales} instead of numbers from 0.1 to 4")
     return ExtractionConfig(
         image_size=whole_number(runtime, "image_size"), scales=scales, features=whole_number(runtime, "features_num")
     )
-
-
-def _our_name(key: str) -> str:
-    """``features.4.0.conv1.weight`` → ``backbone.layer1.0.conv1.weight``; what is not HOW's stays as it is."""
-    part, _, rest = key.partition(".")
-    if part in ("dim_reduction", "whiten"):
-        return f"whitening.projection.{rest}"
-    return resnet_name(key)

@@ -1,6 +1,6 @@
 """Files of tensors: written whole or not at all, read without running what is in them, and fitted into modules."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeGuard
 
@@ -57,25 +57,34 @@ def is_state_dict(value: Any) -> TypeGuard[dict[str, Tensor]]:
     return isinstance(value, dict) and all(isinstance(k, str) and isinstance(v, Tensor) for k, v in value.items())
 
 
-def load_state(module: nn.Module, state: dict[str, Tensor], path: Path) -> None:
+def load_state(module: nn.Module, state: dict[str, Tensor], path: Path, called: Callable[[str], str] = str) -> None:
     """Gives a module the weights that have its names; others in ``state`` are left out.
+
+    Args:
+        module: as built.
+        state: of the file.
+        path: of the file.
+        called: the name in the file of a weight of the module.
 
     Raises:
         HowlError: as ``check_weights``; the module is as it was.
     """
     # Some published weights are older than BatchNorm's counters of batches, which frozen statistics do not need.
     wanted = {key: value for key, value in module.state_dict().items() if not key.endswith("num_batches_tracked")}
-    check_weights(wanted, state, path)
+    check_weights(wanted, state, path, called)
     module.load_state_dict({key: state[key] for key in wanted}, strict=False)
 
 
-def check_weights(wanted: Mapping[str, Tensor], state: Mapping[str, Tensor], path: Path) -> None:
+def check_weights(
+    wanted: Mapping[str, Tensor], state: Mapping[str, Tensor], path: Path, called: Callable[[str], str] = str
+) -> None:
     """Makes sure that a file has all weights of a module, and that they are numbers.
 
     Args:
         wanted: the module's state dict, for its names, shapes and kinds.
         state: of the file; what is not wanted is passed over.
         path: of the file.
+        called: the name in the file of a weight that is wanted.
 
     Raises:
         HowlError: weights are missing, have another shape or kind, or are not finite; the line names the file.
@@ -84,15 +93,18 @@ def check_weights(wanted: Mapping[str, Tensor], state: Mapping[str, Tensor], pat
     if missing:
         more = "is missing" if len(missing) == 1 else f"and {len(missing) - 1} more are missing"
         raise IncompatibleError(
-            f"{path}: no weights for this network: {missing[0]} {more}; fetch it again, or name the file that it is of"
+            f"{path}: no weights for this network: {called(missing[0])} {more}; fetch it again, or name the file that "
+            "it is of"
         )
     for key, value in wanted.items():
         if state[key].shape != value.shape:
             raise IncompatibleError(
-                f"{path}: {key} is {tuple(state[key].shape)}, this network needs {tuple(value.shape)}: weights of "
-                f"another network"
+                f"{path}: {called(key)} is {tuple(state[key].shape)}, this network needs {tuple(value.shape)}: "
+                f"weights of another network"
             )
         if state[key].is_floating_point() != value.is_floating_point():
-            raise IncompatibleError(f"{path}: {key} is {state[key].dtype}, this network needs {value.dtype}")
+            raise IncompatibleError(f"{path}: {called(key)} is {state[key].dtype}, this network needs {value.dtype}")
         if not state[key].to(value.dtype).isfinite().all():
-            raise DamagedError(f"{path}: {key} has values that are no finite numbers: fetch it, or train it, again")
+            raise DamagedError(
+                f"{path}: {called(key)} has values that are no finite numbers: fetch it, or train it, again"
+            )

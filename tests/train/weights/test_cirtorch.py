@@ -68,22 +68,29 @@ def alter_state(key: str, value: Any) -> Callable[[dict[str, Any]], None]:
     ("change", "line"),
     [
         (alter(architecture="vgg16"), "of a vgg16; howl loads resnet18, resnet50"),
-        (alter(architecture=["resnet18"]), "not as cirtorch or SOLAR save a checkpoint"),
+        (
+            alter(architecture=["resnet18"]),
+            "not as cirtorch or SOLAR save a checkpoint: values in it are of other types",
+        ),
+        (alter(outputdim=7), f"outputdim is 7, and its weights give {CHANNELS} dimensions"),
         (alter(pooling="gemmp"), "pools by gemmp; howl loads gem, rmac"),
         (alter(pooling=7), "pools by 7; howl loads gem, rmac"),
         (alter(pooling="gem", regional=True, whitening=False), "it lacks 'pool.whiten.weight'"),
         (alter(regional=True), "whitens regions and their sum"),
         (alter(local_whitening=True), "whitens every position"),
         (alter(soa=True, soa_layers="5"), "with attention in 5; howl loads"),
-        (alter(soa=True, soa_layers="45"), "attention.layer3.f.0.weight and 31 more are missing"),
+        (alter(soa=True, soa_layers="45"), "features.soa4.f.0.weight and 31 more are missing"),
         (alter(mean=[0, 0, 0]), "normalised by mean [0, 0, 0] and std"),
         (lambda content: content["meta"].pop("std"), "it lacks 'std'"),
-        (lambda content: content.update(state_dict=7), "not as cirtorch or SOLAR save a checkpoint"),
-        (lambda content: content["state_dict"].pop("pool.p"), "pooling.p is missing"),
+        (lambda content: content.update(state_dict=7), "not as cirtorch or SOLAR save a checkpoint: values in it are"),
+        (lambda content: content["state_dict"].pop("pool.p"), "pool.p is missing"),
         (alter_state("lwhiten.weight", torch.zeros(2)), "has weights lwhiten.weight, for which"),
-        (alter_state("pool.p", torch.zeros(2)), "pooling.p is (2,)"),
-        (alter_state("features.0.weight", torch.zeros(2)), "backbone.conv1.weight is (2,)"),
-        (alter_state("whiten.weight", torch.zeros(CHANNELS)), "not as cirtorch or SOLAR save a checkpoint"),
+        (alter_state("pool.p", torch.zeros(2)), "pool.p is (2,)"),
+        (alter_state("features.0.weight", torch.zeros(2)), "features.0.weight is (2,)"),
+        (
+            alter_state("whiten.weight", torch.zeros(CHANNELS)),
+            "not as cirtorch or SOLAR save a checkpoint: values in it are",
+        ),
         (alter(whitening=False), "it has a whitening layer, of which its meta says nothing"),
         (alter_state("pool.whiten.bias", torch.zeros(CHANNELS)), "has two weights for one place"),
     ],
@@ -106,7 +113,9 @@ def test_another_network_or_a_damaged_file_is_one_clear_error(
 def test_odd_whitening_is_one_clear_error(learned: Any, tmp_path: Path) -> None:
     content = cirtorch_content("gem, Lw")
     content["meta"]["Lw"] = {"retrieval-SfM-30k": learned}
-    with pytest.raises(HowlError, match=r"net\.pth: not as cirtorch or SOLAR save a checkpoint: [^\n]*$"):
+    with pytest.raises(
+        HowlError, match=r"net\.pth: not as cirtorch or SOLAR save a checkpoint: (it lacks|values in it) [^\n]*$"
+    ):
         Checkpoint.load(write_cirtorch(tmp_path / "net.pth", content))
 
 

@@ -87,10 +87,10 @@ def of_part(part: str, key: str, value: Any) -> Callable[[dict[str, Any]], None]
         (lambda content: content.update(base=7), "its base is no state dict"),
         (lambda content: content.update(attn=torch.zeros(2)), "its attn is no state dict"),
         (lambda content: content["attn"].pop("conv2.bias"), "conv2.bias is missing"),
-        (lambda content: content["base"].pop("0.weight"), "conv1.weight is missing"),
+        (lambda content: content["base"].pop("0.weight"), "base.0.weight is missing"),
         (of_part("attn", "bn1.weight", torch.zeros(2)), "has weights attn.bn1.weight, for which the network"),
         (of_part("base", "7.0.conv1.weight", torch.zeros(2)), "has weights base.7.0.conv1.weight, for which"),
-        (of_part("base", "0.weight", torch.zeros(2)), "conv1.weight is (2,)"),
+        (of_part("base", "0.weight", torch.zeros(2)), "base.0.weight is (2,)"),
         (of_part("attn", "conv1.bias", 7), "its state_dict does not map names to tensors"),
     ],
 )

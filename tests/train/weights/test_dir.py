@@ -59,7 +59,7 @@ def alter(**values: Any) -> Callable[[dict[str, Any]], None]:
         (lambda content: content["model_options"].pop("pooling"), "it lacks 'pooling'"),
         (lambda content: content.update(model_options=7), "not as deep-image-retrieval saves a checkpoint"),
         (lambda content: content.update(state_dict=7), "its state_dict does not map names to tensors"),
-        (lambda content: content["state_dict"].pop("module.fc.bias"), "layer.bias is missing"),
+        (lambda content: content["state_dict"].pop("module.fc.bias"), "fc.bias is missing"),
         (lambda content: content["state_dict"].update({"module.fcn.bias": torch.zeros(2)}), "has weights module.fcn"),
         (lambda content: content["preprocess"].update(mean=[0, 0, 0]), "normalised by mean [0, 0, 0] and std"),
         (lambda content: content.update(pca={"Landmarks_clean": {"mean_": 7}}), "it lacks 'components_'"),
