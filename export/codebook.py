@@ -9,6 +9,7 @@ from pathlib import Path
 from export.options import CODEBOOK_PHOTOS
 from runtime.asmk.codebook import Codebook
 from runtime.asmk_method.pickles import load_any_codebook
+from runtime.bundle import EngineFiles, Manifest
 from runtime.errors import IncompatibleError
 from runtime.io.finding import find_photos
 from runtime.io.image import describe_unreadable
@@ -52,8 +53,20 @@ def codebook_for(
 
 
 def load_codebook(checkpoint: Checkpoint, path: Path) -> Codebook:
-    """Words of another engine's ``.codebook.npy``, or of what the asmk package saves: ``codebook.pkl``."""
+    """Words of another engine's ``.codebook.npy``, or of what the asmk package saves: ``codebook.pkl``.
+
+    Raises:
+        HowlError: there are none, or they are of other descriptors: of another system, or of other dimensions.
+    """
     codebook = load_any_codebook(path)
+    beside = EngineFiles.of_codebook(path)
+    if beside is not None and beside.manifest.exists():
+        system = Manifest.load(beside.manifest).system
+        if system != checkpoint.system:
+            raise IncompatibleError(
+                f"{path}: visual words of {system}, whose descriptors are not those of {checkpoint.system}: name the "
+                f"codebook of an engine of {checkpoint.system}, or a folder of photos"
+            )
     if codebook.dimensions != checkpoint.network.dimensions:
         raise IncompatibleError(
             f"{path}: visual words of {codebook.dimensions} dimensions, the network's descriptors have "

@@ -28,6 +28,7 @@ from runtime.vectors import InnerProduct
 FORMAT = "howl engine"
 VERSION = 2
 ENGINE_SUFFIXES = (".onnx", ".plan", ".pt2")
+CODEBOOK_SUFFIX = ".codebook.npy"
 EXPORT_AGAIN = "export the checkpoint again"
 MAX_FEATURES, MAX_TEXT = 1_000_000, 200  # beyond what any engine has
 
@@ -46,6 +47,12 @@ class EngineFiles:
     def of(cls, path: Path) -> "EngineFiles":
         """The files of an engine, from the path of any one of them, such as ``engine.plan``."""
         return cls(path.with_suffix(""))
+
+    @classmethod
+    def of_codebook(cls, path: Path) -> "EngineFiles | None":
+        """The files of the engine whose codebook has this path, which may not exist; None for another name."""
+        files = cls(path.with_name(path.name.removesuffix(CODEBOOK_SUFFIX)))
+        return files if files.codebook == path else None
 
     @property
     def onnx(self) -> Path:
@@ -69,7 +76,7 @@ class EngineFiles:
 
     @property
     def codebook(self) -> Path:
-        return self._file(".codebook.npy")
+        return self._file(CODEBOOK_SUFFIX)
 
     @property
     def learned(self) -> Path:

@@ -70,8 +70,6 @@ def start_training(options: TrainOptions, say: Callable[[str], None] = SAY) -> C
         torch.manual_seed(config.seed)
         model = build_model(options.system, options.network)
         loaded = init_weights(model, options.init, say if processes.is_first else lambda _: None)
-        if processes.is_first and loaded != {"backbone"}:
-            say(f"from {options.init}: {', '.join(sorted(loaded))}")
         training = Training(model, photos, validation, config, options.extraction, processes, say)
         training.introduce()
         training.prepare(random_backbone=options.init == "random", loaded=loaded)

@@ -211,8 +211,8 @@ def earlier_whitening(codebook: Path) -> Whitening | None:
 
     Raises MissingError if ``engine.codebook.npy`` lies alone: what its words were learned from is in the engine.
     """
-    beside = EngineFiles.of(codebook.with_name(codebook.name.replace(".codebook.npy", ".onnx")))
-    if beside.codebook != codebook:
+    beside = EngineFiles.of_codebook(codebook)
+    if beside is None:
         return None
     if not beside.onnx.is_file():
         raise MissingError(f"{beside.onnx}: no such file: the engine that {codebook} belongs to must lie beside it")

@@ -11,6 +11,7 @@ import pytest
 from export.codebook import codebook_for
 from export.to_trt import parse
 from runtime.asmk.codebook import Codebook
+from runtime.bundle import EngineFiles, Manifest
 from runtime.errors import HowlError, UsageError
 from train.checkpoint import Checkpoint
 from train.data.synthetic import write_scenes
@@ -86,6 +87,14 @@ def test_words_of_asmk_and_of_an_engine(loaded: Checkpoint, tmp_path: Path) -> N
     asmk_pickle(tmp_path / "codebook.pkl", centroids())
     for path in (tmp_path / name for name in ("engine.codebook.npy", "ours.pkl", "codebook.pkl")):
         np.testing.assert_array_equal(codebook_for(loaded, path).centroids, centroids())
+
+
+def test_words_of_another_system_are_refused_though_their_dimensions_fit(loaded: Checkpoint, tmp_path: Path) -> None:
+    files = EngineFiles.of(tmp_path / "delf.onnx")
+    Codebook(centroids()).save(files.codebook)
+    Manifest("fingerprint", "delf", "asmk", 96, (1.0,), 50, DIMENSIONS, loaded.asmk, {}, "fp32").save(files.manifest)
+    with pytest.raises(HowlError, match=r"delf\.codebook\.npy: visual words of delf, [^\n]* of how, or a folder"):
+        codebook_for(loaded, files.codebook)
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,8 @@ def init_weights(model: RetrievalModel, init: str, say: Callable[[str], None] = 
         model: as built.
         init: ``imagenet``, ``random``, the path of a backbone's state dict, or that of a checkpoint: howl's, or one of
             a system's authors.
-        say: is told the licence of weights whose authors restrict their use.
+        say: is told which parts of a checkpoint are taken and which are not, and the licence of weights whose authors
+            restrict their use.
 
     Returns:
         the names of the network's parts that got theirs: the backbone; from a checkpoint of the same system, or of one
@@ -41,7 +42,10 @@ def init_weights(model: RetrievalModel, init: str, say: Callable[[str], None] = 
         earlier = Checkpoint.of(content, path)
         if earlier.licence:
             say(f"{path}: {earlier.licence}")
-        return load_matching(model, earlier, path)
+        loaded = load_matching(model, earlier, path)
+        left = ", ".join(sorted({key.partition(".")[0] for key in earlier.weights} - loaded))
+        say(f"from {path}: {', '.join(sorted(loaded))}{left and f'; left there: {left}'}")
+        return loaded
     load_state(model.backbone, state_dict_of(content, path), path)
     return {"backbone"}
 

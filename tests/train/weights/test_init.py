@@ -81,7 +81,9 @@ def test_another_system_gives_its_backbone_alone(tiny_config: HowConfig, tmp_pat
     path = saved(network_of(tiny_config, seed=1), tmp_path / "how.pt")
     gem = GemNetwork(GemConfig(backbone=tiny_config.backbone, dimensions=tiny_config.dimensions))
     before = {name: value.clone() for name, value in gem.whitening.state_dict().items()}
-    assert init_weights(gem, str(path)) == {"backbone"}
+    lines: list[str] = []
+    assert init_weights(gem, str(path), lines.append) == {"backbone"}
+    assert lines == [f"from {path}: backbone; left there: whitening"]
     assert all(torch.equal(value, before[name]) for name, value in gem.whitening.state_dict().items())
     assert torch.equal(
         gem.backbone.get_parameter("conv1.weight"), Checkpoint.load(path).weights["backbone.conv1.weight"]
