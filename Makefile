@@ -12,7 +12,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/installed
 PYTEST := $(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo test quick test-browser gpu-report clean
+.PHONY: demo test quick browser test-browser gpu-report clean
 
 demo: $(INSTALLED)
 	$(BIN)/python tools/demo.py --out demo
@@ -27,9 +27,11 @@ quick: $(INSTALLED)
 	$(PYTEST) -m "not slow"
 
 # Debian's Chromium, or the one at HOWL_BROWSER.
-test-browser: $(INSTALLED)
+browser: $(INSTALLED)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[browser]'
 	test -n "$(HOWL_BROWSER)" || command -v chromium || { apt-get update && apt-get install --yes --no-install-recommends chromium; }
+
+test-browser: browser
 	$(BIN)/python -m pytest -m browser
 
 gpu-report:
