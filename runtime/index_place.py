@@ -6,7 +6,7 @@ from pathlib import Path
 from runtime.encoder import Encoder
 from runtime.errors import IncompatibleError, StorageError, UsageError
 from runtime.first_stage import Layout
-from runtime.index import Index
+from runtime.index import AnyIndex, Index
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class IndexPlace:
                 raise
             return self._open()  # another process was faster
 
-    def check_regions(self, index: Index, asked: int) -> None:
+    def check_regions(self, index: AnyIndex, asked: int) -> None:
         """Raises IncompatibleError if an index aggregates its photos by other regions."""
         if index.layout.regions != asked:
             raise IncompatibleError(
