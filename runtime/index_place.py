@@ -35,11 +35,11 @@ class IndexPlace:
         layout = replace(self.encoder.first_stage.layout, regions=self.regions or 0)
         return layout if self.geometry else replace(layout, geometry=False)
 
-    def opened(self) -> Index | None:
+    def opened(self) -> AnyIndex | None:
         """The index, if there is one. Raises HowlError if it is another engine's, damaged, or has other regions."""
         return self._open() if Index.exists(self.folder) else None
 
-    def made(self) -> Index:
+    def made(self) -> AnyIndex:
         """A new index, or the one that another process has made meanwhile. Raises HowlError as ``opened``."""
         fingerprint = self.encoder.manifest.fingerprint
         try:

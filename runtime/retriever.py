@@ -104,7 +104,9 @@ class Retriever:
         if regions:
             self.encoder.first_stage.for_regions(whole_number_above_0("regions", regions))
         self._engine = self.encoder.path.absolute()  # whatever the current folder is later
-        self._place = IndexPlace(self.index_path.absolute(), self.index_path, self.encoder, geometry, regions, wait)
+        self._place = self._place_of(
+            IndexPlace(self.index_path.absolute(), self.index_path, self.encoder, geometry, regions, wait)
+        )
         self.index: AnyIndex | None = self._place.opened()
         self._rerankers = Rerankers.beside(
             self.encoder.path,
@@ -120,6 +122,10 @@ class Retriever:
         self._searched: AnyIndex | None = None
         self._closed = False
         renew_after_fork(self)
+
+    def _place_of(self, place: IndexPlace) -> IndexPlace:
+        """Where the index lies: as a folder, unless a kind of retriever has others."""
+        return place
 
     def renew_after_fork(self) -> None:
         """Lets go of what other threads held."""
