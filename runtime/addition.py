@@ -91,10 +91,15 @@ def sampled(items: Sequence[Item]) -> list[Item]:
     return [replace(item, is_sample=True) if i % every == 0 else item for i, item in enumerate(items)]
 
 
-def aliases(items: Sequence[Item], index: AnyIndex | None) -> dict[str, str]:
-    """The items whose files are in an index, or among the items, under another id too: by id, that other id."""
+def aliases(items: Sequence[Item], ids_at: Callable[[Sequence[int]], dict[int, str]] | None) -> dict[str, str]:
+    """The items whose files are in an index, or among the items, under another id too: by id, that other id.
+
+    Args:
+        items: with different ids.
+        ids_at: ``Index.ids_at``; None without an index.
+    """
     files = [(item.id, item.origin.place) for item in items if item.origin is not None]
-    first = {} if index is None else index.ids_at([place for _, place in files])
+    first = {} if ids_at is None else ids_at([place for _, place in files])
     others = ((id_, first.setdefault(place, id_)) for id_, place in files)
     return {id_: other for id_, other in others if other != id_}
 

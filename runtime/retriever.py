@@ -3,7 +3,7 @@
 import math
 import os
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from threading import RLock
@@ -212,7 +212,7 @@ class Retriever:
         if known and existing == "error":
             raise duplicate(self.index_path, next(name for name in names if name in known))
         items = [item for item in items_of(photos, names) if item.id not in known]
-        report = AddReport(present=[name for name in names if name in known], aliases=aliases(items, self.index))
+        report = AddReport(present=[name for name in names if name in known], aliases=aliases(items, self._ids_at))
         items, queries = sampled(items) if self._must_measure(len(items)) else items, dict[str, Any]()
         log = self._place.folder.with_name(f"{self._place.folder.name}.reading")
         layout = self._place.layout if self.index is None else self.index.layout
@@ -241,7 +241,11 @@ class Retriever:
         """
         self._check_open()
         photos = listed(photos, "photos")
-        return aliases(items_of(photos, names_of(photos, ids, self.root)), self.index)
+        return aliases(items_of(photos, names_of(photos, ids, self.root)), self._ids_at)
+
+    @property
+    def _ids_at(self) -> Callable[[Sequence[int]], dict[int, str]] | None:
+        return None if self.index is None else self.index.ids_at
 
     def remove(self, ids: Iterable[str | os.PathLike[str]]) -> None:
         """Removes photos, by id or path, in one commit. Raises HowlError, and removes none, if one is not there."""

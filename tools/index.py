@@ -6,10 +6,11 @@ if __name__ == "__main__":
     howl.run_script("tools.index")  # before the imports: howl.py says why
 
 import argparse
+import os
 import sys
 import time
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,26 +27,49 @@ from runtime.index import EXISTING, Index
 from runtime.index.catalogue import PATIENCE
 from runtime.index.ids import id_of_path, is_unicode
 from runtime.index.verification import verify
-from runtime.io.cli import add_engine_options, positive_int, program, seconds
+from runtime.io.cli import (
+    add_engine_options,
+    add_ray_arguments,
+    check_ray_arguments,
+    positive_int,
+    program,
+    seconds,
+)
 from runtime.io.decoding import MAX_PIXELS
 from runtime.io.finding import NO_PERMISSION, describe_passed_over, look_for_photos
 from runtime.io.image import describe_unreadable
 from runtime.matching import Detector, EllipseDetector, EngineDetector, KeypointStore, Matcher
 from runtime.matching.store import KINDS, OF_ACTIVATIONS, OF_ENGINE, OF_MATCHER, Kind, keep
 from runtime.retriever import Retriever
+from runtime.sharded.cluster import connect
 from runtime.sync import differences
 from tools.environment import peak_memory
+from tools.integrations.ray_indexing import Task, index_photos
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     options = parse(arguments)
     beside = options.import_asmk[1] if options.import_asmk else options.engine
     path = Path(options.index) if options.index is not None else EngineFiles.of(Path(beside)).index
+    root = Path(options.root) if options.root is not None else None
+    if options.ray is not None:
+        task = Task(
+            engine=Path(options.engine),
+            index=path,
+            shards=options.shards,
+            geometry=options.geometry,
+            regions=options.regions,
+            device=options.device,
+            threads=options.threads,
+            max_pixels=options.max_pixels,
+            wait=options.wait,
+        )
+        add_on_cluster(task, options.ray, options.photos, root, options.existing)
+        return
     if options.swap:
         swap(path, Path(options.swap), options.wait)
     if options.import_asmk:
         import_from_asmk(path, *map(Path, options.import_asmk))
-    root = Path(options.root) if options.root is not None else None
     if options.remove:
         remove(path, options.remove, root, options.wait, may_empty=options.yes)
     if options.photos or options.strangers:
@@ -96,7 +120,21 @@ def import_from_asmk(path: Path, codebook: Path, inverted_file: Path) -> None:
 def add(retriever: Retriever, places: Sequence[str], existing: str = "skip") -> None:
     """Adds the photos of files and folders; where those in the index are skipped, an interrupted run goes on."""
     found = Photos.find(places, retriever.root)
-    report = fill(retriever, found, found.by_id, existing)
+    end_addition(found, fill(retriever, found, found.by_id, existing))
+
+
+def add_on_cluster(task: Task, address: str, places: Sequence[str], root: Path | None, existing: str = "skip") -> None:
+    """``add`` on the machines of a Ray cluster, to an index with shards."""
+    found = Photos.find(places, None if root is None else Path(os.path.abspath(root)))
+    connect(address)
+    begin = time.perf_counter()
+    report, held = index_photos(task, found.by_id, existing=existing, announce=announce_aliases)
+    print_addition(task.index, found, report, held, time.perf_counter() - begin, "")
+    end_addition(found, report)
+
+
+def end_addition(found: "Photos", report: AddReport) -> None:
+    """Says what was there already. Raises ImageError if not one of the photos can be read."""
     if report.present:
         print(f"{len(report.present)} were there already")
     if found.unnamed | report.skipped and not report.added and not report.present:
@@ -172,24 +210,34 @@ def fill(retriever: Retriever, found: Photos, ids: Collection[str], existing: st
     """Adds some of the photos that were found, and prints what was added and what was not."""
     photos = {id_: found.by_id[id_] for id_ in ids}
     if aliases := retriever.aliases(photos.values(), photos):  # said before the work, which takes its time
-        id_, other = next(iter(aliases.items()))
-        print(
-            f"{len(aliases)} of the photos are in the index, or named here, under another id too: {id_} is {other}; "
-            "--root DIR gives a photo one id however its path is typed",
-            file=sys.stderr,
-        )
+        announce_aliases(aliases)
     begin = time.perf_counter()
     report = retriever.add(photos.values(), photos, existing=existing)
     took = time.perf_counter() - begin
+    print_addition(retriever.index_path, found, report, len(retriever), took, _memory())
+    return report
+
+
+def announce_aliases(aliases: Mapping[str, str]) -> None:
+    """Says that photos have two ids: by id, the other."""
+    id_, other = next(iter(aliases.items()))
     print(
-        f"added {len(report.added)} photos to {retriever.index_path} in {took:.1f} s, "
-        f"{len(report.added) / took:.1f} a second{_memory()}; it holds {len(retriever)}"
+        f"{len(aliases)} of the photos are in the index, or named here, under another id too: {id_} is {other}; "
+        "--root DIR gives a photo one id however its path is typed",
+        file=sys.stderr,
+    )
+
+
+def print_addition(path: Path, found: Photos, report: AddReport, held: int, took: float, memory: str) -> None:
+    """Prints what was added to an index in so many seconds, and what was not."""
+    print(
+        f"added {len(report.added)} photos to {path} in {took:.1f} s, "
+        f"{len(report.added) / took:.1f} a second{memory}; it holds {held}"
     )
     if found.passed_over:
         print(describe_passed_over(found.passed_over))
     if skipped := found.unnamed | report.skipped:
         print(describe_unreadable(skipped))
-    return report
 
 
 def _memory() -> str:
@@ -412,7 +460,10 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         metavar="SECONDS",
         help="for another process that is writing to the index (%(default)g)",
     )
+    add_ray_arguments(parser, searches=False)
+    parser.add_argument("--shards", type=positive_int, metavar="N", help="of a new index, with --ray")
     options = parser.parse_intermixed_args(arguments)
+    check_ray_arguments(parser, options, ("shards",))
     if options.engine is None and options.index is None and options.import_asmk is None:
         parser.error("name an engine, or an index with --index")
     if options.import_asmk and options.engine is not None:
@@ -431,7 +482,21 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         *("import_asmk", "strangers", "swap", "remove", "matcher", "keep_features"),
         *("compact", "stats", "verify"),
     )
+    if options.ray is not None:
+        check_goes_with_ray(parser, options, (*flags, "sync"))
     if not options.photos and not any(vars(options)[flag] for flag in flags):
         named = ", ".join(f"--{flag.replace('_', '-')}" for flag in flags[:-1])
         parser.error(f"nothing to do: name photos, {named} or --{flags[-1]}")
     return options
+
+
+def check_goes_with_ray(parser: argparse.ArgumentParser, options: argparse.Namespace, flags: Sequence[str]) -> None:
+    """Only adding photos is done on a cluster."""
+    for flag in flags:
+        if vars(options)[flag]:
+            parser.error(
+                f"--{flag.replace('_', '-')}: not with --ray, which adds photos; the folders of an index's shards "
+                "(DIR/shard-0) are indexes of their own"
+            )
+    if options.engine is None or not options.photos:
+        parser.error("--ray: name the engine and the photos")

@@ -65,6 +65,17 @@ def alive_nodes() -> list[str]:
     return sorted(node["NodeID"] for node in load_ray().nodes() if node["Alive"])
 
 
+def result(call: Any) -> Any:
+    """What a call of an actor gave. Raises HowlError where the actor did, and Ray's RayError where none answered."""
+    ray = load_ray()
+    try:
+        return ray.get(call)
+    except ray.exceptions.RayTaskError as error:
+        if isinstance(error.cause, HowlError):
+            raise error.cause from None
+        raise
+
+
 @dataclass(eq=False)
 class Replica:
     """A shard's actor.
@@ -171,7 +182,7 @@ class Cluster:
             for call in ready:
                 replica = pending.pop(call)
                 try:
-                    replies.answers[replica.shard] = self._result(call)
+                    replies.answers[replica.shard] = result(call)
                     replies.missing.pop(replica.shard, None)
                 except BROKEN as error:
                     replies.missing[replica.shard] = str(error)
@@ -209,7 +220,7 @@ class Cluster:
         for call in done:
             replica = calls[call]
             try:
-                replies.answers[replica.shard] = self._result(call)
+                replies.answers[replica.shard] = result(call)
             except HowlError as error:
                 refusals.append(error)
             except self._ray.exceptions.RayError:
@@ -231,7 +242,7 @@ class Cluster:
             calls[call].is_up = False
         for call in done:
             try:
-                replies.answers[calls[call].shard] = self._result(call)
+                replies.answers[calls[call].shard] = result(call)
             except (HowlError, self._ray.exceptions.RayError) as error:
                 calls[call].is_up = False
                 replies.missing[calls[call].shard] = str(error).partition("\n")[0]
@@ -265,18 +276,9 @@ class Cluster:
         line = missing[min(missing)]
         return ServiceError(f"{self.shards.path}: {names} of {self.shards.count} shards: {line}; try again later")
 
-    def _result(self, call: Any) -> Any:
-        """What a call gave. Raises HowlError where the shard did, and Ray's RayError where none answered."""
-        try:
-            return self._ray.get(call)
-        except self._ray.exceptions.RayTaskError as error:
-            if isinstance(error.cause, HowlError):
-                raise error.cause from None
-            raise
-
     def _result_or_unavailable(self, replica: Replica, call: Any) -> Any:
         try:
-            return self._result(call)
+            return result(call)
         except self._ray.exceptions.RayError as error:
             raise self.unavailable({replica.shard: str(error).partition("\n")[0]}) from None
 
@@ -316,7 +318,7 @@ class Cluster:
             return
         call, replica.probe = replica.probe, None
         try:
-            self._result(call)
+            result(call)
             replica.is_up = True
         except (exceptions.ActorDiedError, exceptions.ActorUnschedulableError):
             self._move(replica)
