@@ -8,6 +8,7 @@ because a machine died before it said that it was done, finds its photos there a
 import hashlib
 import logging
 import math
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -86,18 +87,19 @@ def index_photos(
         HowlError: as ``Retriever.add``; what was committed before is in the index.
     """
     check_ids(task.index, list(photos))
-    manifest, first_stage = load_manifest(task.engine), load_first_stage(task.engine, load_manifest(task.engine))
+    manifest = load_manifest(task.engine)
+    first_stage = load_first_stage(task.engine, manifest)
     layout = replace(first_stage.for_regions(task.regions or 0).layout, regions=task.regions or 0)
     layout = layout if task.geometry else replace(layout, geometry=False)
     with writers_of(task, manifest.fingerprint, layout) as (shards, writers, layout):
         held = shards.grouped(photos)
-        known = {
-            id_ for own in each(writers, "existing", {s: (ids,) for s, ids in held.items()}).values() for id_ in own
-        }
+        there = each(writers, "existing", {shard: (ids,) for shard, ids in held.items()})
+        known = {id_ for own in there.values() for id_ in own}
         if known and existing == "error":
             raise duplicate(task.index, next(id_ for id_ in photos if id_ in known))
         present = [] if existing == "replace" else [id_ for id_ in photos if id_ in known]
-        items = [item for item in items_of(list(photos.values()), list(photos)) if item.id not in set(present)]
+        new = photos if existing == "replace" else {id_: path for id_, path in photos.items() if id_ not in known}
+        items = items_of(list(new.values()), list(new))
 
         def ids_at(places: Sequence[int]) -> dict[int, str]:
             found = each(writers, "ids_at", dict.fromkeys(range(shards.count), (places,)))
@@ -217,6 +219,7 @@ def extract(
     with left_behind(left_over):
         pass  # logs of batches that were never done again: a photo that kills is found again
     quiet(ray_data)
+    named = {item.id: str(item.photo) for item in items}
     done = ray_data.from_arrow(tables(items, shards, size)).map_batches(
         Extraction,
         batch_size=None,
@@ -236,7 +239,7 @@ def extract(
     with tqdm(total=len(items), desc="indexing", unit="photo", disable=None) as bar:
         try:
             for batch in done.iter_batches(batch_size=None, batch_format="numpy"):
-                take(batch, report)
+                take(batch, report, named)
                 bar.update(len(batch["id"]))
         except ray.exceptions.RayError as error:
             line = next((line for line in reversed(str(error).splitlines()) if line.strip()), type(error).__name__)
@@ -281,7 +284,7 @@ def tables(items: Sequence[Item], shards: Shards, size: int) -> list[Any]:
         pyarrow.table(
             {
                 "id": [item.id for item in some],
-                "path": [str(item.photo) for item in some],
+                "path": [os.path.abspath(str(item.photo)) for item in some],
                 "is_sample": [item.id in samples for item in some],
             }
         )
@@ -372,13 +375,20 @@ def outcomes(ids: Sequence[str], kinds: Sequence[str], lines: Sequence[str]) -> 
     return {"id": np.array(ids, object), "outcome": np.array(kinds, object), "line": np.array(lines, object)}
 
 
-def take(batch: Batch, report: AddReport) -> None:
-    """Tells a report what became of photos. Raises the HowlError that a batch failed with."""
+def take(batch: Batch, report: AddReport, named: Mapping[str, str]) -> None:
+    """Tells a report what became of photos. Raises the HowlError that a batch failed with.
+
+    Args:
+        batch: outcomes.
+        report: is told.
+        named: the paths of the photos as they were typed, by id.
+    """
     for id_, outcome, line in zip(batch["id"], batch["outcome"], batch["line"], strict=True):
         if outcome == ADDED:
             report.added.append(str(id_))
         elif outcome == SKIPPED:
-            report.skipped[str(id_)] = str(line)
+            typed = named[str(id_)]
+            report.skipped[str(id_)] = str(line).replace(os.path.abspath(typed), typed, 1)
         else:
             raise getattr(errors, str(outcome).split()[1], HowlError)(str(line))
 
