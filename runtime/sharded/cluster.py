@@ -6,6 +6,7 @@ again until it answers a probe: a search does not wait for it.
 """
 
 import os
+import socket
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -25,6 +26,7 @@ from runtime.errors import (
 from runtime.index.shards import Shards
 from runtime.sharded.shard import Shard
 
+CONNECT_SECONDS = 5.0
 START_SECONDS = 300.0  # until all shards have been opened
 PROBE_SECONDS = 0.5  # from one probe of what is down to the next
 THREADS = 8  # of an actor
@@ -53,11 +55,24 @@ def connect(address: str | None = None) -> None:
     ray = load_ray()
     if ray.is_initialized():
         return
+    if address:
+        check_reachable(address)
     try:
         ray.init(address=address or None, log_to_driver=False, logging_level="ERROR")
     except (ConnectionError, ValueError, RuntimeError) as error:
         line = str(error).partition("\n")[0]
         raise ServiceError(f"--ray {address or ''}: no Ray cluster can be reached: {line}") from None
+
+
+def check_reachable(address: str) -> None:
+    """Raises ServiceError if nothing listens there, which Ray would find out in a minute."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), CONNECT_SECONDS).close()
+    except (OSError, ValueError, OverflowError) as error:
+        raise ServiceError(
+            f"--ray {address}: no Ray cluster can be reached: {error}; its head's host:port is needed"
+        ) from None
 
 
 def alive_nodes() -> list[str]:
