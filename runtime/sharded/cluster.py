@@ -5,6 +5,7 @@ here, so that two replicas of a shard never share a machine while there is anoth
 again until it answers a probe: a search does not wait for it.
 """
 
+import logging
 import os
 import socket
 import threading
@@ -30,7 +31,10 @@ CONNECT_SECONDS = 5.0
 START_SECONDS = 300.0  # until all shards have been opened
 PROBE_SECONDS = 0.5  # from one probe of what is down to the next
 THREADS = 8  # of an actor
+GONE = "its process or its machine is gone"
 BROKEN = DamagedError, StorageError, MissingError  # what a shard says where its own machine or disk is at fault
+
+logger = logging.getLogger("howl.shards")
 
 
 def load_ray() -> Any:
@@ -182,7 +186,7 @@ class Cluster:
                 replica = untried[shard].pop(0)
                 pending[getattr(replica.actor, method).remote(*arguments[shard])] = replica
             else:
-                replies.missing.setdefault(shard, "its process or its machine is gone")
+                replies.missing.setdefault(shard, GONE)
 
         for shard in arguments:
             ask_next(shard)
@@ -200,7 +204,9 @@ class Cluster:
                     replies.answers[replica.shard] = result(call)
                     replies.missing.pop(replica.shard, None)
                 except BROKEN as error:
-                    replies.missing[replica.shard] = str(error)
+                    logger.warning("%s", error)
+                    replies.missing[replica.shard] = "it cannot be read there, as howl's log says"
+                    replica.is_up = False
                     ask_next(replica.shard)
                 except self._ray.exceptions.RayError:
                     replica.is_up = False
@@ -227,7 +233,7 @@ class Cluster:
             if replicas:
                 calls[getattr(replicas[0].actor, method).remote(*own)] = replicas[0]
             else:
-                replies.missing[shard] = "its process or its machine is gone"
+                replies.missing[shard] = GONE
         done, late = self._ray.wait(list(calls), num_returns=len(calls), timeout=timeout) if calls else ([], [])
         for call in late:
             replies.missing[calls[call].shard] = "it did not answer in time"
@@ -240,9 +246,11 @@ class Cluster:
                 refusals.append(error)
             except self._ray.exceptions.RayError:
                 replica.is_up = False
-                replies.missing[replica.shard] = "its process or its machine is gone"
-        writers = {replica for replica in calls.values()}
-        self.refresh([replica for replica in self._all() if replica.shard in arguments and replica not in writers])
+                replies.missing[replica.shard] = GONE
+        writers = set(calls.values())
+        others = [replica for replica in self._all() if replica.shard in arguments and replica not in writers]
+        if others:
+            self.refresh(others)
         if refusals:
             raise refusals[0]
         return replies
@@ -259,13 +267,13 @@ class Cluster:
             try:
                 replies.answers[calls[call].shard] = result(call)
             except (HowlError, self._ray.exceptions.RayError) as error:
+                logger.warning("%s: %s", self.shards.name(calls[call].shard), str(error).partition("\n")[0])
                 calls[call].is_up = False
-                replies.missing[calls[call].shard] = str(error).partition("\n")[0]
         for shard in range(self.shards.count):
             if shard in replies.answers:
                 replies.missing.pop(shard, None)
             else:
-                replies.missing.setdefault(shard, "its process or its machine is gone")
+                replies.missing.setdefault(shard, GONE)
         return replies
 
     def open(self) -> dict[int, Any]:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runtime.arguments import one_of, whole_number_above_0
-from runtime.errors import DamagedError, IncompatibleError, ServiceError, UnknownIdError
+from runtime.errors import DamagedError, IncompatibleError, ServiceError, StorageError, UnknownIdError
 from runtime.index import EXISTING, AnyIndex, Hit, Hits
 from runtime.index.ids import check_ids, duplicate, ids_of
 from runtime.index.origin import Origin
@@ -155,7 +155,7 @@ class ShardedIndex(AnyIndex):
         """Adds images, in one commit a shard. When this returns, all are on the disk, and all replicas find them.
 
         Raises:
-            ServiceError: a shard did not answer. Images of other shards are in the index, and its own may be; a second
+            StorageError: a shard did not answer. Images of other shards are in the index, and its own may be; a second
                 addition with ``existing="skip"`` adds what is not.
             HowlError: as ``Index.add``; images of other shards may be in the index all the same.
         """
@@ -185,7 +185,7 @@ class ShardedIndex(AnyIndex):
 
         Raises:
             UnknownIdError: an id is not in the index; none is removed.
-            ServiceError: a shard did not answer; images of other shards are removed, and its own may be.
+            StorageError: a shard did not answer; images of other shards are removed, and its own may be.
         """
         names = self.named(ids, root)
         known = set(self.existing(names))
@@ -238,7 +238,7 @@ class ShardedIndex(AnyIndex):
     def _check_written(self, replies: Replies, outcome: str) -> None:
         if replies.missing:
             error = self._cluster.unavailable(replies.missing)
-            raise ServiceError(f"{str(error).removesuffix('; try again later')}; its {outcome}")
+            raise StorageError(f"{str(error).removesuffix('; try again later')}; its {outcome}")
 
 
 class Asker:
