@@ -3,6 +3,7 @@
 Whatever is asked may be asked twice: an answer can get lost with a machine, and the next one must not do harm.
 """
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -78,6 +79,10 @@ class Shard:
     def _state(self) -> ShardState:
         index = self._index
         return ShardState(len(index), index.fingerprint, index.layout, index.strangers())
+
+    def pid(self) -> int:
+        """Of the process."""
+        return os.getpid()
 
     def search(
         self, query: Any, top: int, only: Sequence[str] | None, exclude: Sequence[str]
