@@ -36,20 +36,20 @@ def test_engines_fill_the_cpus() -> None:
         {"Alive": True, "Resources": {"CPU": 6.0}},
         {"Alive": False, "Resources": {"CPU": 64.0}},
     ]
-    assert engines(nodes: "Nodes", None, None) == (5, {"num_cpus": 4}, 4)
-    assert engines(nodes: "Nodes", "cpu", 8) == (2, {"num_cpus": 8}, 8)
+    assert engines(nodes, None, None) == (5, {"num_cpus": 4}, 4)
+    assert engines(nodes, "cpu", 8) == (2, {"num_cpus": 8}, 8)
     assert engines([{"Alive": True, "Resources": {"CPU": 2.0}}], None, None) == (1, {"num_cpus": 2}, 2)
     with pytest.raises(UsageError, match="no machine of the cluster has so many CPUs"):
-        engines(nodes: "Nodes", "cpu", 32)
+        engines(nodes, "cpu", 32)
     with pytest.raises(UsageError, match="no machine of the cluster has a GPU"):
-        engines(nodes: "Nodes", "cuda", None)
+        engines(nodes, "cuda", None)
 
 
 def test_engines_take_gpus_where_there_are_some() -> None:
     nodes = [{"Alive": True, "Resources": {"CPU": 16.0, "GPU": 2.0}}, {"Alive": True, "Resources": {"CPU": 16.0}}]
-    assert engines(nodes: "Nodes", None, None) == (2, {"num_gpus": 1}, None)
-    assert engines(nodes: "Nodes", "cuda", 3) == (2, {"num_gpus": 1}, 3)
-    assert engines(nodes: "Nodes", "cpu", None) == (8, {"num_cpus": 4}, 4)
+    assert engines(nodes, None, None) == (2, {"num_gpus": 1}, None)
+    assert engines(nodes, "cuda", 3) == (2, {"num_gpus": 1}, 3)
+    assert engines(nodes, "cpu", None) == (8, {"num_cpus": 4}, 4)
 
 
 def test_outcomes_become_a_report() -> None:
@@ -217,7 +217,9 @@ def test_a_cluster_indexes_what_one_machine_does(
 
 @pytest.mark.ray
 @pytest.mark.slow
-def test_a_node_that_dies_costs_nothing(nodes: "Nodes", engine: Path, folder: Path, tmp_path: Path, whole: Index) -> None:
+def test_a_node_that_dies_costs_nothing(
+    nodes: "Nodes", engine: Path, folder: Path, tmp_path: Path, whole: Index
+) -> None:
     from ...clusters import until
 
     path, told = tmp_path / "sharded", list[tuple[AddReport, int] | BaseException]()
