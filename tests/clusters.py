@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # before ray is imported
+# Before ray is imported; processes that tests start inherit it. A token that lies about would be asked for.
+os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "disabled"}
 
 import ray
 from ray.cluster_utils import Cluster

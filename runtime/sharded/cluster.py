@@ -65,7 +65,10 @@ def connect(address: str | None = None) -> None:
         ray.init(address=address or None, log_to_driver=False, logging_level="ERROR")
     except (ConnectionError, ValueError, RuntimeError) as error:
         line = str(error).partition("\n")[0]
-        raise ServiceError(f"--ray {address or ''}: no Ray cluster can be reached: {line}") from None
+        raise ServiceError(
+            f"--ray {address or ''}: no Ray cluster can be reached: {line}; where it asks for a token, "
+            "RAY_AUTH_MODE=token and its head's ~/.ray/auth_token are needed"
+        ) from None
 
 
 def check_reachable(address: str) -> None:
