@@ -31,7 +31,7 @@ CONNECT_SECONDS = 5.0
 START_SECONDS = 300.0  # until all shards have been opened
 PROBE_SECONDS = 0.5  # from one probe of what is down to the next
 THREADS = 8  # of an actor
-GONE = "its process or its machine is gone"
+GONE, LATE = "its process or its machine is gone", "it did not answer in time"
 BROKEN = DamagedError, StorageError, MissingError  # what a shard says where its own machine or disk is at fault
 
 logger = logging.getLogger("howl.shards")
@@ -108,6 +108,7 @@ class Replica:
         actor: Ray's handle.
         is_up: whether it answered when it was last asked.
         probe: a call that asks whether it is up again, if one is under way.
+        probed_at: how many writes there had been when that was asked.
     """
 
     shard: int
@@ -115,6 +116,7 @@ class Replica:
     actor: Any
     is_up: bool = True
     probe: Any = None
+    probed_at: int = 0
 
 
 @dataclass(frozen=True)
@@ -158,6 +160,7 @@ class Cluster:
             for shard in range(shards.count)
         ]
         self._turns = count()
+        self._lock, self._writes = threading.Lock(), 0
         self._closing = threading.Event()
         self._keeper = threading.Thread(target=self._keep, name="howl-shards", daemon=True)
         self._keeper.start()
@@ -166,7 +169,7 @@ class Cluster:
         """Ends the actors."""
         self._closing.set()
         self._keeper.join()
-        for replica in self._all():
+        for replica in self._all() if self._ray.is_initialized() else ():
             self._ray.kill(replica.actor)
 
     def ask(self, method: str, arguments: Mapping[int, Sequence[Any]], *, timeout: float | None = None) -> Replies:
@@ -198,8 +201,8 @@ class Cluster:
             ready, _ = self._ray.wait(list(pending), timeout=max(0.0, deadline - time.monotonic()))
             if not ready:
                 for replica in pending.values():
-                    replica.is_up = False
-                    replies.missing[replica.shard] = "it did not answer in time"
+                    self._lose(replica, LATE)
+                    replies.missing[replica.shard] = LATE
                 break
             for call in ready:
                 replica = pending.pop(call)
@@ -207,12 +210,11 @@ class Cluster:
                     replies.answers[replica.shard] = result(call)
                     replies.missing.pop(replica.shard, None)
                 except BROKEN as error:
-                    logger.warning("%s", error)
+                    self._lose(replica, str(error))
                     replies.missing[replica.shard] = "it cannot be read there, as howl's log says"
-                    replica.is_up = False
                     ask_next(replica.shard)
                 except self._ray.exceptions.RayError:
-                    replica.is_up = False
+                    self._lose(replica, GONE)
                     ask_next(replica.shard)
         return replies
 
@@ -239,7 +241,7 @@ class Cluster:
                 replies.missing[shard] = GONE
         done, late = self._ray.wait(list(calls), num_returns=len(calls), timeout=timeout) if calls else ([], [])
         for call in late:
-            replies.missing[calls[call].shard] = "it did not answer in time"
+            replies.missing[calls[call].shard] = LATE
         refusals: list[HowlError] = []
         for call in done:
             replica = calls[call]
@@ -248,11 +250,12 @@ class Cluster:
             except HowlError as error:
                 refusals.append(error)
             except self._ray.exceptions.RayError:
-                replica.is_up = False
+                self._lose(replica, GONE)
                 replies.missing[replica.shard] = GONE
-        writers = set(calls.values())
-        others = [replica for replica in self._all() if replica.shard in arguments and replica not in writers]
-        if others:
+        with self._lock:
+            self._writes += 1
+            others = [replica for replica in self._all() if replica.shard in arguments and replica.is_up]
+        if others := [replica for replica in others if replica not in set(calls.values())]:
             self.refresh(others)
         if refusals:
             raise refusals[0]
@@ -265,13 +268,12 @@ class Cluster:
         replies = Replies()
         done, late = self._ray.wait(list(calls), num_returns=len(calls), timeout=self.timeout) if calls else ([], [])
         for call in late:
-            calls[call].is_up = False
+            self._lose(calls[call], LATE)
         for call in done:
             try:
                 replies.answers[calls[call].shard] = result(call)
             except (HowlError, self._ray.exceptions.RayError) as error:
-                logger.warning("%s: %s", self.shards.name(calls[call].shard), str(error).partition("\n")[0])
-                calls[call].is_up = False
+                self._lose(calls[call], str(error) if isinstance(error, HowlError) else GONE)
         for shard in range(self.shards.count):
             if shard in replies.answers:
                 replies.missing.pop(shard, None)
@@ -317,6 +319,12 @@ class Cluster:
         first = 0 if is_fixed or not up else next(self._turns) % len(up)
         return [*up[first:], *up[:first]]
 
+    def _lose(self, replica: Replica, why: str) -> None:
+        """Notes that a replica does not answer; it is probed from now on."""
+        if replica.is_up:
+            logger.warning("%s on node %s: %s", self.shards.name(replica.shard), replica.node[:8], why)
+        replica.is_up = False
+
     def _placed(self, shard: int, node: str) -> Replica:
         """A new actor on a machine. It takes no CPU of Ray's count: what searches it is what waits for it."""
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -329,23 +337,29 @@ class Cluster:
 
     def _keep(self) -> None:
         """Probes what is down, for ever, and makes anew what is gone for good."""
-        while not self._closing.wait(PROBE_SECONDS):
+        while not self._closing.wait(PROBE_SECONDS) and self._ray.is_initialized():
             for replica in self._all():
                 if not replica.is_up:
-                    self._revive(replica)
+                    try:
+                        self._revive(replica)
+                    except Exception as error:  # the head may be gone for a while, and nobody waits for this thread
+                        logger.warning("%s: %s", self.shards.name(replica.shard), str(error).partition("\n")[0])
 
     def _revive(self, replica: Replica) -> None:
         """Takes one step towards a replica that is up again."""
         exceptions = self._ray.exceptions
         if replica.probe is None:
-            replica.probe = replica.actor.refresh.remote()
+            replica.probed_at, replica.probe = self._writes, replica.actor.refresh.remote()
             return
         if not self._ray.wait([replica.probe], timeout=0)[0]:
             return
         call, replica.probe = replica.probe, None
         try:
             result(call)
-            replica.is_up = True
+            with self._lock:  # what was written since, it may not have taken up: then it is asked again
+                replica.is_up = replica.probed_at == self._writes
+            if replica.is_up:
+                logger.warning("%s on node %s answers again", self.shards.name(replica.shard), replica.node[:8])
         except (exceptions.ActorDiedError, exceptions.ActorUnschedulableError):
             self._move(replica)
         except (HowlError, exceptions.RayError):

@@ -141,7 +141,9 @@ class ShardedIndex(AnyIndex):
 
     def ensure_writable(self) -> None:
         """Raises HowlError if a shard does not answer, or cannot be written."""
-        self._cluster.need("ensure_writable", self._each())
+        replies = self._cluster.order("ensure_writable", self._each())  # on a full disk, searches go on
+        if replies.missing:
+            raise self._cluster.unavailable(replies.missing)
 
     def add(
         self,
