@@ -36,6 +36,7 @@ from runtime.sharded.shard import Shard, ShardState
 
 BATCH, LEAST_BATCH, SHARE = 64, 8, 16  # photos: of a batch, at least, and for each shard
 WAVES = 2  # batches of each engine, at least, so that none waits long for the last one
+MAX_BATCHES = 20_000  # of all, which Ray keeps account of
 THREADS = 4  # of an engine on the CPU, if nothing else is said
 ADDED, SKIPPED, FAILED = "added", "skipped", "failed"  # outcomes
 
@@ -150,6 +151,7 @@ def writers_of(task: Task, fingerprint: str, layout: Layout) -> Iterator[tuple[S
     Raises:
         UsageError: the number of shards is missing, or another one than the index has.
         IncompatibleError: the index is of another engine, or has other regions.
+        ServiceError: the cluster failed, in the block too.
         HowlError: a shard cannot be made or opened.
     """
     ray = load_ray()
@@ -172,6 +174,9 @@ def writers_of(task: Task, fingerprint: str, layout: Layout) -> Iterator[tuple[S
         if is_new:
             shards.write()
         yield shards, writers, layout
+    except ray.exceptions.RayError as error:  # the head is gone, or Ray itself failed
+        line = next((line for line in reversed(str(error).splitlines()) if line.strip()), type(error).__name__)
+        raise ServiceError(f"{task.index}: the cluster gave up: {line.strip()}; the same command goes on") from None
     finally:
         for writer in writers:
             ray.kill(writer)
@@ -214,7 +219,7 @@ def extract(
     import ray.data as ray_data
 
     pool, resources, threads = engines(ray.nodes(), task.device, task.threads)
-    size = max(LEAST_BATCH, min(max(BATCH, SHARE * shards.count), math.ceil(len(items) / (WAVES * pool))))
+    size = batch_size(len(items), shards.count, pool)
     left_over = task.index.absolute().with_name(f"{task.index.name}.reading")
     with left_behind(left_over):
         pass  # logs of batches that were never done again: a photo that kills is found again
@@ -237,13 +242,9 @@ def extract(
         **resources,
     )
     with tqdm(total=len(items), desc="indexing", unit="photo", disable=None) as bar:
-        try:
-            for batch in done.iter_batches(batch_size=None, batch_format="numpy"):
-                take(batch, report, named)
-                bar.update(len(batch["id"]))
-        except ray.exceptions.RayError as error:
-            line = next((line for line in reversed(str(error).splitlines()) if line.strip()), type(error).__name__)
-            raise ServiceError(f"{task.index}: the cluster gave up: {line.strip()}; the same command goes on") from None
+        for batch in done.iter_batches(batch_size=None, batch_format="numpy"):
+            take(batch, report, named)
+            bar.update(len(batch["id"]))
 
 
 def engines(
@@ -271,6 +272,12 @@ def engines(
     if not count:
         raise UsageError(f"--threads {own}: no machine of the cluster has so many CPUs")
     return count, {"num_cpus": own}, own
+
+
+def batch_size(photos: int, shards: int, engines: int) -> int:
+    """Photos of a batch: a commit in each shard should be worth it, and no engine should be without work."""
+    enough = max(BATCH, SHARE * shards, math.ceil(photos / MAX_BATCHES))
+    return max(LEAST_BATCH, min(enough, math.ceil(photos / (WAVES * engines))))
 
 
 def tables(items: Sequence[Item], shards: Shards, size: int) -> list[Any]:

@@ -13,8 +13,10 @@ from runtime import Retriever
 from runtime.index.shards import Shards
 from runtime.io.finding import find_photos
 from runtime.service.app import create_app
+from runtime.service.client import RemoteRetriever
 from runtime.service.options import ServiceOptions
 
+from ..service.servers import running
 from .conftest import Divide
 
 
@@ -98,3 +100,12 @@ def test_a_server_may_fail_instead(serve: Callable, many: Path) -> None:
     refused = client.post("/search", content=photo(many))
     assert (refused.status_code, refused.json()["error"]) == (503, "ServiceError")
     assert "retry-after" in refused.headers
+
+
+def test_a_remote_retriever_says_so_too(serve: Callable, many: Path) -> None:
+    _, retriever = serve()
+    retriever.index._cluster.down = {1}
+    with running(retriever, ServiceOptions(photos=many, workers=2)) as url, RemoteRetriever(url) as remote:
+        hits = remote.search(photo(many), 100)
+        assert hits == retriever.search(photo(many), 100)
+        assert hits.missing == ("shard-1",)

@@ -19,7 +19,7 @@ from runtime.addition import AddReport
 from runtime.errors import StorageError
 from runtime.index.shards import Shards
 from tools import index as index_command
-from tools.integrations.ray_indexing import Task, engines, index_photos, new_shards, outcomes, take
+from tools.integrations.ray_indexing import Task, batch_size, engines, index_photos, new_shards, outcomes, take
 
 if TYPE_CHECKING:  # which imports ray
     from ...clusters import Nodes
@@ -50,6 +50,14 @@ def test_engines_take_gpus_where_there_are_some() -> None:
     assert engines(nodes, None, None) == (2, {"num_gpus": 1}, None)
     assert engines(nodes, "cuda", 3) == (2, {"num_gpus": 1}, 3)
     assert engines(nodes, "cpu", None) == (8, {"num_cpus": 4}, 4)
+
+
+def test_batches_are_worth_a_commit_and_keep_all_engines_busy() -> None:
+    assert batch_size(10, 3, 4) == 8
+    assert batch_size(300, 3, 4) == 38
+    assert batch_size(100_000, 3, 4) == 64
+    assert batch_size(100_000, 32, 4) == 512
+    assert batch_size(20_000_000, 8, 32) == 1000
 
 
 def test_outcomes_become_a_report() -> None:
