@@ -175,11 +175,18 @@ def writers_of(task: Task, fingerprint: str, layout: Layout) -> Iterator[tuple[S
             shards.write()
         yield shards, writers, layout
     except ray.exceptions.RayError as error:  # the head is gone, or Ray itself failed
-        line = next((line for line in reversed(str(error).splitlines()) if line.strip()), type(error).__name__)
-        raise ServiceError(f"{task.index}: the cluster gave up: {line.strip()}; the same command goes on") from None
+        raise ServiceError(f"{task.index}: the cluster gave up: {reason_of(error)}; the same command goes on") from None
     finally:
         for writer in writers:
             ray.kill(writer)
+
+
+def reason_of(error: BaseException) -> str:
+    """The first line of what is at the bottom of Ray's errors, which wrap each other."""
+    while (cause := getattr(error, "cause", None) or error.__cause__) is not None:
+        error = cause
+    first, *_ = str(error).strip().splitlines() or [""]
+    return f"{type(error).__name__}: {first}"
 
 
 def new_shards(task: Task) -> Shards:
@@ -333,6 +340,9 @@ class Extraction:
         lines: dict[str, str] = {}
         try:
             self._index(self._items(batch), lines)
+        except load_ray().exceptions.RayError as error:
+            line = f"{self._shards.path}: a process that writes to a shard is gone: {reason_of(error)}"
+            return outcomes(ids, [f"{FAILED} {ServiceError.__name__}"] * len(ids), [line] * len(ids))
         except HowlError as error:
             return outcomes(ids, [f"{FAILED} {type(error).__name__}"] * len(ids), [str(error)] * len(ids))
         return outcomes(ids, [SKIPPED if id_ in lines else ADDED for id_ in ids], [lines.get(id_, "") for id_ in ids])
