@@ -19,7 +19,8 @@ from runtime.addition import AddReport
 from runtime.errors import StorageError
 from runtime.index.shards import Shards
 from tools import index as index_command
-from tools.integrations.ray_indexing import Task, batch_size, engines, index_photos, new_shards, outcomes, take
+from tools.integrations.ray_indexing import Task, batch_size, engines, index_photos, new_shards, take
+from tools.integrations.ray_workers import outcomes
 
 if TYPE_CHECKING:  # which imports ray
     from ...clusters import Nodes
