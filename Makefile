@@ -2,6 +2,7 @@
 #   make demo    photos → training → export → index → search, with a picture to open
 #   make test    lint, types and all tests, one process a core
 #   make gpu-report   everything that there is to measure on a GPU, in about twelve minutes; needs one
+#   make test-ray   an index on a cluster of three nodes, with Ray, which it installs (500 MB)
 #   make test-browser   the page of howl serve in a real browser, which it installs where apt can
 #   make quick   the tests that need no export, training, compiler or kill: about a minute on two cores
 # A single test: .venv/bin/python -m pytest tests/train/test_losses.py -k margin
@@ -12,7 +13,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/installed
 PYTEST := $(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo test quick browser test-browser gpu-report clean
+.PHONY: demo test quick browser test-browser test-ray gpu-report clean
 
 demo: $(INSTALLED)
 	$(BIN)/python tools/demo.py --out demo
@@ -33,6 +34,10 @@ browser: $(INSTALLED)
 
 test-browser: browser
 	$(BIN)/python -m pytest -m browser
+
+test-ray: $(INSTALLED)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[ray]'
+	$(BIN)/python -m pytest -m ray
 
 gpu-report:
 	$(PYTHON) tools/experiments/gpu_report.py

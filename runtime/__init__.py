@@ -22,7 +22,7 @@ from runtime.errors import (
     UsageError,
     WriterBusyError,
 )
-from runtime.index import Hit, Index
+from runtime.index import Hit, Hits, Index
 from runtime.retriever import AddReport, Retriever
 
 __all__ = [
@@ -33,6 +33,7 @@ __all__ = [
     "DeviceError",
     "DuplicateIdError",
     "Hit",
+    "Hits",
     "HowlError",
     "IdError",
     "ImageError",

@@ -4,8 +4,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
-from itertools import count
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ from runtime.encoder import Encoder
 from runtime.errors import ImageError, UsageError, WriterBusyError
 from runtime.features import Features
 from runtime.first_stage import FirstStage
-from runtime.index import Index
+from runtime.index import AnyIndex
 from runtime.index.ids import id_of_path, ids_of
 from runtime.index.origin import Origin
 from runtime.index.strangers import SAMPLE
@@ -53,11 +52,13 @@ class Item:
         photo: a path, encoded bytes or an array.
         id: under which it will be found.
         origin: its file, if it has one, before it is read.
+        is_sample: whether to encode it as a query, too, to measure what strangers score.
     """
 
     photo: PhotoInput
     id: str
     origin: Origin | None
+    is_sample: bool = False
 
 
 def names_of(
@@ -84,10 +85,21 @@ def items_of(photos: Sequence[PhotoInput], ids: Sequence[str]) -> list[Item]:
     return [Item(photo, id_, Origin.of(photo)) for photo, id_ in zip(photos, ids, strict=True)]
 
 
-def aliases(items: Sequence[Item], index: Index | None) -> dict[str, str]:
-    """The items whose files are in an index, or among the items, under another id too: by id, that other id."""
+def sampled(items: Sequence[Item]) -> list[Item]:
+    """The items, of which about 64 are samples."""
+    every = max(1, len(items) // SAMPLE)
+    return [replace(item, is_sample=True) if i % every == 0 else item for i, item in enumerate(items)]
+
+
+def aliases(items: Sequence[Item], ids_at: Callable[[Sequence[int]], dict[int, str]] | None) -> dict[str, str]:
+    """The items whose files are in an index, or among the items, under another id too: by id, that other id.
+
+    Args:
+        items: with different ids.
+        ids_at: ``Index.ids_at``; None without an index.
+    """
     files = [(item.id, item.origin.place) for item in items if item.origin is not None]
-    first = {} if index is None else index.ids_at([place for _, place in files])
+    first = {} if ids_at is None else ids_at([place for _, place in files])
     others = ((id_, first.setdefault(place, id_)) for id_, place in files)
     return {id_: other for id_, other in others if other != id_}
 
@@ -96,12 +108,12 @@ def add_items(
     items: Sequence[Item],
     encoder: Encoder,
     first_stage: FirstStage,
-    open_index: Callable[[], Index],
+    open_index: Callable[[], AnyIndex],
     log: Path,
     *,
     existing: str,
     report: AddReport,
-    queries: list[Any] | None,
+    queries: dict[str, Any],
 ) -> None:
     """Encodes and commits photos. While another process writes, the work goes on.
 
@@ -113,7 +125,7 @@ def add_items(
         log: where to note what is being decoded (``ReadingLog``).
         existing: what becomes of ids that are in the index already: ``Index.add``.
         report: is told what was added, and what cannot be read.
-        queries: takes about 64 of the photos, encoded as queries; None for no need of them.
+        queries: takes the samples, encoded as queries, by id.
 
     Raises:
         HowlError: the index cannot be written any more; what was reported is in it.
@@ -137,15 +149,13 @@ def add_items(
 
 
 def encode_items(
-    items: Sequence[Item], encoder: Encoder, first_stage: FirstStage, log: Path, queries: list[Any] | None
+    items: Sequence[Item], encoder: Encoder, first_stage: FirstStage, log: Path, queries: dict[str, Any]
 ) -> Iterator[tuple[Item, Any | ImageError]]:
     """Every photo, in order, as the index stores it, or why it cannot be read; arguments as in ``add_items``."""
-    every = max(1, len(items) // SAMPLE)
-    numbers = count()
 
-    def encode(features: Features) -> Any:
-        if queries is not None and next(numbers) % every == 0:
-            queries.append(encoder.encode_query(features))
+    def encode(item: Item, features: Features) -> Any:
+        if item.is_sample:
+            queries[item.id] = encoder.encode_query(features)
         return first_stage.encode_database(features)
 
     with left_behind(log) as suspects, ReadingLog(log) as reading:
@@ -173,7 +183,7 @@ def _is_killer(item: Item, max_pixels: int) -> bool:
     return kills_its_decoder(data, max_pixels)
 
 
-def _commit(waiting: dict[Item, Any], index: Index, existing: str, report: AddReport, *, insist: bool) -> bool:
+def _commit(waiting: dict[Item, Any], index: AnyIndex, existing: str, report: AddReport, *, insist: bool) -> bool:
     """Adds the photos that wait, and says whether it could.
 
     Args:

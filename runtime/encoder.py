@@ -102,10 +102,10 @@ class Encoder:
 
         Decoding, extraction and encoding of up to four photos overlap; at most eight results wait.
         """
-        return self.encode_loaded(photos, self.load, encode)
+        return self.encode_loaded(photos, self.load, lambda photo, features: encode(features))
 
     def encode_loaded(
-        self, items: Sequence[Item], load: Callable[[Item], Image], encode: Callable[[Features], Result]
+        self, items: Sequence[Item], load: Callable[[Item], Image], encode: Callable[[Item, Features], Result]
     ) -> Iterator[tuple[Item, Result | ImageError]]:
         """``encode_all`` of items that ``load`` turns into images: RGB, at most of the engine's image size."""
 
@@ -114,7 +114,7 @@ class Encoder:
                 image = load(item)
             except ImageError as error:
                 return error
-            return encode(self.extract_loaded(image))
+            return encode(item, self.extract_loaded(image))
 
         return prefetch_map(work, items, PHOTO_BATCH)
 

@@ -86,7 +86,7 @@ class Searcher(Protocol):
         *,
         only: Iterable[str | os.PathLike[str]] | None = None,
         exclude: Iterable[str | os.PathLike[str]] = (),
-    ) -> list[Any]:
+    ) -> Any:
         """The images most similar to a query, best first: ``Index.search``."""
         ...
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from runtime.encoder import Encoder
 from runtime.errors import IncompatibleError, StorageError, UsageError
 from runtime.first_stage import Layout
-from runtime.index import Index
+from runtime.index import AnyIndex, Index
 
 
 @dataclass(frozen=True)
@@ -35,11 +35,11 @@ class IndexPlace:
         layout = replace(self.encoder.first_stage.layout, regions=self.regions or 0)
         return layout if self.geometry else replace(layout, geometry=False)
 
-    def opened(self) -> Index | None:
+    def opened(self) -> AnyIndex | None:
         """The index, if there is one. Raises HowlError if it is another engine's, damaged, or has other regions."""
         return self._open() if Index.exists(self.folder) else None
 
-    def made(self) -> Index:
+    def made(self) -> AnyIndex:
         """A new index, or the one that another process has made meanwhile. Raises HowlError as ``opened``."""
         fingerprint = self.encoder.manifest.fingerprint
         try:
@@ -49,7 +49,7 @@ class IndexPlace:
                 raise
             return self._open()  # another process was faster
 
-    def check_regions(self, index: Index, asked: int) -> None:
+    def check_regions(self, index: AnyIndex, asked: int) -> None:
         """Raises IncompatibleError if an index aggregates its photos by other regions."""
         if index.layout.regions != asked:
             raise IncompatibleError(

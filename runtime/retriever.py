@@ -3,14 +3,14 @@
 import math
 import os
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from threading import RLock
 from types import TracebackType
 from typing import Any
 
-from runtime.addition import AddReport, add_items, aliases, items_of, names_of
+from runtime.addition import AddReport, add_items, aliases, items_of, names_of, sampled
 from runtime.arguments import finite_number, listed, one_of, place, whole_number_above_0
 from runtime.bundle import EngineFiles
 from runtime.cores import available_cores
@@ -25,7 +25,7 @@ from runtime.errors import (
 from runtime.features import Features
 from runtime.first_stage import Searcher
 from runtime.forking import renew_after_fork
-from runtime.index import EXISTING, Hit, Index
+from runtime.index import EXISTING, AnyIndex, Hits, Index
 from runtime.index.catalogue import PATIENCE
 from runtime.index.ids import check_ids, duplicate, ids_of
 from runtime.index.strangers import LEAST_IMAGES, LEAST_SAMPLE, SAMPLE, Strangers
@@ -104,8 +104,10 @@ class Retriever:
         if regions:
             self.encoder.first_stage.for_regions(whole_number_above_0("regions", regions))
         self._engine = self.encoder.path.absolute()  # whatever the current folder is later
-        self._place = IndexPlace(self.index_path.absolute(), self.index_path, self.encoder, geometry, regions, wait)
-        self.index: Index | None = self._place.opened()
+        self._place = self._place_of(
+            IndexPlace(self.index_path.absolute(), self.index_path, self.encoder, geometry, regions, wait)
+        )
+        self.index: AnyIndex | None = self._place.opened()
         self._rerankers = Rerankers.beside(
             self.encoder.path,
             matcher,
@@ -117,9 +119,13 @@ class Retriever:
         )
         self._settings["matcher"] = self._rerankers.matcher
         self._searcher: Searcher | None = None  # of the index, made at the first search
-        self._searched: Index | None = None
+        self._searched: AnyIndex | None = None
         self._closed = False
         renew_after_fork(self)
+
+    def _place_of(self, place: IndexPlace) -> IndexPlace:
+        """Where the index lies: as a folder, unless a kind of retriever has others."""
+        return place
 
     def renew_after_fork(self) -> None:
         """Lets go of what other threads held."""
@@ -206,8 +212,8 @@ class Retriever:
         if known and existing == "error":
             raise duplicate(self.index_path, next(name for name in names if name in known))
         items = [item for item in items_of(photos, names) if item.id not in known]
-        report = AddReport(present=[name for name in names if name in known], aliases=aliases(items, self.index))
-        queries: list[Any] | None = [] if self._must_measure(len(items)) else None
+        report = AddReport(present=[name for name in names if name in known], aliases=aliases(items, self._ids_at))
+        items, queries = sampled(items) if self._must_measure(len(items)) else items, dict[str, Any]()
         log = self._place.folder.with_name(f"{self._place.folder.name}.reading")
         layout = self._place.layout if self.index is None else self.index.layout
         first_stage = self.encoder.first_stage.for_regions(layout.regions)
@@ -235,7 +241,11 @@ class Retriever:
         """
         self._check_open()
         photos = listed(photos, "photos")
-        return aliases(items_of(photos, names_of(photos, ids, self.root)), self.index)
+        return aliases(items_of(photos, names_of(photos, ids, self.root)), self._ids_at)
+
+    @property
+    def _ids_at(self) -> Callable[[Sequence[int]], dict[int, str]] | None:
+        return None if self.index is None else self.index.ids_at
 
     def remove(self, ids: Iterable[str | os.PathLike[str]]) -> None:
         """Removes photos, by id or path, in one commit. Raises HowlError, and removes none, if one is not there."""
@@ -268,8 +278,8 @@ class Retriever:
         ids = index.ids()
         sample = ids[:: max(1, len(ids) // SAMPLE)]
         paths = [Path(self.root or "", id_) for id_ in sample]
-        queries = [query for _, query in self.encoder.encode_all(paths, self.encoder.encode_query)]
-        queries = [query for query in queries if not isinstance(query, ImageError)]
+        encoded = zip(sample, self.encoder.encode_all(paths, self.encoder.encode_query), strict=True)
+        queries = {id_: query for id_, (_, query) in encoded if not isinstance(query, ImageError)}
         if (strangers := self._keep_strangers(queries)) is None:
             raise DataError(
                 f"{self.index_path}: too few photos to measure the scores of strangers: {len(queries)} of {len(ids)} "
@@ -281,12 +291,8 @@ class Retriever:
         strangers = self.index.strangers() if self.index is not None else None
         return strangers is None or len(self) + new >= 2 * strangers.images
 
-    def _keep_strangers(self, queries: Sequence[Any]) -> Strangers | None:
-        index = self._existing_index()
-        strangers = Strangers.measure(index, queries[:SAMPLE], self.encoder.first_stage.settings)
-        if strangers is not None:
-            index.keep_strangers(strangers)
-        return strangers
+    def _keep_strangers(self, queries: Mapping[str, Any]) -> Strangers | None:
+        return self._existing_index().measure_strangers(queries, self.encoder.first_stage.settings)
 
     def compact(self) -> None:
         """Frees the space of removed photos, and makes searching as fast as it can be: ``Index.compact``."""
@@ -319,7 +325,7 @@ class Retriever:
         rerank: str | Reranker | None = None,
         candidates: int | None = None,
         progress: Callable[[str], object] = lambda stage: None,
-    ) -> list[Hit]:
+    ) -> Hits:
         """The photos of the index most similar to ``photo``, best first; fewer than ``top`` if few share anything.
 
         Args:
@@ -354,14 +360,14 @@ class Retriever:
         encoded = self.encoder.encode_query(features, threads=self._threads)
         progress("encode")
         hits = self._searcher_of(index).search(encoded, max(top, order.count), only=only, exclude=exclude)
-        hits = [hit for hit in hits if hit.score >= least]
+        hits = hits.above(least)
         progress("search")
         if order.reranker is not None:
             hits = order.apply(
                 Query(photo, encoded, self.encoder.first_stage.settings, features), hits, index, self.root
             )
             progress("rerank")
-        return hits[:top]
+        return hits.best(top)
 
     def search_many(
         self,
@@ -374,7 +380,7 @@ class Retriever:
         rerank: str | Reranker | None = None,
         candidates: int | None = None,
         skipped: dict[int, str] | None = None,
-    ) -> list[list[Hit]]:
+    ) -> list[Hits]:
         """``search`` for each of the photos, a few at a time, so that all cores are busy.
 
         Args:
@@ -400,25 +406,25 @@ class Retriever:
         order = HitOrder(self._rerankers.of(rerank), candidates)
         searcher, settings = self._searcher_of(index), self.encoder.first_stage.settings
 
-        def hits_of(features: Features) -> tuple[Features, Any, list[Hit]]:
+        def hits_of(features: Features) -> tuple[Features, Any, Hits]:
             encoded = self.encoder.encode_query(features)
             hits = searcher.search(encoded, max(top, order.count), only=only, exclude=exclude)
-            return features, encoded, [hit for hit in hits if hit.score >= least]
+            return features, encoded, hits.above(least)
 
-        answers: list[list[Hit]] = []
+        answers: list[Hits] = []
         for photo, found in self.encoder.encode_all(listed(photos, "photos"), hits_of):
             if not isinstance(found, ImageError):
                 features, encoded, hits = found
                 query = Query(photo, encoded, settings, features)
-                answers.append(order.apply(query, hits, index, self.root)[:top])
+                answers.append(order.apply(query, hits, index, self.root).best(top))
             elif skipped is None:
                 raise found
             else:
                 skipped[len(answers)] = str(found)
-                answers.append([])
+                answers.append(Hits())
         return answers
 
-    def _searcher_of(self, index: Index) -> Searcher:
+    def _searcher_of(self, index: AnyIndex) -> Searcher:
         """What searches the index: itself, or a GPU, to which it is copied when it is first searched."""
         with self._lock:
             self._check_open()
@@ -428,7 +434,7 @@ class Retriever:
                 self._searched = index
             return self._searcher
 
-    def _existing_index(self) -> Index:
+    def _existing_index(self) -> AnyIndex:
         index = self.index  # another thread may close the retriever meanwhile
         self._check_open()
         if index is None:
@@ -439,7 +445,7 @@ class Retriever:
         if self._closed:
             raise UsageError("this retriever is closed; open another one")
 
-    def _index_to_fill(self, regions: int) -> Index:
+    def _index_to_fill(self, regions: int) -> AnyIndex:
         """The index, made if there is none.
 
         Raises IncompatibleError if another process has made one meanwhile that aggregates by other regions.

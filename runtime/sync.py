@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from runtime.index import Index
+from runtime.index import AnyIndex
 from runtime.index.ids import id_of_path
 from runtime.index.origin import Origin, place_of
 
@@ -31,7 +31,7 @@ class Differences:
 
 
 def differences(
-    index: Index | None, photos: Mapping[str, Path], places: Sequence[str | Path], root: Path | None = None
+    index: AnyIndex | None, photos: Mapping[str, Path], places: Sequence[str | Path], root: Path | None = None
 ) -> Differences:
     """Compares an index with the photos that were found in some folders.
 

@@ -22,8 +22,9 @@ from runtime.errors import UsageError
 from runtime.io.cli import command_line, program
 from runtime.io.files import ensure_writable
 from runtime.retriever import Retriever
+from tools.adding import add
 from tools.evaluation import evaluate_engine
-from tools.index import add, print_stats
+from tools.index import print_stats
 from tools.visualization.canvas import save
 from tools.visualization.gallery import draw_gallery, ranked
 from train.config import options_for

@@ -7,16 +7,12 @@ if __name__ == "__main__":
 
 import argparse
 import sys
-import time
-from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import dataclass
 from pathlib import Path
 
 from tqdm import tqdm
 
-from runtime.addition import AddReport
 from runtime.asmk_method.importing import import_asmk
 from runtime.bundle import EngineFiles, is_engine
 from runtime.encoder import Encoder
@@ -24,28 +20,47 @@ from runtime.errors import DamagedError, ImageError, IncompatibleError, MissingE
 from runtime.first_stage import ASMK
 from runtime.index import EXISTING, Index
 from runtime.index.catalogue import PATIENCE
-from runtime.index.ids import id_of_path, is_unicode
 from runtime.index.verification import verify
-from runtime.io.cli import add_engine_options, positive_int, program, seconds
+from runtime.io.cli import (
+    add_engine_options,
+    add_ray_arguments,
+    check_ray_arguments,
+    positive_int,
+    program,
+    seconds,
+)
 from runtime.io.decoding import MAX_PIXELS
-from runtime.io.finding import NO_PERMISSION, describe_passed_over, look_for_photos
 from runtime.io.image import describe_unreadable
 from runtime.matching import Detector, EllipseDetector, EngineDetector, KeypointStore, Matcher
 from runtime.matching.store import KINDS, OF_ACTIVATIONS, OF_ENGINE, OF_MATCHER, Kind, keep
 from runtime.retriever import Retriever
-from runtime.sync import differences
-from tools.environment import peak_memory
+from tools.adding import add, add_on_cluster, sync
+from tools.integrations.ray_indexing import Task
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     options = parse(arguments)
     beside = options.import_asmk[1] if options.import_asmk else options.engine
     path = Path(options.index) if options.index is not None else EngineFiles.of(Path(beside)).index
+    root = Path(options.root) if options.root is not None else None
+    if options.ray is not None:
+        task = Task(
+            engine=Path(options.engine),
+            index=path,
+            shards=options.shards,
+            geometry=options.geometry,
+            regions=options.regions,
+            device=options.device,
+            threads=options.threads,
+            max_pixels=options.max_pixels,
+            wait=options.wait,
+        )
+        add_on_cluster(task, options.ray, options.photos, root, options.existing)
+        return
     if options.swap:
         swap(path, Path(options.swap), options.wait)
     if options.import_asmk:
         import_from_asmk(path, *map(Path, options.import_asmk))
-    root = Path(options.root) if options.root is not None else None
     if options.remove:
         remove(path, options.remove, root, options.wait, may_empty=options.yes)
     if options.photos or options.strangers:
@@ -91,109 +106,6 @@ def import_from_asmk(path: Path, codebook: Path, inverted_file: Path) -> None:
     besides = f" and {made.distractors} distractors" if made.distractors else ""
     print(f"imported {made.images} images{besides}, {made.entries} entries, from {inverted_file} into {made.index}")
     print(f"its {made.words} visual words are {made.codebook}; runtime.asmk_method searches with the two")
-
-
-def add(retriever: Retriever, places: Sequence[str], existing: str = "skip") -> None:
-    """Adds the photos of files and folders; where those in the index are skipped, an interrupted run goes on."""
-    found = Photos.find(places, retriever.root)
-    report = fill(retriever, found, found.by_id, existing)
-    if report.present:
-        print(f"{len(report.present)} were there already")
-    if found.unnamed | report.skipped and not report.added and not report.present:
-        raise ImageError("none of the photos could be read")
-
-
-def sync(retriever: Retriever, places: Sequence[str], *, may_remove: bool) -> None:
-    """Makes the index hold what files and folders hold: adds what is new, replaces what changed, removes the rest.
-
-    Args:
-        retriever: whose index it is.
-        places: files and folders; photos elsewhere stay in the index.
-        may_remove: whether to remove photos that vanished, or only to say that they did.
-    """
-    found = Photos.find(places, retriever.root)
-    retriever.refresh()
-    different = differences(retriever.index, found.by_id, places, retriever.root)
-    report = fill(retriever, found, [*different.new, *different.changed], "replace")
-    replaced = len(set(different.changed) & set(report.added))
-    print(f"{len(report.added) - replaced} new, {replaced} replaced, {different.unchanged} as before")
-    if different.elsewhere:
-        print(
-            f"{len(different.elsewhere)} others ({some_of(different.elsewhere)}) were added with another --root, or "
-            "from elsewhere: they stay"
-        )
-    if vanished := different.vanished:
-        some = some_of(vanished)
-        if found.passed_over[NO_PERMISSION]:
-            print(
-                f"{len(vanished)} vanished ({some}), perhaps into folders that cannot be opened: they stay in the index"
-            )
-        elif may_remove:
-            retriever.remove(vanished)
-            print(f"{len(vanished)} vanished ({some}) and were removed; the index holds {len(retriever)}")
-        else:
-            print(f"{len(vanished)} vanished ({some}) and are still in the index; --yes removes them")
-
-
-def some_of(ids: Sequence[str]) -> str:
-    """Three ids, as an example."""
-    return ", ".join(ids[:3]) + (", ..." if len(ids) > 3 else "")
-
-
-@dataclass(frozen=True)
-class Photos:
-    """What was found to be indexed.
-
-    Attributes:
-        by_id: the photos.
-        unnamed: by path, why a photo can have no id: file names may be any bytes.
-        passed_over: by kind, how many files are no photos.
-    """
-
-    by_id: dict[str, Path]
-    unnamed: dict[str, str]
-    passed_over: Counter[str]
-
-    @classmethod
-    def find(cls, places: Sequence[str], root: Path | None) -> "Photos":
-        """The photos of files and folders; ``root`` as in ``Retriever``. Raises HowlError if there are none."""
-        found = look_for_photos(places)
-        by_id: dict[str, Path] = {}
-        unnamed: dict[str, str] = {}
-        for path in found.photos:
-            if is_unicode(str(path)):
-                by_id.setdefault(id_of_path(path, root), path)
-            else:
-                unnamed[str(path)] = f"{str(path)!r}: its name is not valid Unicode; rename it"
-        return cls(by_id, unnamed, found.passed_over)
-
-
-def fill(retriever: Retriever, found: Photos, ids: Collection[str], existing: str) -> AddReport:
-    """Adds some of the photos that were found, and prints what was added and what was not."""
-    photos = {id_: found.by_id[id_] for id_ in ids}
-    if aliases := retriever.aliases(photos.values(), photos):  # said before the work, which takes its time
-        id_, other = next(iter(aliases.items()))
-        print(
-            f"{len(aliases)} of the photos are in the index, or named here, under another id too: {id_} is {other}; "
-            "--root DIR gives a photo one id however its path is typed",
-            file=sys.stderr,
-        )
-    begin = time.perf_counter()
-    report = retriever.add(photos.values(), photos, existing=existing)
-    took = time.perf_counter() - begin
-    print(
-        f"added {len(report.added)} photos to {retriever.index_path} in {took:.1f} s, "
-        f"{len(report.added) / took:.1f} a second{_memory()}; it holds {len(retriever)}"
-    )
-    if found.passed_over:
-        print(describe_passed_over(found.passed_over))
-    if skipped := found.unnamed | report.skipped:
-        print(describe_unreadable(skipped))
-    return report
-
-
-def _memory() -> str:
-    return "" if sys.platform == "win32" else f", with {peak_memory() / 1e6:.0f} MB of memory at most"
 
 
 def swap(path: Path, new: Path, wait: float) -> None:
@@ -412,7 +324,10 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         metavar="SECONDS",
         help="for another process that is writing to the index (%(default)g)",
     )
+    add_ray_arguments(parser, searches=False)
+    parser.add_argument("--shards", type=positive_int, metavar="N", help="of a new index, with --ray")
     options = parser.parse_intermixed_args(arguments)
+    check_ray_arguments(parser, options, ("shards",))
     if options.engine is None and options.index is None and options.import_asmk is None:
         parser.error("name an engine, or an index with --index")
     if options.import_asmk and options.engine is not None:
@@ -431,7 +346,21 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         *("import_asmk", "strangers", "swap", "remove", "matcher", "keep_features"),
         *("compact", "stats", "verify"),
     )
+    if options.ray is not None:
+        check_goes_with_ray(parser, options, (*flags, "sync"))
     if not options.photos and not any(vars(options)[flag] for flag in flags):
         named = ", ".join(f"--{flag.replace('_', '-')}" for flag in flags[:-1])
         parser.error(f"nothing to do: name photos, {named} or --{flags[-1]}")
     return options
+
+
+def check_goes_with_ray(parser: argparse.ArgumentParser, options: argparse.Namespace, flags: Sequence[str]) -> None:
+    """Only adding photos is done on a cluster."""
+    for flag in flags:
+        if vars(options)[flag]:
+            parser.error(
+                f"--{flag.replace('_', '-')}: not with --ray, which adds photos; the folders of an index's shards "
+                "(DIR/shard-0) are indexes of their own"
+            )
+    if options.engine is None or not options.photos:
+        parser.error("--ray: name the engine and the photos")

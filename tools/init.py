@@ -18,7 +18,7 @@ from export.options import ExportOptions
 from runtime.io.cli import add_engine_options, command_line, program
 from runtime.io.finding import find_photos
 from runtime.retriever import Retriever
-from tools.index import add
+from tools.adding import add
 from train.backbones import BUILDERS
 
 BACKBONE = "efficientnet_lite0"

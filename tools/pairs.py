@@ -26,7 +26,7 @@ from runtime.encoder import Encoder
 from runtime.errors import DataError, IdError, ImageError, IncompatibleError, MissingError, UsageError
 from runtime.features import Features
 from runtime.first_stage import ASMK
-from runtime.index import Hit, Index
+from runtime.index import Hit, Hits, Index
 from runtime.index.ids import check_ids, id_of_path
 from runtime.index.origin import Origin, ids_by_place
 from runtime.io.cli import (
@@ -69,7 +69,8 @@ class Selection:
     def select(self, photo: Path, encoded: Any, own: Collection[str], index: Index) -> list[Hit]:
         """The answers to a photo, of which the query is given too, best first, but for those that are itself."""
         depth = max(self.top, self.order.count)
-        hits = [hit for hit in index.search(encoded, depth + len(own)) if hit.id not in own][:depth]
+        found = index.search(encoded, depth + len(own))
+        hits = Hits(hit for hit in found if hit.id not in own).best(depth)
         hits = self.order.apply(Query(photo, encoded, {}), hits, index, self.root)
         if self.min_inliers and hits and all(hit.inliers is None for hit in hits):
             raise UsageError("--min-inliers: this re-ranking counts no inliers; take --rerank spatial")

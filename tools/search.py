@@ -12,22 +12,27 @@ from collections.abc import Sequence
 from dataclasses import asdict
 
 from runtime.errors import ImageError, UnknownIdError
-from runtime.index import Hit
+from runtime.index import Hit, Hits
 from runtime.io.cli import (
     add_engine_arguments,
+    add_ray_arguments,
     add_rerank_arguments,
+    check_ray_arguments,
     check_rerank_arguments,
     positive_int,
     program,
 )
-from runtime.retriever import Retriever
+from tools.opening import open_retriever
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     options = parse(arguments)
-    with Retriever(
+    with open_retriever(
         options.engine,
         options.index,
+        ray=options.ray,
+        replicas=options.replicas,
+        on_missing=options.on_missing,
         root=options.root,
         matcher=options.matcher,
         device=options.device,
@@ -59,15 +64,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 unreadable.append(query)
             else:
                 print_hits(query, hits, stranger_score, options.min_score, as_json=options.json)
+                if hits.is_partial:
+                    print(f"without {', '.join(hits.missing)}, which did not answer", file=sys.stderr)
         if options.index is None:
             print(f"searched {retriever.index_path}, which holds {len(retriever)} photos", file=sys.stderr)
     if unreadable:
         raise ImageError(f"{len(unreadable)} of {len(options.queries)} queries cannot be read; their lines are above")
 
 
-def print_hits(
-    query: str, hits: Sequence[Hit], stranger_score: float | None, min_score: float | None, *, as_json: bool
-) -> None:
+def print_hits(query: str, hits: Hits, stranger_score: float | None, min_score: float | None, *, as_json: bool) -> None:
     """Prints the answers to a query, and whether they stand out from what photos of other places score.
 
     Args:
@@ -78,7 +83,8 @@ def print_hits(
         as_json: a line of JSON.
     """
     if as_json:
-        print(json.dumps({"query": query, "hits": [asdict(hit) for hit in hits], "stranger_score": stranger_score}))
+        answer = {"query": query, "hits": [asdict(hit) for hit in hits], "stranger_score": stranger_score}
+        print(json.dumps(answer | ({"missing": hits.missing} if hits.is_partial else {})))
         return
     counts_inliers = any(hit.inliers is not None for hit in hits)
     for rank, hit in enumerate(hits, 1):
@@ -126,6 +132,8 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--root", metavar="DIR", help="from which ids are seen: where --rerank ransac and lightglue find the photos"
     )
     parser.add_argument("--json", action="store_true", help="a line of JSON for each query")
+    add_ray_arguments(parser, searches=True)
     options = parser.parse_intermixed_args(arguments)
+    check_ray_arguments(parser, options, ("replicas", "on_missing"))
     check_rerank_arguments(parser, options)
     return options

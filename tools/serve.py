@@ -11,7 +11,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from runtime.index.catalogue import PATIENCE
-from runtime.io.cli import add_engine_arguments, positive_int, program, seconds
+from runtime.io.cli import (
+    add_engine_arguments,
+    add_ray_arguments,
+    check_ray_arguments,
+    positive_int,
+    program,
+    seconds,
+)
 from runtime.retriever import Retriever
 from runtime.service.app import create_app
 from runtime.service.options import (
@@ -25,6 +32,7 @@ from runtime.service.options import (
     read_token,
 )
 from runtime.service.server import bind, serve
+from tools.opening import open_retriever
 
 MEGA = 1_000_000
 SAMPLE = 20  # photos that are looked for at the start
@@ -50,9 +58,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     listening = bind(options.host, options.port)  # a port that is taken is found out before the engine is loaded
     with (
         listening,
-        Retriever(
+        open_retriever(
             options.engine,
             options.index,
+            ray=options.ray,
+            replicas=options.replicas,
+            on_missing=options.on_missing,
             root=options.photos if options.root is None else options.root,
             matcher=options.matcher,
             device=options.device,
@@ -158,4 +169,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         metavar="SECONDS",
         help="for another process that is writing to the index (%(default)g)",
     )
-    return parser.parse_args(arguments)
+    add_ray_arguments(parser, searches=True)
+    options = parser.parse_args(arguments)
+    check_ray_arguments(parser, options, ("replicas", "on_missing"))
+    return options

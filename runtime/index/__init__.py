@@ -1,7 +1,9 @@
 """The index on disk: immutable segments, and one catalogue that names the live ones and commits atomically."""
 
 from runtime.index.directory import EXISTING, Index
+from runtime.index.hits import Hit, Hits
+from runtime.index.interface import AnyIndex
 from runtime.index.opening import Part
-from runtime.index.reading import Hit, IndexStats
+from runtime.index.reading import IndexStats
 
-__all__ = ["EXISTING", "Hit", "Index", "IndexStats", "Part"]
+__all__ = ["EXISTING", "AnyIndex", "Hit", "Hits", "Index", "IndexStats", "Part"]

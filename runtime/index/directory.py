@@ -5,7 +5,7 @@ import shutil
 import sqlite3
 import uuid
 import warnings
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from itertools import compress
 from pathlib import Path
@@ -32,7 +32,7 @@ from runtime.index.origin import Origin
 from runtime.index.reading import STRANGERS, IndexReader
 from runtime.index.schema import SEGMENT_PREFIX, temporary_prefix
 from runtime.index.segment import Segment, check_large_files, store_of, write_segment
-from runtime.index.strangers import Strangers
+from runtime.index.strangers import SAMPLE, Strangers
 from runtime.index.verification import CATALOGUE, verify
 from runtime.io.files import exchange, folder_obstacle, reason, sync_folder
 
@@ -243,10 +243,18 @@ class Index(IndexReader):
         """All damage to the index on the disk, in lines that name the file: ``runtime.index.verification``."""
         return verify(self.path).damages
 
-    def keep_strangers(self, strangers: Strangers) -> None:
-        """Writes what was measured. Raises HowlError as ``remove`` does."""
-        with self._writing("the scores of strangers were not kept"):
-            self._catalogue.write_metadata(STRANGERS, strangers.as_json())
+    def measure_strangers(self, queries: Mapping[str, Any], settings: Mapping[str, Any]) -> Strangers | None:
+        """Measures what photos of different places score, and writes it. Raises HowlError as ``remove`` does.
+
+        Args:
+            queries: images of the index, encoded as queries, by id; 64 are enough.
+            settings: of the search.
+        """
+        strangers = Strangers.measure(self, list(queries.values())[:SAMPLE], settings)
+        if strangers is not None:
+            with self._writing("the scores of strangers were not kept"):
+                self._catalogue.write_metadata(STRANGERS, strangers.as_json())
+        return strangers
 
     def _load(self, row: SegmentRow) -> Segment:
         return load_part(self._folder, row, self.layout, self._parts).segment

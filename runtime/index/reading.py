@@ -15,35 +15,18 @@ from runtime.arguments import place, whole_number_above_0
 from runtime.errors import DamagedError, HowlError, MissingError, ReplacedError, StorageError, UnknownIdError
 from runtime.forking import renew_after_fork
 from runtime.index.arrays import HINT
-from runtime.index.ids import id_of_path, ids_of
+from runtime.index.hits import Hit, Hits
+from runtime.index.ids import ids_of
+from runtime.index.interface import AnyIndex
 from runtime.index.opening import Part, load_commit, open_at
 from runtime.index.origin import Origin
 from runtime.index.segment import Segment
+from runtime.index.shards import refuse_shards
 from runtime.index.strangers import Strangers
 from runtime.index.verification import CATALOGUE
 from runtime.io.files import reason
 
 STRANGERS = "strangers"  # their name in the catalogue's metadata
-
-
-@dataclass(frozen=True)
-class Hit:
-    """One answer of a search.
-
-    Attributes:
-        id: of the image, as it was added.
-        score: similarity, larger is better: ASMK's is above 0, that of global descriptors is their inner product.
-        inliers: features of the query that lie in the image as one view of it would have them; None if no re-ranking
-            has looked.
-        verified: whether geometry says that it is the same place; None likewise, and where it cannot tell.
-        first_score: the first stage's score, of hits that were re-ranked; ``stranger_score`` is a scale for it.
-    """
-
-    id: str
-    score: float
-    inliers: int | None = None
-    verified: bool | None = None
-    first_score: float | None = None
 
 
 @dataclass(frozen=True)
@@ -67,7 +50,7 @@ class IndexStats:
     bytes: int
 
 
-class IndexReader:
+class IndexReader(AnyIndex):
     """The images of one commit of an index. ``Index`` adds what changes them.
 
     The folder is fixed when the index is opened. If the path leads elsewhere later, because the folder was replaced,
@@ -89,6 +72,7 @@ class IndexReader:
             HowlError: it is missing or damaged; the line names the file.
         """
         self.path = place("index", path)
+        refuse_shards(self.path)
         self._place = self.path.absolute()  # whatever the current folder is later
         self._lock = threading.RLock()
         # The parts are never changed, only replaced: a search in another thread sees one commit.
@@ -104,7 +88,8 @@ class IndexReader:
 
     @classmethod
     def exists(cls, path: Path) -> bool:
-        """Whether there is an index in a folder. Raises HowlError if the folder cannot be accessed."""
+        """Whether there is an index in a folder. Raises HowlError if it cannot be accessed, or the index has shards."""
+        refuse_shards(path)
         try:
             return (path / CATALOGUE).exists()
         except OSError as error:
@@ -123,36 +108,10 @@ class IndexReader:
         with self._lock:
             return self._catalogue.existing(ids_of(ids))
 
-    def named(self, ids: Iterable[str | os.PathLike[str]], root: Path | None = None) -> list[str]:
-        """The ids that ids or paths of photos stand for, each once: one that is in the index stands for itself.
-
-        Args:
-            ids: "./a.jpg" stands for "a.jpg".
-            root: the folder from which the ids of paths are seen, as when they were added.
-
-        Raises:
-            IdError: a path lies outside ``root``.
-        """
-        texts = list(dict.fromkeys(ids_of(ids)))
-        known = set(self.existing(texts))
-        return list(dict.fromkeys(text if text in known else id_of_path(text, root) for text in texts))
-
     def below(self, folder: str) -> list[str]:
         """The ids that lie in a folder, as paths; ``.`` has all that are relative."""
         with self._lock:
             return self._catalogue.below(folder)
-
-    def selected(self, names: Iterable[str | os.PathLike[str]], root: Path | None = None) -> list[str]:
-        """``named``, where a folder stands for all ids that lie in it, named by its id or as a path."""
-        return list(dict.fromkeys(id_ for name in ids_of(names) for id_ in self._selected(name, root)))
-
-    def _selected(self, name: str, root: Path | None) -> list[str]:
-        if self.existing([name]):
-            return [name]
-        if name and (below := self.below(str(Path(name)))):
-            return below
-        id_ = id_of_path(name, root)
-        return [id_] if self.existing([id_]) else self.below(id_) or [id_]
 
     def origins(self, ids: Sequence[str]) -> dict[str, Origin | None]:
         """The files that images came from, by id, as they were then; None for those that came from none."""
@@ -219,7 +178,7 @@ class IndexReader:
         *,
         only: Iterable[str | os.PathLike[str]] | None = None,
         exclude: Iterable[str | os.PathLike[str]] = (),
-    ) -> list[Hit]:
+    ) -> Hits:
         """The images most similar to a query, best first; equal scores in the order of addition.
 
         Args:
@@ -238,7 +197,7 @@ class IndexReader:
             images, scores = segment.best(query, live, top)
             found += zip(scores.tolist(), images.tolist(), repeat(segment), strict=False)
         found.sort(key=lambda hit: -hit[0])  # stable: equal scores stay in the order of addition
-        return [Hit(segment.ids[image], score) for score, image, segment in found[:top]]
+        return Hits(Hit(segment.ids[image], score) for score, image, segment in found[:top])
 
     def located(self, ids: Sequence[str]) -> list[tuple[Segment, NDArray[np.int64], NDArray[np.int64]]]:
         """Where images lie: each segment that has some, their rows in it, and their places among ``ids``.

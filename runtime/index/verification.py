@@ -13,6 +13,7 @@ from runtime.index.arrays import Checksum, check_file
 from runtime.index.catalogue import Catalogue, SegmentRow
 from runtime.index.schema import SEGMENT_PREFIX
 from runtime.index.segment import Segment, load_segment, segment_files
+from runtime.index.shards import refuse_shards
 
 CATALOGUE = "catalogue.sqlite"
 
@@ -47,6 +48,7 @@ def verify(path: Path, progress: Callable[[int], object] = lambda images: None) 
     Raises:
         HowlError: the catalogue cannot be read, so there is nothing to check against; or it has another format.
     """
+    refuse_shards(path)
     catalogue = Catalogue(path / CATALOGUE)
     try:
         return _verify(path, catalogue, progress)

@@ -17,6 +17,7 @@ from runtime.errors import DependencyError, HowlError, UsageError
 EXTRAS = {  # what needs these modules, by the extra that installs them
     "train": ("torch", "tyro", "onnx", "onnxscript", "matplotlib"),
     "cpu": ("onnxruntime",),
+    "ray": ("ray", "pyarrow"),
     "serve": ("fastapi", "starlette", "pydantic", "uvicorn", "prometheus_client", "httpx2"),
 }
 
@@ -168,6 +169,40 @@ def check_rerank_arguments(
         parser.error("--candidates: only a re-ranking looks at them; add --rerank")
     if options.matcher is not None and not matches and options.rerank != "lightglue":
         parser.error(f"--matcher {options.matcher}: only one re-ranking uses it; add --rerank lightglue")
+
+
+def add_ray_arguments(parser: argparse.ArgumentParser, *, searches: bool) -> None:
+    """The Ray cluster that has an index with shards and, where the command searches, how it is searched."""
+    group = parser.add_argument_group("on many machines (docs/scaling.md)")
+    group.add_argument(
+        "--ray",
+        nargs="?",
+        const="",
+        metavar="ADDRESS",
+        help="--index has shards, on a Ray cluster: its head's host:port, or nothing for RAY_ADDRESS, the cluster of "
+        "this machine, or a new one on it",
+    )
+    if searches:
+        group.add_argument(
+            "--replicas",
+            type=positive_int,
+            metavar="R",
+            help="processes for each shard, on different machines (1)",
+        )
+        group.add_argument(
+            "--on-missing",
+            choices=("partial", "fail"),
+            help="while shards do not answer: give what the others have, and name these, or fail (partial)",
+        )
+
+
+def check_ray_arguments(parser: argparse.ArgumentParser, options: argparse.Namespace, names: Sequence[str]) -> None:
+    """What only a cluster uses is a usage error without one; so is an engine that --ray has taken for an address."""
+    for name in names:
+        if options.ray is None and getattr(options, name) is not None:
+            parser.error(f"--{name.replace('_', '-')}: only a cluster has use for it; add --ray")
+    if options.ray and options.ray.endswith((".onnx", ".plan", ".pt2")):
+        parser.error(f"--ray {options.ray}: this is an engine, not an address; write --ray last, or --ray=ADDRESS")
 
 
 def positive_int(text: str) -> int:

@@ -1,6 +1,5 @@
 """Re-ranking the hits of an index."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -9,7 +8,7 @@ import numpy as np
 from runtime.arguments import whole_number_above_0
 from runtime.errors import UsageError
 from runtime.first_stage import Layout
-from runtime.index import Hit, Index
+from runtime.index import AnyIndex, Hit, Hits
 from runtime.rerank.interface import Candidates, Located, Query, Reranker, Reranking
 
 
@@ -42,7 +41,7 @@ class HitOrder:
         if self.reranker is not None:
             self.reranker.check(path, layout)
 
-    def apply(self, query: Query, hits: Sequence[Hit], index: Index, root: Path | None) -> list[Hit]:
+    def apply(self, query: Query, hits: Hits, index: AnyIndex, root: Path | None) -> Hits:
         """The hits in this order; those that the re-ranker does not look at follow as they are.
 
         Args:
@@ -56,7 +55,7 @@ class HitOrder:
             HowlError: what the re-ranker says.
         """
         if self.reranker is None:
-            return list(hits)
+            return hits
         self.check(index.path, index.layout)
         first, rest = hits[: self.count], hits[self.count :]
         ids = [hit.id for hit in first]
@@ -68,7 +67,7 @@ class HitOrder:
             raise UsageError(f"a re-ranker gave a {type(found).__name__}: a Reranking is needed")
         found.check(len(first))
         reordered = [self._reranked(first[place], found, place) for place in found.order().tolist()]
-        return [*reordered, *(replace(hit, first_score=hit.score) for hit in rest)]
+        return Hits([*reordered, *(replace(hit, first_score=hit.score) for hit in rest)], hits.missing)
 
     @staticmethod
     def _reranked(hit: Hit, found: Reranking, place: int) -> Hit:

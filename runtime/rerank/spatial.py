@@ -135,13 +135,7 @@ class Spatial:
         """
         if query.geometry is None:
             raise IncompatibleError("the query does not say where its features lie, which spatial verification needs")
-        counts = np.zeros(images, np.int32)
-        correspondences = np.empty((images, len(query.words)), native.CORRESPONDENCE)
-        for store, rows, places in located:
-            numbers = np.full(native.IMAGES, -1, np.int32)
-            numbers[rows] = places
-            store.correspond(query, numbers, counts, correspondences)
-        correspondences = np.ascontiguousarray(correspondences[:, : int(counts.max(initial=0))])
+        counts, correspondences = corresponding(query, located, images)
         weights, inliers, maps, marks = native.verify(
             query.geometry,
             correspondences,
@@ -156,3 +150,23 @@ class Spatial:
         there = np.arange(correspondences.shape[1]) < counts[:, None]
         shared = native.UNIT * np.where(there, correspondences["weight"], 0).sum(axis=1)
         return Verified(weights, shared, inliers, maps.reshape(-1, 2, 3), counts, correspondences, marks.view(np.bool_))
+
+
+def corresponding(
+    query: AsmkQuery, located: Sequence[Located], images: int
+) -> tuple[NDArray[np.int32], NDArray[np.void]]:
+    """The words that a query shares with images, by their places.
+
+    Returns:
+        how many there are of each, int32 [c], and native.CORRESPONDENCE [c, the largest of these].
+
+    Raises:
+        IncompatibleError: positions of an image are not known.
+    """
+    counts = np.zeros(images, np.int32)
+    correspondences = np.empty((images, len(query.words)), native.CORRESPONDENCE)
+    for store, rows, places in located:
+        numbers = np.full(native.IMAGES, -1, np.int32)
+        numbers[rows] = places
+        store.correspond(query, numbers, counts, correspondences)
+    return counts, np.ascontiguousarray(correspondences[:, : int(counts.max(initial=0))])

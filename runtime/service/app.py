@@ -185,6 +185,7 @@ class Service:
         )
         return Answers(
             hits=as_models(hits),
+            missing=list(hits.missing),
             stranger_score=self.retriever.stranger_score,
             photos=len(self.retriever),
             milliseconds=job.stages,

@@ -19,7 +19,7 @@ from runtime import errors
 from runtime.addition import AddReport
 from runtime.arguments import finite_number, listed, one_of, place
 from runtime.errors import DependencyError, DuplicateIdError, HowlError, ImageError, ServiceError, UsageError
-from runtime.index import EXISTING, Hit
+from runtime.index import EXISTING, Hit, Hits
 from runtime.index.ids import id_of_path, ids_of
 from runtime.io.image import PhotoInput, describe, read_photo
 
@@ -123,7 +123,7 @@ class RemoteRetriever:
         exclude: Iterable[str | os.PathLike[str]] = (),
         rerank: str | None = None,
         candidates: int | None = None,
-    ) -> list[Hit]:
+    ) -> Hits:
         """``Retriever.search`` on the server; a re-ranker is named, not given.
 
         Raises:
@@ -133,15 +133,15 @@ class RemoteRetriever:
         fields: dict[str, Any] = {"top": top, "min_score": min_score, "rerank": rerank, "candidates": candidates}
         fields |= {"only": None if only is None else ids_of(only, "only"), "exclude": ids_of(exclude, "exclude")}
         if only is not None and not fields["only"]:
-            return []
+            return Hits()
         fields = {name: _text(value) for name, value in fields.items() if value not in (None, [])}
         files = [("photo", ("photo", encoded(photo), "application/octet-stream"))]
         answer = self._call("POST", "search", data=fields, files=files)
-        return [Hit(**hit) for hit in answer["hits"]]
+        return Hits((Hit(**hit) for hit in answer["hits"]), answer["missing"])
 
     def search_many(
         self, photos: Iterable[PhotoInput], top: int = 10, *, skipped: dict[int, str] | None = None, **how: Any
-    ) -> list[list[Hit]]:
+    ) -> list[Hits]:
         """``search`` for each of the photos, a few at a time.
 
         Args:
@@ -154,13 +154,13 @@ class RemoteRetriever:
         if skipped is not None and not isinstance(skipped, dict):
             raise UsageError(f"skipped: a dict is needed, not {type(skipped).__name__}")
 
-        def ask(photo: PhotoInput) -> list[Hit] | ImageError:
+        def ask(photo: PhotoInput) -> Hits | ImageError:
             try:
                 return self.search(photo, top, **how)
             except ImageError as error:
                 return error
 
-        answers: list[list[Hit]] = []
+        answers: list[Hits] = []
         with ThreadPoolExecutor(CALLERS) as pool:
             for found in pool.map(ask, listed(photos, "photos")):
                 if not isinstance(found, ImageError):
@@ -170,7 +170,7 @@ class RemoteRetriever:
                     raise found
                 else:
                     skipped[len(answers)] = str(found)
-                    answers.append([])
+                    answers.append(Hits())
         return answers
 
     def add(

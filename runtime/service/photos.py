@@ -7,7 +7,7 @@ from pathlib import Path
 from threading import Lock
 
 from runtime.errors import ImageError, StorageError, UnknownIdError, UsageError
-from runtime.index import Index
+from runtime.index import AnyIndex
 from runtime.index.ids import id_of_path
 from runtime.io.decoding import media_type, preview
 from runtime.io.files import atomic_write, sync_folder
@@ -146,7 +146,7 @@ class Photos:
             return None
         return file if file.parent == self._kept else None
 
-    def _index_with(self, id_: str) -> Index:
+    def _index_with(self, id_: str) -> AnyIndex:
         index = self._retriever.index
         if index is None or not index.existing([id_]):
             raise UnknownIdError(f"{id_[:MAX_ID]}: not in the index")

@@ -28,6 +28,7 @@ STATUSES: Mapping[type[HowlError], int] = {  # docs/search.md has the same table
     DuplicateIdError: 409,
     WriterBusyError: 503,
     ReplacedError: 503,
+    ServiceError: 503,
     StorageError: 507,
 }
 INSIDE = 500

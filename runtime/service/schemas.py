@@ -117,9 +117,13 @@ class HitModel(BaseModel):
 
 
 class Answers(BaseModel):
-    """The answers to a query, best first, and the milliseconds of each stage."""
+    """The answers to a query, best first, and the milliseconds of each stage.
+
+    While shards of an index do not answer, there are answers of the others all the same; ``missing`` names them.
+    """
 
     hits: list[HitModel]
+    missing: list[str]
     stranger_score: float | None
     photos: int
     milliseconds: dict[str, float]

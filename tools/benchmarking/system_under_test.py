@@ -11,7 +11,7 @@ from runtime.cores import available_cores
 from runtime.encoder import Encoder
 from runtime.errors import ImageError, MissingError
 from runtime.first_stage import Searcher
-from runtime.index import Hit, Index
+from runtime.index import AnyIndex, Hit, Index
 from runtime.io.image import decode, shrink_to_rgb
 from runtime.retriever import Retriever
 
@@ -31,7 +31,7 @@ class SystemUnderTest:
     """
 
     encoder: Encoder
-    index: Index
+    index: AnyIndex
     searcher: Searcher
     index_name: str | None
     threads: int

@@ -331,7 +331,7 @@ def encode_all(
     label: str,
 ) -> Iterator[tuple[int, Result | None]]:
     """Every photo, in order, with what ``encode`` makes of it; None for one that cannot be read and is left out."""
-    encoded = encoder.encode_loaded(photos, labelled.load, encode)
+    encoded = encoder.encode_loaded(photos, labelled.load, lambda photo, features: encode(features))
     for photo, result in tqdm(encoded, total=len(photos), desc=label, unit="photo", disable=None):
         if not isinstance(result, ImageError):
             yield photo, result

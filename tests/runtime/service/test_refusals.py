@@ -190,6 +190,7 @@ def test_every_error_has_a_status() -> None:
         "DuplicateIdError": 409,
         "WriterBusyError": 503,
         "ReplacedError": 503,
+        "ServiceError": 503,
         "StorageError": 507,
     }
     assert status_of(errors.DamagedError("x")) == status_of(errors.DeviceError("x")) == 500

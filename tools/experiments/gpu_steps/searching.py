@@ -15,7 +15,7 @@ from runtime.asmk.codes import AsmkCodes, code_length
 from runtime.asmk.gpu import GpuCodebook
 from runtime.asmk.kernel import aggregate
 from runtime.gpu.device import Device
-from runtime.index import Index
+from runtime.index import AnyIndex
 from tools.experiments import benchmark_gpu
 from tools.experiments.gpu_steps.measuring import Result, spread
 from tools.experiments.gpu_steps.preparation import Prepared
@@ -98,7 +98,7 @@ def retriever(prepared: Prepared, result: Result) -> None:
                     )
 
 
-def add_random_images(index: Index, images: int, dimensions: int) -> None:
+def add_random_images(index: AnyIndex, images: int, dimensions: int) -> None:
     """Images of random words and codes, as many words each as photos have."""
     random = np.random.default_rng(0)
     words = benchmark_gpu.WORDS_AN_IMAGE

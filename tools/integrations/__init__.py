@@ -1,0 +1,1 @@
+"""What joins howl to other software on a user's own machines."""
