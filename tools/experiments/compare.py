@@ -23,13 +23,14 @@ from runtime.io.cli import positive_int
 from runtime.io.files import atomic_write, ensure_writable
 from tools.environment import describe_machine, require_packages
 from tools.experiments.comparison.figures import draw, read_results, table
-from tools.experiments.comparison.systems import SYSTEMS, job_of, stages_of
+from tools.experiments.comparison.systems import SYSTEMS, job_of, measure_costs, stages_of
 from tools.experiments.job_pool import JobPool
 from tools.experiments.stages import Job, check_data, finish, keep_settings
 from train.config import TrainOptions
 
 PACKAGES = ("numpy", "torch", "onnxruntime")
 BUDGET = ("--image-size", "480", "--tuple-size", "320", "--epochs", "1", "--tuples", "60")
+COSTS = "costs.json"
 RESULT, TABLE, PLOT = "comparison.json", "comparison.md", "comparison.png"
 
 
@@ -46,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def compare(jobs: Sequence[Job], out: Path, processes: int = 1) -> None:
-    """Every stage of every system that is not done yet, and then, or if it is interrupted, the table so far.
+    """Every stage of every system that is not done yet; then all are timed, and the table is made.
 
     Args:
         jobs: of the systems.
@@ -63,18 +64,15 @@ def compare(jobs: Sequence[Job], out: Path, processes: int = 1) -> None:
     keep_settings(jobs, out)
     pool = JobPool(processes)
     stages = sum(len(stages_of(job.run.row)) for job in jobs)
-    try:
-        with tqdm(total=stages, desc="comparison", unit="stage", disable=None) as bar:
-            pool.work(jobs, lambda job: finish(job, stages_of(job.run.row), pool.call, bar.update))
-    finally:
-        write_results(jobs, out)
+    with tqdm(total=stages, desc="comparison", unit="stage", disable=None) as bar:
+        pool.work(jobs, lambda job: finish(job, stages_of(job.run.row), pool.call, bar.update))
+    measure_costs(jobs, out / COSTS)
+    write_results(jobs, out)
 
 
 def write_results(jobs: Sequence[Job], out: Path) -> None:
-    """Figures, table and plot of the systems that are finished, if there are any."""
-    lines = read_results([job.run for job in jobs])
-    if not lines:
-        return
+    """Figures, table and plot."""
+    lines = read_results([job.run for job in jobs], json.loads((out / COSTS).read_text()))
     result = {"machine": describe_machine(PACKAGES), "systems": lines}
     text = table(result)
     for name, content in ((RESULT, json.dumps(result, indent=1)), (TABLE, text)):

@@ -13,7 +13,7 @@ from runtime.asmk.kernel import AsmkParameters
 from runtime.retriever import Retriever
 from tools.experiments import compare
 from tools.experiments.comparison import cost, systems
-from tools.experiments.comparison.systems import RERANKED, SYSTEMS, cost_file, evaluation_file, job_of, stages_of
+from tools.experiments.comparison.systems import RERANKED, SYSTEMS, evaluation_file, job_of, stages_of
 from tools.experiments.stages import Run
 from tools.index import keep_features
 from train.checkpoint import Checkpoint
@@ -50,7 +50,7 @@ def test_what_stands_behind_the_dashes_is_for_all() -> None:
 def test_stages_follow_each_other_and_each_leaves_a_file_of_its_own(tmp_path: Path) -> None:
     stages, run = stages_of("how"), run_of("how", tmp_path)
     assert [stage.name for stage in stages] == [
-        *("train", "export", "index", "evaluate", "ransac", "spatial", "similarity", "cost"),
+        *("train", "export", "index", "evaluate", "ransac", "spatial", "similarity"),
     ]
     assert len({stage.done(run) for stage in stages}) == len(stages)
     job = job_of("gem", options_of("gem"), ["val"], "others", tmp_path)
@@ -81,7 +81,7 @@ def test_the_table_has_a_line_for_each_order_of_the_answers(
         content = {"sets": [{"data": "photos/val", "mAP": mean}]}
         evaluation_file(rerank, run).write_text(json.dumps(content))
     times = {"extraction": [40, 42, 44], "search": [3, 3, 4], "ransac": [500, 520, 540]}
-    cost_file(run).write_text(json.dumps({"bytes": 1024, "kept": {"ransac": 260_000}, **times}))
+    costs = {run.name: {"bytes": 1024, "kept": {"ransac": 260_000}, **times}}
 
     records = [epoch_log(0, 0.375).as_dict(), epoch_log(1, after_training).as_dict()]
     config = HowConfig(backbone="efficientnet_lite0")
@@ -90,7 +90,7 @@ def test_the_table_has_a_line_for_each_order_of_the_answers(
         training={"records": records},
     ).save(run.checkpoint)
 
-    lines = read_results([unfinished, run])
+    lines = read_results([unfinished, run], costs)
     assert [line["framework"] for line in lines] == ["global", RERANKED]
     text = table({"machine": {"processor": "some"}, "systems": lines})
     rows = [[part.strip() for part in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("| DELG")]
@@ -111,12 +111,16 @@ def test_the_cost_is_that_of_an_image_and_of_each_part_of_a_query(
         keep_features(index, None, retriever.encoder)
         assert retriever.index is not None
         entries = retriever.index.stats().entries
-    found = cost.cost_of(engine, index, [Path(photo) for photo in photos], ["spatial", "ransac"])
+    files, rerank = [Path(photo) for photo in photos], ["spatial", "ransac"]
+    systems = {"both": cost.OpenSystem(engine, index, files, rerank), "none": cost.OpenSystem(engine, index, files, [])}
+    costs = cost.costs_of(systems)
+    assert costs["none"].keys() == {"bytes", "kept", "extraction", "search"}
+    found = costs["both"]
     assert 8 * entries / len(photos) <= found["bytes"] <= 22 * entries / len(photos)  # codes of 16 bits, not of 128
     assert found["kept"].keys() == {"ransac"}
     assert found["kept"]["ransac"] > 0
     for part in ("extraction", "search", "spatial", "ransac"):
-        assert len(found[part]) == len(photos) - 1
+        assert len(found[part]) == cost.QUERIES
         assert min(found[part]) >= 0
 
 

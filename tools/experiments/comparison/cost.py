@@ -1,6 +1,6 @@
 """What a system costs: bytes of an image in the index, and milliseconds of a query, on one thread."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any, cast
@@ -22,43 +22,74 @@ TOP = 100  # answers
 KEPT = {"ransac": OF_ENGINE, "dsm": OF_ACTIVATIONS}
 
 
-def cost_of(engine: Path, index: Path, photos: Sequence[Path], rerank: Sequence[str]) -> dict[str, Any]:
-    """Measures an engine on its own, on one thread.
+class OpenSystem:
+    """An engine and what it searches, on one thread, to be timed.
 
-    Args:
-        engine: of the system.
-        index: which holds the photos; what a re-ranker keeps of them lies beside it.
-        photos: some files of it.
-        rerank: names of re-rankers.
-
-    Returns:
-        ``bytes``: of an image in the index, and ``kept``, of what re-rankers keep of it, by their names;
-        ``extraction``, ``search`` and each re-ranker's name: milliseconds of the processor, of every query. Extraction
-        is from an image in memory to its encoded query; search finds the best 100 of 50,000 images.
+    Attributes:
+        photos: that are searched, over and over.
+        bytes: of an image in the index.
+        kept: of what each re-ranker keeps of one beside it, by its name.
     """
-    encoder = Encoder(engine, device="cpu", threads=1)
-    rerankers = Rerankers.beside(engine, None, index, encoder=encoder, device="cpu", threads=1)
-    reranking = {name: cast(Reranker, rerankers.of(name)) for name in rerank}
-    chosen = list(photos[:: max(1, len(photos) // DISTINCT)][:DISTINCT])
-    distinct = [encoder.encode_database(encoder.extract_loaded(encoder.load(photo))) for photo in chosen]
-    store: Store = encoder.first_stage.build([distinct[i % len(distinct)] for i in range(IMAGES)])
-    live = np.ones(len(store), bool)
-    times: dict[str, list[float]] = {"extraction": [], "search": [], **{name: [] for name in reranking}}
-    for number, photo in enumerate(chosen[:: max(1, len(chosen) // (QUERIES + 1))][: QUERIES + 1]):
+
+    def __init__(self, engine: Path, index: Path, photos: Sequence[Path], rerank: Sequence[str]) -> None:
+        """Describes some of the photos, and fills a store with as many images as are searched.
+
+        Args:
+            engine: of the system.
+            index: which holds the photos; what a re-ranker keeps of them lies beside it.
+            photos: some files of it.
+            rerank: names of re-rankers.
+        """
+        self._encoder = Encoder(engine, device="cpu", threads=1)
+        rerankers = Rerankers.beside(engine, None, index, encoder=self._encoder, device="cpu", threads=1)
+        self._reranking = {name: cast(Reranker, rerankers.of(name)) for name in rerank}
+        self.photos = list(photos[:: max(1, len(photos) // DISTINCT)][:DISTINCT])
+        encoder = self._encoder
+        distinct = [encoder.encode_database(encoder.extract_loaded(encoder.load(photo))) for photo in self.photos]
+        self._store: Store = encoder.first_stage.build([distinct[i % len(distinct)] for i in range(IMAGES)])
+        self._live = np.ones(len(self._store), bool)
+        self.bytes = sum(array.nbytes for array in self._store.arrays().values()) / len(self._store)
+        self.kept = {name: kept_bytes(index, KEPT[name]) for name in rerank if name in KEPT}
+
+    def times(self, photo: Path) -> dict[str, float]:
+        """Milliseconds of the processor of a query: ``extraction``, from an image in memory to its encoded query;
+        ``search``, for the best 100 of 50,000 images; and each re-ranker's, by its name.
+        """
+        encoder = self._encoder
         image = np.ascontiguousarray(resized(encoder.load(photo), QUERY_SIZE)[:, :, ::-1])
         features, first = timed(lambda image: encoder.extract_loaded(encoder.load(image)), image)
         encoded, second = timed(encoder.encode_query, features)
-        _, third = timed(store.best, encoded, live, TOP)
+        _, third = timed(self._store.best, encoded, self._live, TOP)
         taken = {"extraction": first + second, "search": third}
         query = Query(image, encoded, encoder.first_stage.settings, features)
-        for name, reranker in reranking.items():
-            candidates = best_of(store, encoded, chosen, reranker.candidates)
+        for name, reranker in self._reranking.items():
+            candidates = best_of(self._store, encoded, self.photos, reranker.candidates)
             taken[name] = timed(reranker.rerank, query, candidates)[1]
-        if number > 0:
-            for name, milliseconds in taken.items():
-                times[name].append(milliseconds)
-    size = sum(array.nbytes for array in store.arrays().values()) / len(store)
-    return {"bytes": size, "kept": {name: kept_bytes(index, KEPT[name]) for name in rerank if name in KEPT}, **times}
+        return taken
+
+
+def costs_of(systems: Mapping[str, OpenSystem]) -> dict[str, dict[str, Any]]:
+    """What systems cost, by their names.
+
+    They are timed in turn, query by query: what disturbs the machine for a while disturbs all of them alike.
+
+    Returns:
+        ``bytes`` and ``kept``, as ``OpenSystem`` has them, and the milliseconds of every query by the names that
+        ``OpenSystem.times`` gives.
+    """
+    times: dict[str, list[dict[str, float]]] = {name: [] for name in systems}
+    for number in range(QUERIES + 1):
+        for name, system in systems.items():
+            photos = system.photos
+            times[name].append(system.times(photos[number * len(photos) // (QUERIES + 1)]))
+    return {
+        name: {
+            "bytes": system.bytes,
+            "kept": system.kept,
+            **{part: [taken[part] for taken in times[name][1:]] for part in times[name][0]},
+        }
+        for name, system in systems.items()
+    }
 
 
 def kept_bytes(index: Path, kind: Kind) -> float:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from tools.environment import load_pyplot
-from tools.experiments.comparison.systems import LOCAL, RERANKED, SYSTEMS, cost_file, evaluation_file
+from tools.experiments.comparison.systems import LOCAL, RERANKED, SYSTEMS, evaluation_file
 from tools.experiments.stages import Run
 from train.checkpoint import Checkpoint
 from train.run import best_epoch
@@ -16,13 +16,13 @@ from train.run import best_epoch
 MILLION = 1_000_000
 
 
-def read_results(runs: Sequence[Run]) -> list[dict[str, Any]]:
-    """The lines of the table: each finished system, without and with its re-rankings."""
+def read_results(runs: Sequence[Run], costs: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The lines of the table: each system that has been timed, without and with its re-rankings."""
     lines = []
     for run in runs:
-        if not cost_file(run).exists():
+        if run.name not in costs:
             continue
-        system, cost = SYSTEMS[run.row], json.loads(cost_file(run).read_text())
+        system, cost = SYSTEMS[run.row], costs[run.name]
         epoch = best_epoch(Checkpoint.load(run.checkpoint)).epoch
         for rerank in (None, *system.rerank):
             evaluation = json.loads(evaluation_file(rerank, run).read_text())
@@ -72,24 +72,24 @@ def table(result: Mapping[str, Any]) -> str:
 def draw(result: Mapping[str, Any], path: Path) -> None:
     """mAP against the milliseconds of a whole query, for every test set: each framework of the paper in a colour.
 
-    A hollow point is a system whose weights are as they started.
+    A hollow point is a system whose weights are as they started; a line leads to its re-ranked answers.
     """
     pyplot = load_pyplot()
     lines = result["systems"]
     sets = list(lines[0]["mAP"])
-    figure, panels = pyplot.subplots(1, len(sets), figsize=(6 * len(sets), 4.5), layout="constrained", squeeze=False)
+    figure, panels = pyplot.subplots(1, len(sets), figsize=(7 * len(sets), 5.5), layout="constrained", squeeze=False)
     for of, axes in zip(sets, panels[0], strict=True):
         for number, framework in enumerate(dict.fromkeys(line["framework"] for line in lines)):
             colour = f"C{number}"
             mine = [line for line in lines if line["framework"] == framework]
             filled = [colour if line["epoch"] > 0 else "none" for line in mine]
-            points = [_total(line) for line in mine], [100 * line["mAP"][of] for line in mine]
-            axes.scatter(*points, c=filled, edgecolors=colour)
+            axes.scatter(*zip(*(_point(line, of) for line in mine), strict=True), c=filled, edgecolors=colour)
             axes.scatter([], [], c=colour, label=framework)
+        first = {line["system"]: _point(line, of) for line in lines if line["rerank"] is None}
         for line in lines:
-            label = line["system"] if line["rerank"] is None else f"{line['system']}, {line['rerank']}"
-            at = _total(line), 100 * line["mAP"][of]
-            axes.annotate(label, at, textcoords="offset points", xytext=(4, 3), fontsize=7)
+            at = _point(line, of)
+            axes.plot(*zip(first[line["system"]], at, strict=True), color="grey", linewidth=0.6, zorder=0)
+            axes.annotate(line["rerank"] or line["system"], at, textcoords="offset points", xytext=(5, 3), fontsize=7)
         axes.set_xscale("log")
         axes.set(xlabel="ms a query, one thread, 50,000 images", ylabel="mAP", title=of)
         axes.grid(which="both", alpha=0.3)
@@ -97,6 +97,11 @@ def draw(result: Mapping[str, Any], path: Path) -> None:
         axes.legend(fontsize=8)
     figure.savefig(path, dpi=120)
     pyplot.close(figure)
+
+
+def _point(line: Mapping[str, Any], of: str) -> tuple[float, float]:
+    """Where a line of the table lies in the plot of a test set."""
+    return _total(line), 100 * line["mAP"][of]
 
 
 def _total(line: Mapping[str, Any]) -> float:

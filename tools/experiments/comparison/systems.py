@@ -1,17 +1,20 @@
 """The systems that are compared, and the stages from each one's training to its figures."""
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple, cast
 
+from tqdm import tqdm
+
 from export.options import ExportOptions
 from runtime.io.cli import command_line
 from runtime.io.finding import find_photos
 from runtime.retriever import Retriever
 from tools.evaluation import evaluate_engine
-from tools.experiments.comparison.cost import cost_of
+from tools.experiments.comparison.cost import OpenSystem, costs_of
 from tools.experiments.stages import EXPORT, TRAINING, Job, Run, Stage, write_json
 from tools.index import keep_features
 from train.config import TrainOptions
@@ -84,9 +87,8 @@ def job_of(name: str, training: TrainOptions, test: Sequence[str], distractors: 
 
 
 def stages_of(name: str) -> tuple[Stage, ...]:
-    """Training, export, index, evaluation without and with each re-ranking, and the cost."""
-    system = SYSTEMS[name]
-    return (TRAINING, EXPORT, INDEX, evaluation_by(None), *map(evaluation_by, system.rerank), COST)
+    """Training, export, index, and evaluation without and with each re-ranking."""
+    return (TRAINING, EXPORT, INDEX, evaluation_by(None), *map(evaluation_by, SYSTEMS[name].rerank))
 
 
 def index_photos(job: Job) -> None:
@@ -128,10 +130,15 @@ def evaluate(rerank: str | None, job: Job) -> None:
     write_json(evaluation_file(rerank, job.run), evaluation.as_dict())
 
 
-def measure_cost(job: Job) -> None:
-    """Keeps what the system costs."""
-    photos = find_photos([cast(str, job.distractors)])
-    write_json(cost_file(job.run), cost_of(job.run.engine, index_of(job.run), photos, SYSTEMS[job.run.row].rerank))
+def measure_costs(jobs: Sequence[Job], file: Path) -> None:
+    """Keeps what the systems cost, by the names of their runs, unless the file has all of them already."""
+    if file.exists() and {job.run.name for job in jobs} <= json.loads(file.read_text()).keys():
+        return
+    systems = {}
+    for job in tqdm(jobs, desc="opening", unit="system", disable=None):
+        photos, rerank = find_photos([cast(str, job.distractors)]), SYSTEMS[job.run.row].rerank
+        systems[job.run.name] = OpenSystem(job.run.engine, index_of(job.run), photos, rerank)
+    write_json(file, costs_of(systems))
 
 
 def searched(job: Job) -> list[str]:
@@ -152,14 +159,9 @@ def evaluation_file(rerank: str | None, run: Run) -> Path:
     return run.evaluation if rerank is None else run.folder / f"{run.name}.{rerank}.eval.json"
 
 
-def cost_file(run: Run) -> Path:
-    return run.folder / f"{run.name}.cost.json"
-
-
 INDEX = Stage(
     "index",
     indexed_file,
     index_photos,
     lambda job: command_line("tools/index.py", job.run.engine, *searched(job), *index_flags(job.run)),
 )
-COST = Stage("cost", cost_file, measure_cost, lambda job: f"cost of {job.run.engine}")
