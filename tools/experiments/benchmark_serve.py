@@ -1,8 +1,8 @@
 """Loads a server: ``python tools/experiments/benchmark_serve.py engine.onnx --index DIR PHOTOS... [--requests 20000]``.
 
 The server is a process of its own; callers are threads of this one, each of which sends its next query as soon as the
-last is answered. Beside it stands ``Retriever.search_many``, in this process, before and after, which has no callers to
-share the cores with.
+last is answered. In turn with it, in rounds, the same queries are searched in this process, which has no callers to
+share the cores with: by ``Retriever.search_many``, and one by one, which is all that a single caller can have.
 """
 
 if __name__ == "__main__":
@@ -15,10 +15,11 @@ import multiprocessing
 import os
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from http.client import HTTPConnection
 from itertools import count, islice
 from multiprocessing.connection import Connection
@@ -40,7 +41,8 @@ from runtime.service.server import bind, serve
 from tools.environment import describe_machine
 
 CALLERS = (1, 8, 64)
-QUERIES, WARM_UP = 200, 8  # of each number of callers
+QUERIES, WARM_UP = 200, 8  # of each number of callers, in a round
+ROUNDS = 5
 REQUESTS, ENDURING = 20_000, 8  # of the endurance run, and its callers
 SAMPLES = 20  # of the memory
 EVERY_BAD = 4  # one in so many requests of the endurance run is bad
@@ -97,44 +99,61 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print(
         ", ".join(f"{name} {value}" for name, value in describe_machine(("onnxruntime", "fastapi", "uvicorn")).items())
     )
-    before = measure_search_many(engine, index, photos, options.queries, options.device, options.threads)
-    print(f"search_many {before:.1f} queries a second, before")
-    with server(engine, index, options.device, options.threads) as (host, port, process):
+    with (
+        Retriever(engine, index, device=options.device, threads=options.threads) as retriever,
+        server(engine, index, options.workers, options.device, options.threads) as (host, port, process),
+    ):
         for callers in CALLERS:
-            load = measure_load(host, port, photos, callers, options.queries)
-            middle, high = np.percentile(load.milliseconds, [50, 99])
-            print(
-                f"{callers:3d} callers: {load.throughput:.1f} queries a second, {load.throughput / before:.2f} of "
-                f"search_many; median {middle:.0f} ms, p99 {high:.0f} ms"
-            )
+            beside = partial(one_by_one, retriever) if callers == 1 else retriever.search_many
+            rounds = measure_rounds(host, port, photos, callers, options.queries, beside)
+            print(describe_rounds(callers, rounds))
         if options.requests:
             endured = endure(host, port, process, photos, options.requests)
             print(
                 f"{options.requests} requests: " + ", ".join(f"{n}× {s}" for s, n in sorted(endured.statuses.items()))
             )
             print("memory, MB: " + " ".join(f"{size:.0f}" for size in endured.megabytes))
-    after = measure_search_many(engine, index, photos, options.queries, options.device, options.threads)
-    print(f"search_many {after:.1f} queries a second, after")
 
 
-def measure_search_many(
-    engine: Path, index: Path, photos: Sequence[bytes], queries: int, device: str | None, threads: int | None
-) -> float:
-    """Queries a second of ``Retriever.search_many``, in this process."""
-    with Retriever(engine, index, device=device, threads=threads) as retriever:
-        retriever.search_many(list(islice(endless(photos), WARM_UP)))
+def measure_rounds(
+    host: str, port: int, photos: Sequence[bytes], callers: int, queries: int, beside: Callable[[list[bytes]], object]
+) -> list[tuple[Load, float]]:
+    """What so many callers got, and the queries a second of the same work in this process, round by round."""
+    rounds = []
+    beside(list(islice(endless(photos), WARM_UP)))
+    for _ in range(ROUNDS):
         asked = list(islice(endless(photos), queries))
         begin = time.perf_counter()
-        retriever.search_many(asked)
-        return queries / (time.perf_counter() - begin)
+        beside(asked)
+        here = queries / (time.perf_counter() - begin)
+        rounds.append((measure_load(host, port, photos, callers, queries), here))
+    return rounds
+
+
+def one_by_one(retriever: Retriever, photos: Sequence[bytes]) -> None:
+    for photo in photos:
+        retriever.search(photo)
+
+
+def describe_rounds(callers: int, rounds: Sequence[tuple[Load, float]]) -> str:
+    """Throughput, its ratio to that without a server (median and range of the rounds), and latency of all queries."""
+    ratios = [load.throughput / here for load, here in rounds]
+    middle, high = np.percentile(np.concatenate([load.milliseconds for load, _ in rounds]), [50, 99])
+    return (
+        f"{callers:3d} callers: {np.median([load.throughput for load, _ in rounds]):.1f} queries a second, "
+        f"{np.median(ratios):.2f} ({min(ratios):.2f}–{max(ratios):.2f}) of "
+        f"{'search one by one' if callers == 1 else 'search_many'}; median {middle:.0f} ms, p99 {high:.0f} ms"
+    )
 
 
 @contextmanager
-def server(engine: Path, index: Path, device: str | None, threads: int | None) -> Iterator[tuple[str, int, int]]:
+def server(
+    engine: Path, index: Path, workers: int, device: str | None, threads: int | None
+) -> Iterator[tuple[str, int, int]]:
     """A server in a process of its own: its host, port and process number. All callers find a place in its queue."""
     spawn = multiprocessing.get_context("spawn")
     here, there = spawn.Pipe()
-    process = spawn.Process(target=run_server, args=(engine, index, device, threads, there), daemon=True)
+    process = spawn.Process(target=run_server, args=(engine, index, workers, device, threads, there), daemon=True)
     process.start()
     try:
         if not here.poll(PATIENCE):
@@ -146,9 +165,11 @@ def server(engine: Path, index: Path, device: str | None, threads: int | None) -
         process.join(PATIENCE)
 
 
-def run_server(engine: Path, index: Path, device: str | None, threads: int | None, told: Connection) -> None:
+def run_server(
+    engine: Path, index: Path, workers: int, device: str | None, threads: int | None, told: Connection
+) -> None:
     """The server's process; the address is sent when it listens."""
-    options = ServiceOptions(queue=max(CALLERS), timeout=PATIENCE, may_write=False)
+    options = ServiceOptions(workers=workers, queue=max(CALLERS), timeout=PATIENCE, may_write=False)
     with Retriever(engine, index, device=device, threads=threads) as retriever:
         serve(create_app(retriever, options), bind("127.0.0.1", 0), options.timeout, told.send)
 
@@ -247,6 +268,9 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("engine", metavar="ENGINE", help="engine.onnx, engine.plan or engine.pt2")
     parser.add_argument("photos", metavar="PHOTOS", nargs="+", help="queries: files, or folders")
     parser.add_argument("--index", metavar="DIR", required=True, help="that is searched; it is not changed")
+    parser.add_argument(
+        "--workers", type=positive_int, default=ServiceOptions.workers, metavar="N", help="of the server (%(default)s)"
+    )
     parser.add_argument(
         "--queries", type=positive_int, default=QUERIES, metavar="N", help="of each number of callers (%(default)s)"
     )
