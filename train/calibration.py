@@ -1,5 +1,6 @@
 """What is learned without gradients: BatchNorm statistics, whitening, and what else starts from a photo's features."""
 
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -28,7 +29,7 @@ class WhiteningData(NamedTuple):
     Attributes:
         directions: in which the features differ; where they are fewer than D, the others are noise.
         longest_side: pixels, of the largest photo as it was described.
-        by_pairs: whether pairs of points decided; if not, it is PCA's.
+        by_pairs: whether pairs decided, of points or of photos; if not, it is PCA's.
     """
 
     directions: int
@@ -70,7 +71,8 @@ def learn_whitening(
         photos: of which some are drawn.
         processes: share the work.
         kind: ``pca``, as HOW, or ``views``: learned from pairs of features of the same point, in a photo and in a
-            second view made from it; where these are fewer than ``MIN_PAIRS`` a channel, PCA takes their place.
+            second view made from it; or ``pairs``: from pairs of photos of the same place (Lw of Radenović et al.,
+            TPAMI 2018). Where these are fewer than ``MIN_PAIRS`` a channel, PCA takes their place.
         count: photos, at most.
         features: of each, at most.
         seed: of the draw and of the views.
@@ -83,7 +85,9 @@ def learn_whitening(
     """
     model.eval()
     moments, differences = Moments(model.backbone.channels), Moments(model.backbone.channels)
-    chosen = processes.share(sample(photos, count, seed).tolist())
+    drawn = sample_of_pairs(photos, count, seed) if kind == "pairs" else sample(photos, count, seed)
+    chosen = processes.share(drawn.tolist())
+    descriptors: dict[int, NDArray[np.float32]] = {}
     images, longest_side = photos.read_all(chosen), 0
     for index, image in tqdm(
         images, total=len(chosen), desc="whitening", unit="photo", leave=False, disable=processes.hides_progress
@@ -94,9 +98,15 @@ def learn_whitening(
             moments.add(samples.features.cpu().numpy())
             if kind == "views":
                 differences.add(differences_between_views(model, image, samples, features, (seed, index)))
+            elif kind == "pairs":
+                (descriptors[index],) = samples.features.cpu().numpy()
     agree_on_unreadable(photos, processes)
     moments = Moments.total(processes.gather(moments))
     differences = Moments.total(processes.gather(differences))
+    for own in processes.gather(descriptors):
+        descriptors |= own
+    for of_query in differences_of_pairs(photos, descriptors):
+        differences.add(of_query)
     if moments.count == 0:
         raise ImageError("no readable photo to learn whitening from")
     by_pairs = differences.count >= MIN_PAIRS * model.backbone.channels
@@ -152,6 +162,16 @@ def differences_between_views(
     return (samples.features[i] - of_view.features[j]).cpu().numpy()
 
 
+def differences_of_pairs(
+    photos: LabelledPhotos, descriptors: Mapping[int, NDArray[np.float32]]
+) -> Iterator[NDArray[np.float32]]:
+    """What changes in the descriptors, [C] by photo, of two photos of one place: x − y, [n, C] for each photo x."""
+    for query, own in descriptors.items():
+        matches = [descriptors[match] for match in photos.positives(query).tolist() if match in descriptors]
+        if matches:
+            yield own - np.array(matches)
+
+
 def in_photo(positions: Tensor | None, batch: Tensor, image: Image) -> NDArray[np.floating]:
     """Positions [n, 2] in the pixels of a photo before it became a batch of aligned sides."""
     if positions is None:
@@ -159,6 +179,17 @@ def in_photo(positions: Tensor | None, batch: Tensor, image: Image) -> NDArray[n
     x, y = positions.cpu().numpy().T
     (height, width), (rows, columns) = image.shape[:2], batch.shape[2:]
     return np.stack([to_original_pixels(x, width, columns), to_original_pixels(y, height, rows)], axis=1)
+
+
+def sample_of_pairs(photos: LabelledPhotos, count: int, seed: int) -> NDArray[np.int64]:
+    """At most ``count`` usable photos, in order: queries drawn at random, and for each a photo of the same place."""
+    random = np.random.default_rng(seed)
+    chosen: set[int] = set()
+    for query in random.permutation(photos.queries()).tolist():
+        if len(chosen) + 2 > count:
+            break
+        chosen |= {query, int(random.choice(photos.positives(query)))}
+    return np.array(sorted(chosen), np.int64)
 
 
 def sample(photos: LabelledPhotos, count: int, seed: int) -> NDArray[np.int64]:

@@ -93,8 +93,9 @@ class TrainingConfig:
         learning_rate_decay: factor of all learning rates, each epoch.
         weight_decay: of Adam.
         whitening: learned from second views made of the photos, so that what changes with viewpoint and light counts
-            little, and learned anew after each epoch (views), or as HOW does (pca): once, and of global descriptors
-            anew where the backbone learns.
+            little, and learned anew after each epoch (views); as HOW does (pca); or from pairs of photos of the same
+            place (pairs), for global descriptors, of which it is learned anew after each epoch that changes the
+            backbone.
         words: visual words of the codebook, at most.
         whitening_photos: training photos that whitening is learned from.
         whitening_features: strongest features of each, for local features.
@@ -122,7 +123,7 @@ class TrainingConfig:
     new_module_factor: float = 10.0
     learning_rate_decay: float = 0.99
     weight_decay: float = 1e-4
-    whitening: Literal["views", "pca"] = "pca"
+    whitening: Literal["views", "pairs", "pca"] = "pca"
     words: int = 65_536
     whitening_photos: int = 5_000
     whitening_features: int = 1000
@@ -283,7 +284,7 @@ class Scale:
     loss: str
     learning_rate_factor: float = 1.0
     new_module_factor: float = 10.0
-    whitening: Literal["views", "pca"] = "pca"
+    whitening: Literal["views", "pairs", "pca"] = "pca"
     whitening_photos: int = 5_000
     whitening_features: int = 1000
     codebook_photos: int = 20_000

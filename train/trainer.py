@@ -360,7 +360,7 @@ class Training:
         write_log(self.records, out)
 
     def _learn_whitening(self) -> None:
-        learn_whitening(
+        data = learn_whitening(
             self.model,
             self.photos,
             self.processes,
@@ -369,6 +369,8 @@ class Training:
             features=self.config.whitening_features,
             seed=self.config.seed,
         )
+        if self.config.whitening != "pca" and not data.by_pairs and self.processes.is_first:
+            self.say(f"whitening by PCA: too few pairs for --whitening {self.config.whitening}")
 
     def _learn_words(self, out: Path) -> None:
         """Gives the best epoch as many visual words as its descriptors allow; validation makes do with few."""

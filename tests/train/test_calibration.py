@@ -1,6 +1,7 @@
 """What is learned before the first step: which features are pairs, and what whitening does with them."""
 
 from dataclasses import replace
+from itertools import permutations, product
 from pathlib import Path
 
 import cv2
@@ -10,14 +11,16 @@ import torch
 
 from runtime.errors import UsageError
 from train import calibration
-from train.calibration import differences_between_views, in_photo, learn_whitening
+from train.calibration import differences_between_views, in_photo, learn_whitening, sample_of_pairs
 from train.config import options_for
 from train.data.folder import folder_photos
 from train.data.labelled import LabelledPhotos
 from train.data.synthetic import render_view
 from train.descriptors import batch_for
 from train.distributed import ProcessGroup
+from train.models.gem import GemConfig, GemNetwork
 from train.models.how import HowConfig, HowNetwork
+from train.models.whitening import Moments, pair_whitening
 
 ALONE = ProcessGroup(0, 1, torch.device("cpu"))
 
@@ -87,8 +90,44 @@ def test_of_too_few_pairs_pca_takes_the_place(network: HowNetwork, tmp_path: Pat
     assert torch.equal(learned["pca"], learned["views"])
 
 
+def test_whitening_from_pairs_of_photos_is_that_of_their_descriptors(tmp_path: Path) -> None:
+    """Against the pairs written out (Mikolajczyk & Matas, ICCV 2007): each scene's photos, both ways."""
+    torch.manual_seed(0)
+    network = GemNetwork(GemConfig(backbone="efficientnet_lite0", dimensions=8)).eval()
+    scenes = {str(scene): [] for scene in range(16)}
+    for scene, view in product(range(16), range(5)):
+        path = tmp_path / f"{scene}-{view}.png"
+        cv2.imwrite(str(path), render_view(2, scene, view, width=96, height=80))
+        scenes[str(scene)].append(path)
+    photos = folder_photos(tmp_path, scenes, 96)
+    data = learn_whitening(network, photos, ALONE, kind="pairs", count=len(photos), features=1, seed=0)
+    assert data.by_pairs
+    chosen = sample_of_pairs(photos, len(photos), 0)
+    with torch.no_grad():
+        vectors = {i: network.pooled(batch_for(network, [photos.read(i)])).flatten().numpy() for i in chosen.tolist()}
+    moments, differences = Moments(network.backbone.channels), Moments(network.backbone.channels)
+    moments.add(np.array(list(vectors.values())))
+    for i, j in permutations(vectors, 2):
+        if photos.scenes[i] == photos.scenes[j]:
+            differences.add((vectors[i] - vectors[j])[None])
+    _, projection = pair_whitening(moments, differences, 8)
+    learned = network.whitening.projection.weight.detach()[:, :, 0, 0].double().numpy()
+    np.testing.assert_allclose(
+        learned.T @ learned, projection.T @ projection, rtol=1e-3, atol=1e-3 * learned.max() ** 2
+    )
+
+
+def test_pairs_are_drawn_two_by_two_and_no_more_than_asked(tmp_path: Path) -> None:
+    photos = LabelledPhotos(list("abcdefgh"), [0, 0, 0, 1, 1, 2, 3, 3], lambda number: np.zeros((1, 1, 3), np.uint8))
+    for seed in range(5):
+        drawn = sample_of_pairs(photos, 4, seed)
+        assert 2 <= len(drawn) <= 4
+        assert all(set(photos.positives(number).tolist()) & set(drawn.tolist()) for number in drawn.tolist())
+    assert sample_of_pairs(photos, 100, 0).tolist() == [0, 1, 2, 3, 4, 6, 7]
+
+
 def test_a_global_descriptor_has_no_pairs_of_points() -> None:
     options = options_for("gem", "photos")
     assert options.training.whitening == "pca"
-    with pytest.raises(UsageError, match="--whitening views: gem learns its whitening by pca"):
+    with pytest.raises(UsageError, match="--whitening views: gem learns its whitening by pca or pairs"):
         replace(options, training=replace(options.training, whitening="views"))

@@ -174,7 +174,7 @@ class RetrievalModel(nn.Module, ABC):
     has_activations: ClassVar[bool] = False
     losses: ClassVar[tuple[str, ...]]
     own_losses: ClassVar[Mapping[str, Callable[[Sequence[tuple[Tensor, ...]], float], Tensor]]] = {}
-    whitenings: ClassVar[tuple[Literal["views", "pca"], ...]]
+    whitenings: ClassVar[tuple[Literal["views", "pairs", "pca"], ...]]
     keeps_whitening: ClassVar[bool] = True
     margin: ClassVar[float]
     shrinkage: ClassVar[float] = 1.0

@@ -59,7 +59,7 @@ class GlobalModel(RetrievalModel):
     method = VECTORS
     has_local_features = False
     losses: ClassVar[tuple[str, ...]] = ("contrastive", "ap")
-    whitenings = ("pca",)
+    whitenings: ClassVar[tuple[Literal["views", "pairs", "pca"], ...]] = ("pca", "pairs")
     keeps_whitening = False  # of whole photos: 12 steps of the backbone beneath it cost 20 points of mAP
     margin = 1.25  # 0.85 without whitening, which moves photos apart; it then pushes hardly any negative
     shrinkage = 0.5  # whitening in full overfits the about 1,000 photos that a folder may have

@@ -45,6 +45,7 @@ class RmacNetwork(GlobalModel):
 
     system = "rmac"
     summary = "one global descriptor, of regions"
+    whitenings = ("pca",)  # which region of another photo shows the same is not known
     Config = RmacConfig
     parts: ClassVar = {"backbone": ("backbone",), "whitening": ("dimensions",)}
     config: RmacConfig
