@@ -8,13 +8,16 @@ descriptors have ``InnerProduct`` and ``VectorFile``; nothing else in the index 
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
 
 import numpy as np
 import numpy.typing as npt
 from numpy.typing import NDArray
 
 from runtime.features import Features
+
+if TYPE_CHECKING:
+    from runtime.index import Hits  # an index is made of first stages
 
 ASMK, VECTORS = "asmk", "vectors"  # the methods
 MAX_DIMENSIONS = 65_536  # beyond those of any descriptor
@@ -86,7 +89,7 @@ class Searcher(Protocol):
         *,
         only: Iterable[str | os.PathLike[str]] | None = None,
         exclude: Iterable[str | os.PathLike[str]] = (),
-    ) -> Any:
+    ) -> "Hits":
         """The images most similar to a query, best first: ``Index.search``."""
         ...
 

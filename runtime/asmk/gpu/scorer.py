@@ -19,7 +19,7 @@ from runtime.asmk.inverted_file import InvertedFile
 from runtime.errors import DamagedError, DeviceError, IncompatibleError
 from runtime.first_stage import ASMK
 from runtime.gpu.device import Device
-from runtime.index import Hit, Index, Part
+from runtime.index import Hit, Hits, Index, Part
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class GpuScorer:
         *,
         only: Iterable[str | os.PathLike[str]] | None = None,
         exclude: Iterable[str | os.PathLike[str]] = (),
-    ) -> list[Hit]:
+    ) -> Hits:
         """The images most similar to a query, best first: ``Index.search``, with the same arguments and errors.
 
         Raises:
@@ -85,7 +85,7 @@ class GpuScorer:
         *,
         only: Iterable[str | os.PathLike[str]] | None = None,
         exclude: Iterable[str | os.PathLike[str]] = (),
-    ) -> list[list[Hit]]:
+    ) -> list[Hits]:
         """``search`` for each of the queries, many of them in one launch."""
         top = whole_number_above_0("top", top)
         commit = self._follow()
@@ -94,7 +94,7 @@ class GpuScorer:
             competing = commit.matcher.competing([part.live for part in parts])
         ends = np.cumsum([len(part.live) for part in commit.parts])
         return [
-            [_hit(commit.parts, ends, image, score) for score, image in hits.tolist()]
+            Hits(_hit(commit.parts, ends, image, score) for score, image in hits.tolist())
             for hits in commit.matcher.search(queries, top, competing)
         ]
 

@@ -64,7 +64,7 @@ def test_it_is_a_beginning_and_says_the_licence(tmp_path: Path) -> None:
     new, said = FireNetwork(fire.config), list[str]()
     assert init_weights(new, str(path), said.append) == {"backbone", "lit", "whitening"}
     assert all(torch.equal(value, fire.state_dict()[name]) for name, value in new.state_dict().items())
-    assert len(said) == 1
+    assert len(said) == 2
     assert said[0].startswith(f"{path}: ")
     assert "not for commercial use" in said[0]
 
