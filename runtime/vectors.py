@@ -130,13 +130,8 @@ class VectorFile:
         scores = native.products(self.vectors, query)
         scores[~live] = -np.inf
         images = np.flatnonzero(live & (scores >= _bound(scores, top)))
-        scores = scores[images]
-        if 0 < top < len(images):
-            # All images that tie for the last place compete for it, and the earliest win.
-            threshold = np.partition(scores, len(scores) - top)[len(scores) - top]
-            images, scores = images[scores >= threshold], scores[scores >= threshold]
-        order = np.argsort(-scores, kind="stable")[: max(0, top)]
-        return images[order], scores[order].astype(np.float64)
+        order = np.argsort(-scores[images], kind="stable")[: max(0, top)]  # of equal scores the earliest win
+        return images[order], scores[images[order]].astype(np.float64)
 
     def images_at(self, rows: NDArray[np.int64]) -> list[NDArray[np.float16]]:
         """The vectors of some images, int64 [k]: ``Store.images_at``."""
@@ -161,9 +156,10 @@ class VectorFile:
 
 
 def _bound(scores: NDArray[np.float32], top: int) -> float:
-    """A number that at least ``top`` of the scores reach, and not many more, found faster than the ``top`` best are.
+    """A number that at least ``top`` of the scores reach, and few others where they are many.
 
-    The maxima of blocks are scores of different images.
+    The maxima of blocks are scores of different images, and the largest of them are found sooner than those of all.
     """
     maxima = scores[: len(scores) // BLOCK * BLOCK].reshape(-1, BLOCK).max(axis=1)
-    return float(np.partition(maxima, len(maxima) - top)[len(maxima) - top]) if 0 < top <= len(maxima) else -np.inf
+    some = maxima if top <= len(maxima) else scores
+    return float(np.partition(some, len(some) - top)[len(some) - top]) if 0 < top <= len(some) else -np.inf
