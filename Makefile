@@ -11,6 +11,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/installed
+BROWSER := $(VENV)/browser
 PYTEST := $(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 
 .PHONY: demo test quick browser test-browser test-ray gpu-report clean
@@ -28,11 +29,14 @@ quick: $(INSTALLED)
 	$(PYTEST) -m "not slow"
 
 # Debian's Chromium, or the one at HOWL_BROWSER.
-browser: $(INSTALLED)
+browser: $(BROWSER)
+
+$(BROWSER): $(INSTALLED)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[browser]'
 	test -n "$(HOWL_BROWSER)" || command -v chromium || { apt-get update && apt-get install --yes --no-install-recommends chromium; }
+	touch $@
 
-test-browser: browser
+test-browser: $(BROWSER)
 	$(BIN)/python -m pytest -m browser
 
 test-ray: $(INSTALLED)
