@@ -19,13 +19,12 @@ from runtime.errors import (
     IncompatibleError,
     ReplacedError,
     StorageError,
-    UnknownIdError,
     UsageError,
     WriterBusyError,
 )
 from runtime.first_stage import MAX_IMAGES, Layout
 from runtime.index.catalogue import PATIENCE, Catalogue, SegmentRow
-from runtime.index.ids import check_ids, duplicate, ids_of
+from runtime.index.ids import duplicate, ids_of, unknown
 from runtime.index.merging import compaction_cut, segments_to_merge
 from runtime.index.opening import load_part
 from runtime.index.origin import Origin
@@ -172,11 +171,7 @@ class Index(IndexReader):
             HowlError: an id is in the index already or named twice, another process is writing, or the disk is full or
                 cannot be written.
         """
-        ids, images = ids_of(ids), list(images)
-        origins = [None] * len(ids) if origins is None else list(origins)
-        if not len(ids) == len(images) == len(origins):
-            raise ValueError(f"{len(ids)} ids for {len(images)} images from {len(origins)} files")
-        check_ids(self.path, ids)
+        ids, images, origins = self._addition(ids, images, origins)
         one_of("existing", existing, EXISTING)
         if not ids:
             return []
@@ -214,7 +209,7 @@ class Index(IndexReader):
             names = self.named(given, root)
             known = set(self._catalogue.existing(names))
             if missing := [name for name in names if name not in known]:
-                raise UnknownIdError(f"{self.path}: {missing[0]} is not in the index; nothing was removed")
+                raise unknown(self.path, missing[0])
             self._catalogue.remove(names)
 
     def compact(self, progress: Callable[[int], object] = lambda images: None) -> None:

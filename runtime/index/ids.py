@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runtime.arguments import listed
-from runtime.errors import DuplicateIdError, IdError, UsageError
+from runtime.errors import DuplicateIdError, IdError, UnknownIdError, UsageError
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,6 +108,11 @@ def duplicate(index: Path, id_: str) -> DuplicateIdError:
     return DuplicateIdError(
         f"{index}: {id_} is in the index already; remove it first, or add with existing='skip' or 'replace'"
     )
+
+
+def unknown(index: Path, id_: str) -> UnknownIdError:
+    """The error for an id that is to be removed, and is not in the index."""
+    return UnknownIdError(f"{index}: {id_} is not in the index; nothing was removed")
 
 
 def check_unicode(index: Path, ids: Sequence[str]) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from runtime.first_stage import Layout
 from runtime.index.hits import Hits
-from runtime.index.ids import id_of_path, ids_of
+from runtime.index.ids import check_ids, id_of_path, ids_of
 from runtime.index.origin import Origin
 from runtime.index.strangers import Strangers
 
@@ -116,6 +116,20 @@ class AnyIndex(ABC):
         Returns:
             None if there are too few images: ``Strangers.measure``.
         """
+
+    def _addition(
+        self,
+        ids: Iterable[str | os.PathLike[str]],
+        images: Iterable[Any],
+        origins: Iterable[Origin | None] | None,
+    ) -> tuple[list[str], list[Any], list[Origin | None]]:
+        """The arguments of ``add`` as lists. Raises HowlError for ids that are no ids, or named twice."""
+        names, encoded = ids_of(ids), list(images)
+        files: list[Origin | None] = [None] * len(names) if origins is None else list(origins)
+        if not len(names) == len(encoded) == len(files):
+            raise ValueError(f"{len(names)} ids for {len(encoded)} images from {len(files)} files")
+        check_ids(self.path, names)
+        return names, encoded, files
 
     def named(self, ids: Iterable[str | os.PathLike[str]], root: Path | None = None) -> list[str]:
         """The ids that ids or paths of photos stand for, each once: one that is in the index stands for itself.

@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runtime.arguments import one_of, whole_number_above_0
-from runtime.errors import DamagedError, IncompatibleError, ServiceError, StorageError, UnknownIdError
+from runtime.errors import DamagedError, IncompatibleError, ServiceError, StorageError
 from runtime.index import EXISTING, AnyIndex, Hit, Hits
-from runtime.index.ids import check_ids, duplicate, ids_of
+from runtime.index.ids import duplicate, ids_of, unknown
 from runtime.index.origin import Origin
 from runtime.index.segment import store_of
 from runtime.index.shards import Shards, merged
@@ -161,11 +161,7 @@ class ShardedIndex(AnyIndex):
                 addition with ``existing="skip"`` adds what is not.
             HowlError: as ``Index.add``; images of other shards may be in the index all the same.
         """
-        names, encoded = ids_of(ids), list(images)
-        files = [None] * len(names) if origins is None else list(origins)
-        if not len(names) == len(encoded) == len(files):
-            raise ValueError(f"{len(names)} ids for {len(encoded)} images from {len(files)} files")
-        check_ids(self.path, names)
+        names, encoded, files = self._addition(ids, images, origins)
         if one_of("existing", existing, EXISTING) == "error" and (known := self.existing(names)):
             raise duplicate(self.path, known[0])
         orders = {
@@ -192,7 +188,7 @@ class ShardedIndex(AnyIndex):
         names = self.named(ids, root)
         known = set(self.existing(names))
         if missing := [name for name in names if name not in known]:
-            raise UnknownIdError(f"{self.path}: {missing[0]} is not in the index; nothing was removed")
+            raise unknown(self.path, missing[0])
         replies = self._cluster.order("remove", {shard: (own,) for shard, own in self._shards.grouped(names).items()})
         self._take(replies.answers)
         self._check_written(replies, "photos may not have been removed")
