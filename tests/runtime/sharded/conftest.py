@@ -1,7 +1,7 @@
 """Shards in this process, asked as a cluster's are: what is sent to them and what they answer is pickled."""
 
 import pickle
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from runtime import Retriever
 from runtime.errors import HowlError
 from runtime.index import Index
 from runtime.index.shards import Shards
+from runtime.io.finding import find_photos
 from runtime.sharded import retriever as sharded_retriever
 from runtime.sharded.cluster import BROKEN, GONE, Cluster, Replies
 from runtime.sharded.retriever import ShardedRetriever
@@ -67,6 +68,14 @@ def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
         file.parent.mkdir(exist_ok=True)
         assert cv2.imwrite(str(file), draw_photo(i % PHOTOS))
     return folder
+
+
+@pytest.fixture
+def whole(engine: Path, many: Path, tmp_path: Path) -> Iterator[Retriever]:
+    """An ordinary index of them."""
+    with Retriever(engine, tmp_path / "whole", root=many, device="cpu", threads=1) as retriever:
+        retriever.add(find_photos([many]))
+        yield retriever
 
 
 @pytest.fixture(params=["engine", "global_engine"])

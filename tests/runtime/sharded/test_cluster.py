@@ -40,13 +40,6 @@ def nodes(cluster: Nodes) -> Nodes:
 
 
 @pytest.fixture
-def whole(engine: Path, many: Path, tmp_path: Path) -> Iterator[Retriever]:
-    with Retriever(engine, tmp_path / "whole", root=many, device="cpu", threads=1) as retriever:
-        retriever.add(find_photos([many]))
-        yield retriever
-
-
-@pytest.fixture
 def shards(whole: Retriever, divide: Divide, tmp_path: Path) -> Shards:
     return Shards.at(divide(whole, tmp_path / "sharded", 3))
 

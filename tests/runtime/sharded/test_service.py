@@ -11,20 +11,12 @@ from fastapi.testclient import TestClient
 
 from runtime import Retriever
 from runtime.index.shards import Shards
-from runtime.io.finding import find_photos
 from runtime.service.app import create_app
 from runtime.service.client import RemoteRetriever
 from runtime.service.options import ServiceOptions
 
 from ..service.servers import running
 from .conftest import Divide
-
-
-@pytest.fixture
-def whole(engine: Path, many: Path, tmp_path: Path) -> Iterator[Retriever]:
-    with Retriever(engine, tmp_path / "whole", root=many, device="cpu", threads=1) as retriever:
-        retriever.add(find_photos([many]))
-        yield retriever
 
 
 @pytest.fixture
