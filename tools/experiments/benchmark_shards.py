@@ -35,6 +35,7 @@ from tools.environment import describe_machine, require_packages
 from tools.experiments.asmk_benchmark.sides import TOP, encode_query
 from tools.experiments.asmk_benchmark.workload import MATCHES, Size, Workload, image_id, make_workload
 from tools.experiments.benchmark_asmk import build
+from tools.experiments.timing import spread
 
 CALLERS = 4
 ROUNDS = 5  # of all queries, the first of which warms up
@@ -120,14 +121,13 @@ def timings(index: Any, queries: Sequence[Any]) -> dict[str, str]:
             begin = time.perf_counter()
             index.search(query, TOP)
             taken[-1].append(1e3 * (time.perf_counter() - begin))
-    low, median, high = np.percentile(taken[1:], (25, 50, 75))
     asked = list(islice(cycle(queries), ROUNDS * len(queries)))
     with ThreadPoolExecutor(CALLERS) as pool:
         begin = time.perf_counter()
         list(pool.map(lambda query: index.search(query, TOP), asked))
         throughput = len(asked) / (time.perf_counter() - begin)
     return {
-        "ms a query, 1 caller": f"{median:.1f} ({low:.1f}–{high:.1f})",
+        "ms a query, 1 caller": spread(np.array(taken[1:])),
         f"queries a second, {CALLERS} callers": f"{throughput:.0f}",
     }
 

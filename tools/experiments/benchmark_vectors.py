@@ -26,7 +26,7 @@ from runtime.first_stage import MAX_IMAGES, VECTORS, Layout
 from runtime.index import Index
 from runtime.io.cli import positive_int, whole_number
 from tools.environment import describe_machine, is_installed, require_packages
-from tools.experiments.timing import timed
+from tools.experiments.timing import spread, timed
 
 PACKAGES = ("numpy", "faiss-cpu")
 QUERIES = 21  # the first of each side warms up
@@ -112,9 +112,8 @@ def table(result: dict[str, Any]) -> str:
 
     rows = []
     for name, milliseconds in result["milliseconds"].items():
-        low, middle, high = np.quantile(milliseconds, [0.25, 0.5, 0.75])
         same = f"{100 * result['same'][name]:.1f} %"
-        rows.append({"": name, "ms a query": f"{middle:.1f} ({low:.1f}–{high:.1f})", "same answers": same})
+        rows.append({"": name, "ms a query": spread(milliseconds), "same answers": same})
     about = ", ".join(f"{name} {value}" for name, value in result["machine"].items())
     title = f"{result['images']:,} vectors of {result['dimensions']}, best {TOP}; {about}"
     return f"{title}\n\n{pandas.DataFrame(rows).to_markdown(index=False, disable_numparse=True)}"

@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 
 from runtime.bundle import EngineFiles, Manifest
 from runtime.engine import open_engine
@@ -23,6 +24,12 @@ def timed(work: Callable[..., Result], *arguments: Any) -> tuple[Result, float]:
     start = time.process_time()
     result = work(*arguments)
     return result, 1e3 * (time.process_time() - start)
+
+
+def spread(values: Sequence[float] | NDArray[np.floating], digits: int = 1) -> str:
+    """The median and, in brackets, the quartiles."""
+    low, middle, high = np.quantile(values, [0.25, 0.5, 0.75])
+    return f"{middle:.{digits}f} ({low:.{digits}f}–{high:.{digits}f})"
 
 
 def timed_photos(data: Sequence[str], number: int) -> list[Image]:

@@ -7,6 +7,7 @@ import numpy as np
 
 from tools.environment import load_pyplot
 from tools.experiments.asmk_benchmark.comparison import AS_IT_COMES, STAGES, TUNED
+from tools.experiments.timing import spread
 
 ALONE = "alone"  # the mode without a reference
 WHOLE = "whole query"
@@ -83,12 +84,12 @@ def draw(result: dict[str, Any], path: Path) -> None:
 
 def _row(images: int, stage: str, measured: dict[str, Any], mode: str) -> dict[str, str]:
     ours = seconds(measured, "howl", stage)
-    row = {"images": f"{images:,}", "": stage, "howl, ms": _spread(ours)}
+    row = {"images": f"{images:,}", "": stage, "howl, ms": spread(1e3 * ours, 2)}
     if "asmk" not in measured["rounds"][0]:
         return row
     theirs = seconds(measured, "asmk", stage)
     ratio = np.median(theirs) / np.median(ours)
-    return {**row, "asmk, ms": _spread(theirs), "ratio": f"{ratio:.1f}×", "faiss": mode}
+    return {**row, "asmk, ms": spread(1e3 * theirs, 2), "ratio": f"{ratio:.1f}×", "faiss": mode}
 
 
 def _notes(run: dict[str, Any], bandwidth: float) -> list[str]:
@@ -144,8 +145,3 @@ def _opening(opening: dict[str, list[float]]) -> str:
     if not opening["cold"]:
         return warm
     return f"{warm}, and {1e3 * np.median(opening['cold']):.0f} ms cold ({np.max(opening['cached']):.1%} of it cached)"
-
-
-def _spread(values: np.ndarray) -> str:
-    low, middle, high = 1e3 * np.quantile(values, [0.25, 0.5, 0.75])
-    return f"{middle:.2f} ({low:.2f}–{high:.2f})"

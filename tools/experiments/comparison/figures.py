@@ -10,6 +10,7 @@ import numpy as np
 from tools.environment import load_pyplot
 from tools.experiments.comparison.systems import LOCAL, RERANKED, SYSTEMS, evaluation_file
 from tools.experiments.stages import Run
+from tools.experiments.timing import spread
 from train.checkpoint import Checkpoint
 from train.run import best_epoch
 
@@ -59,9 +60,9 @@ def table(result: Mapping[str, Any]) -> str:
             **{f"mAP {of}": f"{100 * value:.2f}" for of, value in line["mAP"].items()},
             "bytes an image": _bytes(line),
             "GB a million": f"{(line['bytes'] + line['kept']) * MILLION / 1e9:.1f}",
-            "extraction ms": _spread(line["extraction"]),
-            "search ms": _spread(line["search"]),
-            "re-ranking ms": _spread(line["reranking"]),
+            "extraction ms": spread(line["extraction"]),
+            "search ms": spread(line["search"]),
+            "re-ranking ms": spread(line["reranking"]) if line["reranking"] else "",
         }
         for line in result["systems"]
     ]
@@ -112,11 +113,3 @@ def _total(line: Mapping[str, Any]) -> float:
 def _bytes(line: Mapping[str, Any]) -> str:
     kept = f" + {line['kept']:,.0f}" if line["kept"] else ""
     return f"{line['bytes']:,.0f}{kept}"
-
-
-def _spread(milliseconds: Sequence[float]) -> str:
-    """The median and the quartiles; nothing where nothing was timed."""
-    if not milliseconds:
-        return ""
-    low, middle, high = np.quantile(milliseconds, [0.25, 0.5, 0.75])
-    return f"{middle:.1f} ({low:.1f}–{high:.1f})"
