@@ -134,10 +134,11 @@ def measure_costs(jobs: Sequence[Job], file: Path) -> None:
     """Keeps what the systems cost, by the names of their runs, unless the file has all of them already."""
     if file.exists() and {job.run.name for job in jobs} <= json.loads(file.read_text()).keys():
         return
-    systems = {}
-    for job in tqdm(jobs, desc="opening", unit="system", disable=None):
-        photos, rerank = find_photos([cast(str, job.distractors)]), SYSTEMS[job.run.row].rerank
-        systems[job.run.name] = OpenSystem(job.run.engine, index_of(job.run), photos, rerank)
+    photos = find_photos([cast(str, jobs[0].distractors)])  # all jobs have the same
+    systems = {
+        job.run.name: OpenSystem(job.run.engine, index_of(job.run), photos, SYSTEMS[job.run.row].rerank)
+        for job in tqdm(jobs, desc="opening", unit="system", disable=None)
+    }
     write_json(file, costs_of(systems))
 
 
