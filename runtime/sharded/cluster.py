@@ -108,7 +108,6 @@ class Replica:
         actor: Ray's handle.
         is_up: whether it answered when it was last asked.
         probe: a call that asks whether it is up again, if one is under way.
-        probed_at: how many writes there had been when that was asked.
     """
 
     shard: int
@@ -116,7 +115,6 @@ class Replica:
     actor: Any
     is_up: bool = True
     probe: Any = None
-    probed_at: int = 0
 
 
 @dataclass(frozen=True)
@@ -160,7 +158,7 @@ class Cluster:
             for shard in range(shards.count)
         ]
         self._turns = count()
-        self._lock, self._writes = threading.Lock(), 0
+        self._lock = threading.Lock()  # of which replicas take part in writes
         self._closing = threading.Event()
         self._keeper = threading.Thread(target=self._keep, name="howl-shards", daemon=True)
         self._keeper.start()
@@ -253,7 +251,6 @@ class Cluster:
                 self._lose(replica, GONE)
                 replies.missing[replica.shard] = GONE
         with self._lock:
-            self._writes += 1
             others = [replica for replica in self._all() if replica.shard in arguments and replica.is_up]
         if others := [replica for replica in others if replica not in set(calls.values())]:
             self.refresh(others)
@@ -349,15 +346,18 @@ class Cluster:
         """Takes one step towards a replica that is up again."""
         exceptions = self._ray.exceptions
         if replica.probe is None:
-            replica.probed_at, replica.probe = self._writes, replica.actor.refresh.remote()
+            replica.probe = replica.actor.refresh.remote()
             return
         if not self._ray.wait([replica.probe], timeout=0)[0]:
             return
         call, replica.probe = replica.probe, None
         try:
             result(call)
-            with self._lock:  # what was written since, it may not have taken up: then it is asked again
-                replica.is_up = replica.probed_at == self._writes
+            with self._lock:  # a write that ends meanwhile waits, and then has this replica take it up like the others
+                ready, _ = self._ray.wait([latest := replica.actor.refresh.remote()], timeout=self.timeout)
+                if ready:
+                    result(latest)
+                    replica.is_up = True
             if replica.is_up:
                 logger.warning("%s on node %s answers again", self.shards.name(replica.shard), replica.node[:8])
         except (exceptions.ActorDiedError, exceptions.ActorUnschedulableError):

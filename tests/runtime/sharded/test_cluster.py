@@ -56,7 +56,7 @@ def connect(whole: Retriever, shards: Shards, nodes: Nodes) -> Callable[..., Sha
 
 
 class Storm:
-    """Threads that search without pause, and add a photo now and then; what they got is checked at the end."""
+    """Threads that search and one that adds photos, without pause; what they got is checked at the end."""
 
     def __init__(self, retriever: ShardedRetriever, photos: list[Path], new: Callable[[int], object]) -> None:
         self._retriever, self._photos, self._new = retriever, photos, new
@@ -90,7 +90,7 @@ class Storm:
     def _add(self) -> None:
         for number in itertools.count():
             id_ = f"new/{number}.png"
-            if self._over.wait(0.1):
+            if self._over.wait(0.01):
                 return
             try:
                 self._retriever.add([self._new(number)], [id_], existing="skip")  # type: ignore[list-item]
