@@ -15,6 +15,8 @@ MAX_BODY = 20_000_000  # bytes; the photos of phones have up to 15 MB
 SERVER_PIXELS = 50_000_000  # of a photo that comes over the network: more than phones take
 QUEUE = 32  # requests that wait: with MAX_BODY each, some 600 MB at worst
 SECONDS, REFRESH_SECONDS = 30.0, 2.0
+# While the engine has as many photos as it takes, one more is decoded, or searched with.
+WORKERS = PHOTO_BATCH + 1
 MIN_TOKEN, MAX_TOKEN = 16, 4096  # characters
 
 
@@ -43,7 +45,7 @@ class ServiceOptions:
     may_write: bool = True
     hosts: frozenset[str] | None = None
     max_body: int = MAX_BODY
-    workers: int = PHOTO_BATCH
+    workers: int = WORKERS
     queue: int = QUEUE
     timeout: float = SECONDS
     refresh: float = REFRESH_SECONDS

@@ -34,12 +34,11 @@ from runtime.sharded.index import ShardedIndex
 from tools.environment import describe_machine, require_packages
 from tools.experiments.asmk_benchmark.sides import TOP, encode_query
 from tools.experiments.asmk_benchmark.workload import MATCHES, Size, Workload, image_id, make_workload
-from tools.experiments.benchmark_asmk import build
+from tools.experiments.benchmark_asmk import COMMIT_SIZE, build
 from tools.experiments.timing import spread
 
 CALLERS = 4
 ROUNDS = 5  # of all queries, the first of which warms up
-BATCH = 20_000  # images that are added at a time
 FINGERPRINT = "benchmark"
 
 
@@ -81,7 +80,7 @@ def measure(folder: Path, workload: Workload, images: int, counts: Sequence[int]
             sent = [len(pickle.dumps(query)) for query in queries]
             rows.append(
                 {
-                    "index": f"{count} shards",
+                    "index": f"{count} shard" + "s" * (count > 1),
                     **timings(index, queries),
                     "sent, kB a query": f"{count * np.mean(sent) / 1e3:.0f}",
                     "same answers": f"{same} of {len(queries)}",
@@ -91,12 +90,12 @@ def measure(folder: Path, workload: Workload, images: int, counts: Sequence[int]
 
 
 def build_shards(shards: Shards, workload: Workload, images: int) -> Shards:
-    """An index with shards of the first images."""
+    """An index with shards of the first images. Each shard gets as many commits as the index without shards."""
     layout = Layout(ASMK, workload.centroids.shape[1])
     for shard in range(shards.count):
         Index.create(shards.place(shard), fingerprint=FINGERPRINT, layout=layout).close()
-    for start in range(0, images, BATCH):
-        stop = min(start + BATCH, images)
+    for start in range(0, images, COMMIT_SIZE):
+        stop = min(start + COMMIT_SIZE, images)
         ids, encoded = [image_id(number) for number in range(start, stop)], workload.aggregated(start, stop)
         for shard, own in shards.divided(ids).items():
             with closing(Index(shards.place(shard))) as index:
