@@ -144,7 +144,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         metavar="MP",
         help="millions of pixels of a photo; larger ones are refused before they are decoded (%(default)s)",
     )
-    limits.add_argument("--workers", type=positive_int, metavar="N", help="searches at a time (cores, at most 4, and one)")
+    limits.add_argument("--workers", type=positive_int, metavar="N", help="searches at a time (cores up to 4, and one)")
     limits.add_argument(
         "--queue",
         type=positive_int,

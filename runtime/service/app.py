@@ -183,6 +183,7 @@ class Service:
             candidates=asked.candidates,
             progress=job.lap,
         )
+        self.metrics.partial.inc(hits.is_partial)
         return Answers(
             hits=as_models(hits),
             missing=list(hits.missing),

@@ -32,6 +32,9 @@ class Metrics:
             buckets=STAGE_BUCKETS,
             registry=self.registry,
         )
+        self.partial = Counter(
+            "howl_partial_answers", "Answers that lack a shard of the index.", registry=self.registry
+        )
         self.photos = Gauge("howl_index_photos", "Photos that a search can find.", registry=self.registry)
         self.refreshed = Gauge(
             "howl_index_refresh_timestamp_seconds",

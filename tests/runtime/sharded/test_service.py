@@ -75,6 +75,7 @@ def test_while_a_shard_is_down(serve: Callable, many: Path) -> None:
     retriever.index._cluster.down = {1}
     answer = client.post("/search?top=100", content=photo(many)).json()
     assert answer["missing"] == ["shard-1"]
+    assert "howl_partial_answers_total 1.0" in client.get("/metrics").text
     assert scores(answer) == [(id_, score) for id_, score in scores(before) if shards.of(id_) == 0]
     lost = next(f"z/{i}.png" for i in range(20) if shards.of(f"z/{i}.png") == 1)
     refused = client.post(f"/photos?id={lost}", content=photo(many))
