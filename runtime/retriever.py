@@ -335,8 +335,9 @@ class Retriever:
             only: ids of the photos to search; None for all.
             exclude: ids of photos that are to be no hits.
             rerank: puts the first stage's best hits into a better order: ``spatial`` by geometry, ``similarity`` by
-                what they have in common, ``spatial+similarity`` by both, ``ransac`` by matching the engine's own
-                features, ``lightglue`` by matching the photos, or a re-ranker with other settings (``runtime.rerank``).
+                what they have in common, ``ransac`` by matching the engine's own features, ``lightglue`` by matching
+                the photos, ``spatial+similarity`` and ``similarity+ransac`` by one after the other, or a re-ranker with
+                other settings (``runtime.rerank``).
             candidates: how many of them it looks at; None for its own number. The others follow as they are.
             progress: is called at the end of each stage, with its name: ``decode``, ``extract``, ``encode``,
                 ``search`` and, where there is one, ``rerank``. What it raises ends the search.

@@ -1,5 +1,6 @@
 """Re-ranking: the best answers of the first stage, put in a better order."""
 
+from runtime.rerank.chain import Chain
 from runtime.rerank.dsm import Dsm
 from runtime.rerank.hits import FIRST_STAGE, HitOrder
 from runtime.rerank.interface import Candidates, Located, Query, Reranker, Reranking
@@ -13,6 +14,7 @@ __all__ = [
     "FIRST_STAGE",
     "RERANKERS",
     "Candidates",
+    "Chain",
     "Dsm",
     "HitOrder",
     "LightGlue",

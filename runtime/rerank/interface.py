@@ -51,7 +51,7 @@ class Candidates:
     """The first stage's best answers, c of them, best first.
 
     Attributes:
-        scores: float64 [c], the first stage's.
+        scores: float64 [c], the first stage's; or of the re-ranker before, in whatever order (``Chain``).
         located: where they lie, for a re-ranker that works with what the index holds of them.
         ids: c ids.
         photos: c paths of their files, which need not be there, for one that works with pixels.

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, cast
 
 from runtime.arguments import place
 from runtime.encoder import Encoder
@@ -14,6 +14,7 @@ from runtime.io.decoding import MAX_PIXELS
 from runtime.matching import Detector, EllipseDetector, EngineDetector, KeypointStore, Matcher
 from runtime.matching.matcher import DEFAULT
 from runtime.matching.store import OF_ACTIVATIONS, OF_ENGINE, OF_MATCHER, Kind
+from runtime.rerank.chain import Chain
 from runtime.rerank.dsm import Dsm
 from runtime.rerank.hits import HitOrder
 from runtime.rerank.interface import Reranker
@@ -102,6 +103,10 @@ class Rerankers:
         detector = EllipseDetector(self._encoder())
         return Dsm(detector, self._kept(detector, OF_ACTIVATIONS))
 
+    def chain(self, first: str, second: str) -> Chain:
+        """One after the other, by their names."""
+        return Chain(*(cast(Reranker, self.of(name)) for name in (first, second)))
+
     def _kept(self, detector: Detector, kind: Kind) -> KeypointStore | None:
         """What is kept beside the index of what the detector finds; None if there is none."""
         return None if self.index is None else KeypointStore.beside(self.index, detector.fingerprint, kind)
@@ -115,8 +120,9 @@ class Rerankers:
 RERANKERS: Mapping[str, Callable[[Rerankers], Reranker]] = {
     "spatial": lambda rerankers: Spatial(),
     "similarity": lambda rerankers: Similarity(),
-    "spatial+similarity": lambda rerankers: Similarity(after=Spatial()),
+    "spatial+similarity": lambda rerankers: rerankers.chain("spatial", "similarity"),
     "ransac": Rerankers.ransac,
+    "similarity+ransac": lambda rerankers: rerankers.chain("similarity", "ransac"),
     "dsm": Rerankers.dsm,
     "lightglue": Rerankers.lightglue,
 }

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from runtime.arguments import number_at_least_0, whole_number_above_0
 from runtime.errors import UsageError
 from runtime.first_stage import Layout
-from runtime.rerank.interface import Candidates, Query, Reranker, Reranking
+from runtime.rerank.interface import Candidates, Query, Reranking
 
 
 @dataclass(frozen=True)
@@ -28,8 +28,6 @@ class Similarity:
     """Re-ranks by what the candidates have in common. The values were chosen on training scenes: docs/rerank.md.
 
     Attributes:
-        after: a re-ranker whose scores are taken instead of the first stage's, such as ``Spatial()``; its inliers and
-            what it verifies stay.
         neighbours: of a candidate, that it may be linked to.
         exponent: γ, of similarities.
         damping: α below 1: the share of confidence that goes on along the links.
@@ -41,7 +39,6 @@ class Similarity:
 
     candidates: ClassVar[int] = 200
 
-    after: Reranker | None = None
     neighbours: int = 12
     exponent: float = 0.7
     damping: float = 0.97
@@ -59,20 +56,15 @@ class Similarity:
             raise UsageError(f"damping={self.damping}: must be below 1, or confidence never ends to spread")
 
     def check(self, path: Path, layout: Layout) -> None:
-        """Any index will do, for this; raises IncompatibleError as ``after`` does."""
-        if self.after is not None:
-            self.after.check(path, layout)
+        """Any index will do."""
 
     def rerank(self, query: Query, candidates: Candidates) -> Reranking:
         """The scores before and the confidence together.
 
         Raises:
             DamagedError: a file of the index was truncated since it was opened, or its disk failed.
-            HowlError: what ``after`` says.
         """
-        before = Reranking(candidates.scores) if self.after is None else self.after.rerank(query, candidates)
-        similarities = similarities_of(query.encoded, candidates)
-        return Reranking(self.scores(before.scores, similarities), before.inliers, before.verified)
+        return Reranking(self.scores(candidates.scores, similarities_of(query.encoded, candidates)))
 
     def scores(self, before: NDArray[np.float64], similarities: NDArray[np.float64]) -> NDArray[np.float64]:
         """The scores before, and ``gain`` times the confidence, scaled so that its highest is the last seed's score.

@@ -896,12 +896,20 @@ def test_the_rerankers_are_those_that_engine_index_and_matcher_suffice_for(
     engine: Path, global_engine: Path, matcher: Path, photos: list[str], tmp_path: Path
 ) -> None:
     with Retriever(engine, tmp_path / "with", device="cpu") as retriever:
-        assert retriever.rerankers() == ["spatial", "similarity", "spatial+similarity", "ransac"]
+        alone = ["spatial", "similarity", "spatial+similarity", "ransac", "similarity+ransac"]
+        assert retriever.rerankers() == alone
     with Retriever(engine, tmp_path / "with", device="cpu", matcher=matcher) as retriever:
-        assert retriever.rerankers() == ["spatial", "similarity", "spatial+similarity", "ransac", "lightglue"]
+        assert retriever.rerankers() == [
+            "spatial",
+            "similarity",
+            "spatial+similarity",
+            "ransac",
+            "similarity+ransac",
+            "lightglue",
+        ]
     with Retriever(engine, tmp_path / "without", device="cpu", geometry=False) as retriever:
-        assert retriever.rerankers() == ["similarity", "ransac"]
+        assert retriever.rerankers() == ["similarity", "ransac", "similarity+ransac"]
         retriever.add(photos)
-        assert retriever.rerankers() == ["similarity", "ransac"]
+        assert retriever.rerankers() == ["similarity", "ransac", "similarity+ransac"]
     with Retriever(global_engine, tmp_path / "global", device="cpu") as retriever:
         assert retriever.rerankers() == ["similarity"]

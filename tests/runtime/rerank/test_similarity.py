@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from runtime import IncompatibleError, Retriever, UsageError
+from runtime import Retriever, UsageError
 from runtime.asmk.codebook import Codebook
 from runtime.asmk.codes import AsmkCodes, AsmkQuery, pack_signs
 from runtime.asmk.inverted_file import InvertedFile
@@ -14,7 +14,7 @@ from runtime.asmk.kernel import AsmkKernel, AsmkParameters
 from runtime.features import Features
 from runtime.first_stage import ASMK, Layout
 from runtime.index import Index
-from runtime.rerank import Candidates, Located, Query, Rerankers, Similarity, Spatial
+from runtime.rerank import Candidates, Chain, Located, Query, Rerankers, Similarity, Spatial
 from runtime.rerank.similarity import links, similarities_of
 from runtime.vectors import InnerProduct, VectorFile
 
@@ -190,27 +190,16 @@ def test_hits_are_put_in_order_by_similarity(engine: Path, photos: list[str]) ->
         assert retriever.search_many(photos[:2], 3, rerank="similarity")[0] == hits[:3]
 
 
-def test_verified_answers_may_be_where_it_starts(engine: Path, photos: list[str]) -> None:
-    with Retriever(engine) as retriever:
-        retriever.add(photos)
-        spatial = {hit.id: hit for hit in retriever.search(photos[0], rerank="spatial")}
-        for hit in retriever.search(photos[0], rerank=Similarity(after=Spatial())):
-            assert (hit.inliers, hit.verified) == (spatial[hit.id].inliers, spatial[hit.id].verified)
-            assert hit.score >= spatial[hit.id].score
-
-
 def test_an_index_of_global_descriptors(global_engine: Path, photos: list[str]) -> None:
     with Retriever(global_engine) as retriever:
         retriever.add(photos)
         assert retriever.search(photos[0], rerank="similarity")[0].id == photos[0]
-        with pytest.raises(IncompatibleError, match="of global descriptors, and spatial verification needs ASMK"):
-            retriever.search(photos[0], rerank=Similarity(after=Spatial()))
 
 
 def test_names_lead_to_rerankers_that_are_made_once(tmp_path: Path) -> None:
     rerankers = Rerankers.beside(tmp_path / "engine.onnx")
     assert rerankers.of("similarity") == Similarity()
-    assert rerankers.of("spatial+similarity") == Similarity(after=Spatial())
+    assert rerankers.of("spatial+similarity") == Chain(Spatial(), Similarity())
     assert rerankers.of("spatial") is rerankers.of("spatial")
     assert rerankers.of(None) is None
     own = Similarity(seeds=1)
