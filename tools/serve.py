@@ -10,6 +10,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from runtime.errors import UsageError
 from runtime.index.catalogue import PATIENCE
 from runtime.io.cli import (
     add_engine_arguments,
@@ -85,16 +86,20 @@ def say(url: str) -> None:
 
 
 def notes(retriever: Retriever, settings: ServiceOptions) -> list[str]:
-    """What who starts a server may not expect."""
+    """What who starts a server may not expect. Raises UsageError if the index is to lie where a file lies."""
     lines = []
     index = retriever.index
+    if index is None and retriever.index_path.is_file():
+        raise UsageError(f"{retriever.index_path}: a file, and an index is a folder: name another one with --index")
     if index is None:
         lines.append(f"note: {retriever.index_path}: no index yet; photos that are added make it")
     if settings.photos is not None and index is not None and len(index):
         ids = index.page(0, SAMPLE)
         if not any(Path(retriever.root or "", id_).is_file() for id_ in ids):
+            mend = "add --root ." if any(Path(id_).is_file() for id_ in ids) else "name that folder with --root"
             lines.append(
-                f"warning: no photo at {Path(retriever.root or '', ids[0])}: ids are seen from --photos, or from --root"
+                f"warning: no photo at {Path(retriever.root or '', ids[0])}: ids are not seen from --photos, and no "
+                f"photo can be shown; {mend}"
             )
     if not settings.may_write:
         lines.append("note: nobody can add or remove photos; --token-file lets those who have the token")

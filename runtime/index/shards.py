@@ -110,8 +110,8 @@ def refuse_shards(path: Path) -> None:
     if Shards.exist(path):
         shards = Shards.at(path)
         raise UsageError(
-            f"{path}: an index of {shards.count} shards: howl index, search and serve take it with --ray; each of "
-            f"its folders, such as {shards.place(0)}, is an index of its own"
+            f"{path}: an index of {shards.count} shards: with --ray, howl index adds photos to it, and howl search and "
+            f"serve take it; for all else each of its folders, such as {shards.place(0)}, is an index of its own"
         )
 
 

@@ -176,6 +176,7 @@ def add_ray_arguments(parser: argparse.ArgumentParser, *, searches: bool) -> Non
     group = parser.add_argument_group("on many machines (docs/scaling.md)")
     group.add_argument(
         "--ray",
+        type=ray_address,
         nargs="?",
         const="",
         metavar="ADDRESS",
@@ -197,12 +198,17 @@ def add_ray_arguments(parser: argparse.ArgumentParser, *, searches: bool) -> Non
 
 
 def check_ray_arguments(parser: argparse.ArgumentParser, options: argparse.Namespace, names: Sequence[str]) -> None:
-    """What only a cluster uses is a usage error without one; so is an engine that --ray has taken for an address."""
+    """What only a cluster uses is a usage error without one."""
     for name in names:
         if options.ray is None and getattr(options, name) is not None:
             parser.error(f"--{name.replace('_', '-')}: only a cluster has use for it; add --ray")
-    if options.ray and options.ray.endswith((".onnx", ".plan", ".pt2")):
-        parser.error(f"--ray {options.ray}: this is an engine, not an address; write --ray last, or --ray=ADDRESS")
+
+
+def ray_address(text: str) -> str:
+    """An argparse type: the address of a cluster, and not what was meant to follow --ray, such as an engine."""
+    if text and ":" not in text:
+        raise argparse.ArgumentTypeError(f"{text}: needs host:port; without an address write --ray last")
+    return text
 
 
 def positive_int(text: str) -> int:

@@ -30,7 +30,7 @@ from runtime.service.guard import Doors, Guard
 from runtime.service.metrics import Metrics
 from runtime.service.options import ServiceOptions
 from runtime.service.page import description, page
-from runtime.service.photos import KEPT, Photos, check_new_id
+from runtime.service.photos import KEPT, Photos, check_images, check_new_id
 from runtime.service.refusals import OUTCOME, NoIndexError, RefusedError, answer_to, describe_invalid
 from runtime.service.schemas import (
     MAX_LISTED,
@@ -217,6 +217,7 @@ class Service:
         if asked.id is not None:
             ids = [check_new_id(id_) for id_ in asked.id]
             return as_added(self._added(photos, ids, asked.existing))
+        check_images(photos)
         if not self.options.keeps_added:
             return as_added(self._added(photos, [f"{KEPT}/{Photos.name_for(each)}" for each in photos], asked.existing))
         return as_added(self._kept(photos, asked.existing))
@@ -264,6 +265,7 @@ def public_routes(service: Service, app: FastAPI) -> APIRouter:
     """What needs no token: the page, which has no photo in it, and whether the server is well."""
     router = APIRouter()
 
+    @router.head("/", include_in_schema=False)
     @router.get("/", include_in_schema=False)
     async def show_page() -> HTMLResponse:
         return page()
@@ -276,14 +278,16 @@ def public_routes(service: Service, app: FastAPI) -> APIRouter:
     async def show_schema() -> JSONResponse:
         return JSONResponse(app.openapi())
 
+    @router.head("/healthz", include_in_schema=False)
     @router.get("/healthz", summary="Is the process alive?")
     async def healthz() -> dict[str, str]:
         return {"status": "ok"}
 
+    @router.head("/readyz", include_in_schema=False)
     @router.get("/readyz", summary="Can it answer? 503 while the index at its path cannot be taken up.")
     async def readyz() -> dict[str, str]:
         if service.upkeep.fault is not None:
-            raise RefusedError(503, "the index at its path cannot be taken up; searches go on in what was opened")
+            raise RefusedError(503, "the index at its path cannot be taken up, or its shards do not answer")
         return {"status": "ok"}
 
     return router

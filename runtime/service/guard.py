@@ -151,7 +151,7 @@ def quiet_logs() -> dict[str, Any]:
         "formatters": {"line": line},
         "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line"}},
         "loggers": {
-            "howl.serve": {"handlers": ["stderr"], "level": "INFO", "propagate": False},
+            "howl": {"handlers": ["stderr"], "level": "INFO", "propagate": False},
             "uvicorn": {"handlers": ["stderr"], "level": "WARNING", "propagate": False},
         },
     }

@@ -3,6 +3,7 @@
 import hashlib
 import os
 from collections import OrderedDict
+from collections.abc import Sequence
 from pathlib import Path
 from threading import Lock
 
@@ -151,6 +152,16 @@ class Photos:
         if index is None or not index.existing([id_]):
             raise UnknownIdError(f"{id_[:MAX_ID]}: not in the index")
         return index
+
+
+def check_images(photos: Sequence[bytes]) -> None:
+    """Raises ImageError, which tells which, if one of the photos of a form is no image."""
+    for number, photo in enumerate(photos, 1):
+        try:
+            Photos.name_for(photo)
+        except ImageError as error:
+            which = f"photo {number} of {len(photos)}: " if len(photos) > 1 else ""
+            raise ImageError(f"{which}{error}; nothing was added") from None
 
 
 def check_new_id(id_: str) -> str:

@@ -73,15 +73,22 @@ def answer_to(error: HowlError, index: str) -> JSONResponse:
     """
     status = status_of(error)
     kind = next(each for each in type(error).__mro__ if each.__module__ == HowlError.__module__)
-    line = str(error).removeprefix(f"{index}: ")
-    if os.sep in index:  # a bare name tells nothing, and may be any word
-        line = line.replace(index, "the index")
+    line = without_path(str(error), index)
     if status in (INSIDE, STATUSES[StorageError]):
         line = "the server cannot do this at the moment; its log says why"
     headers = dict(error.headers) if isinstance(error, RefusedError) else {}
     if status == 503:
         headers.setdefault("Retry-After", str(RETRY_SECONDS))
     return JSONResponse({"error": kind.__name__, "detail": line}, status, headers)
+
+
+def without_path(line: str, index: str) -> str:
+    """A line that does not say where the index lies, whether it names its path as given or from the root on."""
+    for path in sorted({index, os.path.abspath(index)} if index else (), key=len, reverse=True):
+        line = line.removeprefix(f"{path}: ")
+        if os.sep in path:  # a bare name tells nothing, and may be any word
+            line = line.replace(path, "the index")
+    return line
 
 
 def describe_invalid(errors: list[Any]) -> UsageError:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from runtime.errors import HowlError
 from runtime.retriever import Retriever
 from runtime.service.metrics import Metrics
+from runtime.service.refusals import without_path
 
 logger = logging.getLogger("howl.serve")
 
@@ -39,7 +40,7 @@ class Upkeep:
         elif fault is None and self._logged is not None:
             logger.info("the index can be taken up again")
         self._logged = fault
-        self.fault = None if fault is None else fault.removeprefix(f"{self.retriever.index_path}: ")
+        self.fault = None if fault is None else without_path(fault, str(self.retriever.index_path))
         self.metrics.looked_at_index(len(self.retriever), is_well=fault is None)
 
     async def run(self, seconds: float) -> None:

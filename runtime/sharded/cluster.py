@@ -252,31 +252,41 @@ class Cluster:
                 replies.missing[replica.shard] = GONE
         with self._lock:
             others = [replica for replica in self._all() if replica.shard in arguments and replica.is_up]
-        if others := [replica for replica in others if replica not in set(calls.values())]:
-            self.refresh(others)
+        _, behind = self._refreshed([replica for replica in others if replica not in set(calls.values())])
+        for replica, refusal in behind:  # it would give answers of before
+            self._lose(replica, str(refusal))
         if refusals:
             raise refusals[0]
         return replies
 
-    def refresh(self, replicas: Sequence[Replica] | None = None) -> Replies:
-        """Has replicas, by default all, take up what was committed, and gives the state of each shard that has one."""
-        asked = [replica for replica in (self._all() if replicas is None else replicas) if replica.is_up]
-        calls = {replica.actor.refresh.remote(): replica for replica in asked}
-        replies = Replies()
+    def refresh(self) -> Replies:
+        """Has all replicas take up what was committed, and gives the state of each shard that has one.
+
+        Raises:
+            HowlError: why one cannot; searches go on in what it opened.
+        """
+        states, refusals = self._refreshed([replica for replica in self._all() if replica.is_up])
+        if refusals:
+            raise refusals[0][1]
+        missing = {shard: GONE for shard in range(self.shards.count) if shard not in states}
+        return Replies(states, missing)
+
+    def _refreshed(self, replicas: Sequence[Replica]) -> tuple[dict[int, Any], list[tuple[Replica, HowlError]]]:
+        """The states of what took up the last commit, by shard, and why others could not."""
+        calls = {replica.actor.refresh.remote(): replica for replica in replicas}
+        states: dict[int, Any] = {}
+        refusals: list[tuple[Replica, HowlError]] = []
         done, late = self._ray.wait(list(calls), num_returns=len(calls), timeout=self.timeout) if calls else ([], [])
         for call in late:
             self._lose(calls[call], LATE)
         for call in done:
             try:
-                replies.answers[calls[call].shard] = result(call)
-            except (HowlError, self._ray.exceptions.RayError) as error:
-                self._lose(calls[call], str(error) if isinstance(error, HowlError) else GONE)
-        for shard in range(self.shards.count):
-            if shard in replies.answers:
-                replies.missing.pop(shard, None)
-            else:
-                replies.missing.setdefault(shard, GONE)
-        return replies
+                states[calls[call].shard] = result(call)
+            except HowlError as error:
+                refusals.append((calls[call], error))
+            except self._ray.exceptions.RayError:
+                self._lose(calls[call], GONE)
+        return states, refusals
 
     def open(self) -> dict[int, Any]:
         """The states of all shards, when they have been opened.

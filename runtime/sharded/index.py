@@ -59,12 +59,12 @@ class ShardedIndex(AnyIndex):
         """Takes up what others have committed since.
 
         Raises:
-            ServiceError: a shard does not answer, and searches are to fail then.
+            ServiceError: no shard answers, or one does not and searches are to fail then.
+            HowlError: a shard cannot take it up; searches go on in what it opened.
         """
         replies = self._cluster.refresh()
         self._take(replies.answers)
-        if replies.missing and self._on_missing == "fail":
-            raise self._cluster.unavailable(replies.missing)
+        self._check_answered(replies)
 
     def search(
         self,
@@ -77,7 +77,7 @@ class ShardedIndex(AnyIndex):
         """The images most similar to a query, best first, and which shards did not answer: ``Index.search``.
 
         Raises:
-            ServiceError: a shard does not answer, and searches are to fail then.
+            ServiceError: no shard answers, or one does not and searches are to fail then.
             HowlError: as ``Index.search``.
         """
         top = whole_number_above_0("top", top)
@@ -88,8 +88,7 @@ class ShardedIndex(AnyIndex):
             "search",
             {shard: (query, top, None if chosen is None else chosen[shard], without.get(shard, [])) for shard in asked},
         )
-        if replies.missing and self._on_missing == "fail":
-            raise self._cluster.unavailable(replies.missing)
+        self._check_answered(replies)
         hits = {shard: list(map(Hit, ids, scores.tolist())) for shard, (ids, scores) in replies.answers.items()}
         return merged(hits, top, [self._shards.name(shard) for shard in sorted(replies.missing)])
 
@@ -232,6 +231,10 @@ class ShardedIndex(AnyIndex):
     def _take(self, states: Mapping[int, ShardState]) -> None:
         with self._lock:
             self._states = {**self._states, **states}
+
+    def _check_answered(self, replies: Replies) -> None:
+        if replies.missing and (self._on_missing == "fail" or not replies.answers):
+            raise self._cluster.unavailable(replies.missing)
 
     def _check_written(self, replies: Replies, outcome: str) -> None:
         if replies.missing:

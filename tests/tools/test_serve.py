@@ -6,7 +6,7 @@ import pytest
 
 pytest.importorskip("fastapi", reason="needs fastapi: pip install '.[serve]'")
 
-from runtime import Retriever
+from runtime import Retriever, UsageError
 from runtime.service.options import ServiceOptions
 from tools import serve
 
@@ -46,7 +46,7 @@ def test_options_reach_the_server(
 
 
 def test_who_starts_a_server_is_told_what_will_not_work(
-    retriever: Retriever, photos: list[str], tmp_path: Path
+    retriever: Retriever, photos: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     root = Path(photos[0]).parent
     assert serve.notes(retriever, ServiceOptions(photos=root)) == []
@@ -55,3 +55,16 @@ def test_who_starts_a_server_is_told_what_will_not_work(
     moved = Retriever(retriever.encoder.path, retriever.index_path, root=tmp_path, device="cpu")
     (line,) = serve.notes(moved, ServiceOptions(photos=tmp_path))
     assert line.startswith(f"warning: no photo at {tmp_path / 'photo0.png'}")
+    assert line.endswith("name that folder with --root")
+    monkeypatch.chdir(root)
+    (line,) = serve.notes(moved, ServiceOptions(photos=tmp_path))
+    assert line.endswith("add --root .")
+
+
+def test_a_file_is_no_place_for_an_index(engine: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("no index")
+    with (
+        Retriever(engine, tmp_path / "file", device="cpu") as retriever,
+        pytest.raises(UsageError, match="file: a file, and an index is a folder"),
+    ):
+        serve.notes(retriever, ServiceOptions())

@@ -69,7 +69,7 @@ def test_what_needs_an_ordinary_index_refuses_shards(tmp_path: Path, engine: Pat
         lambda: verify(tmp_path),
         lambda: Retriever(engine, tmp_path, device="cpu"),
     ):
-        with pytest.raises(UsageError, match=r"an index of 2 shards: .* --ray; .*shard-0, is an index of its own"):
+        with pytest.raises(UsageError, match=r"an index of 2 shards: with --ray, .*shard-0, is an index of its own"):
             refused()
 
 

@@ -16,7 +16,7 @@ from starlette.datastructures import Headers
 from runtime import Retriever, errors
 from runtime.service.guard import check_names, hostname
 from runtime.service.options import ServiceOptions, access, read_token
-from runtime.service.refusals import STATUSES, RefusedError, status_of
+from runtime.service.refusals import STATUSES, RefusedError, status_of, without_path
 
 from .servers import Lines
 
@@ -319,3 +319,26 @@ def test_a_token_that_all_can_read_is_refused(tmp_path: Path) -> None:
 def test_options_that_contradict_each_other(changes: dict[str, Any]) -> None:
     with pytest.raises(errors.HowlError):
         ServiceOptions(**changes)
+
+
+def test_a_bad_photo_of_a_form_is_told_by_its_place(client: TestClient, root: Path) -> None:
+    good = (root / "photo0.png").read_bytes()
+    response = client.post("/photos", files=[("photo", good), ("photo", b"no photo"), ("photo", good)])
+    assert response.status_code == 400
+    assert response.json()["detail"].startswith("photo 2 of 3: image of 8 bytes: not an image")
+    assert response.json()["detail"].endswith("nothing was added")
+
+
+@pytest.mark.parametrize("path", ["photos.index", "data/photos.index", "/data/photos.index"])
+def test_no_line_says_where_the_index_lies(path: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    whole = str(Path(path).absolute())
+    assert without_path(f"{path}: only: x is not in it", path) == "only: x is not in it"
+    assert without_path(f"{whole}: only: x is not in it", path) == "only: x is not in it"
+    assert without_path(f"no segment {whole}/a", path) == "no segment the index/a"
+
+
+def test_a_load_balancer_may_ask_without_a_body(client: TestClient) -> None:
+    for path in ("/", "/healthz", "/readyz"):
+        response = client.head(path)
+        assert (response.status_code, response.content) == (200, b"")

@@ -50,8 +50,9 @@ class LocalCluster(Cluster):
     def order(self, method: str, arguments: Mapping[int, Sequence[Any]], *, timeout: float | None = None) -> Replies:
         return self.ask(method, arguments)
 
-    def refresh(self, replicas: object = None) -> Replies:
-        return self.ask("refresh", dict.fromkeys(range(self.shards.count), ()))
+    def refresh(self) -> Replies:
+        up = [shard for shard in self._own if shard not in self.down]
+        return Replies({shard: self._own[shard].refresh() for shard in up}, dict.fromkeys(self.down, GONE))
 
     def open(self) -> dict[int, Any]:
         return {shard: own.refresh() for shard, own in self._own.items()}

@@ -189,6 +189,15 @@ def test_a_process_that_died_is_an_error_where_the_caller_wants_one(
         assert all("shard-1 of 3 shards" in line for line in errors)
 
 
+def test_a_moved_index_is_said_and_still_searched(connect: Callable, shards: Shards, many: Path) -> None:
+    photo = find_photos([many])[0]
+    with connect() as sharded:
+        expected = sharded.search(photo, TOP)
+        shards.path.rename(shards.path.with_name("moved"))
+        assert "moved or deleted since it was opened" in str(refusal(sharded.refresh))
+        assert sharded.search(photo, TOP) == expected
+
+
 def test_an_addition_is_found_by_all_replicas(connect: Callable, make_photo: Callable) -> None:
     with connect(replicas=3) as sharded:
         for number in range(4):

@@ -17,7 +17,7 @@ def test_answers_and_times(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(benchmark_shards, "Cluster", LocalCluster)
     workload = make_workload(tmp_path / "workload", Size(images=100, queries=2, words=200, seed=0), threads=1)
     whole, *others = measure(tmp_path, workload, 100, [1, 3])
-    assert [row["index"] for row in (whole, *others)] == ["without shards, this process", "1 shards", "3 shards"]
+    assert [row["index"] for row in (whole, *others)] == ["without shards, this process", "1 shard", "3 shards"]
     assert all(row["same answers"] == "2 of 2" for row in others)
     assert all(float(row["queries a second, 4 callers"]) > 0 for row in (whole, *others))
     assert float(others[1]["sent, kB a query"]) > 2 * float(others[0]["sent, kB a query"])

@@ -105,7 +105,7 @@ def test_where_a_new_index_can_be(tmp_path: Path, engine: Path, photos: list[str
         (["ENGINE", "PHOTOS", "--stats", "--ray"], "--stats: not with --ray"),
         (["--index", "x", "--remove", "y", "--ray"], "--remove: not with --ray"),
         (["ENGINE", "--ray"], "--ray: name the engine and the photos"),
-        (["--ray", "ENGINE", "PHOTOS", "--index", "x"], "this is an engine, not an address"),
+        (["--ray", "ENGINE", "PHOTOS", "--index", "x"], "needs host:port; without an address write --ray last"),
     ],
     ids=lambda value: value if isinstance(value, str) else " ".join(value),
 )
