@@ -140,6 +140,9 @@ def outcomes(ids: Sequence[str], kinds: Sequence[str], lines: Sequence[str]) -> 
 def each(writers: Sequence[Any], method: str, arguments: Mapping[int, Sequence[Any]]) -> dict[int, Any]:
     """What some shards' writers answer, by shard. Raises HowlError as they do."""
     calls = {shard: getattr(writers[shard], method).remote(*own) for shard, own in arguments.items()}
+    # All are waited for, also if one failed: who ends a writer at work has Ray say at length that it would try again.
+    if calls:
+        load_ray().wait(list(calls.values()), num_returns=len(calls))
     return {shard: result(call) for shard, call in calls.items()}
 
 
