@@ -340,7 +340,8 @@ class Retriever:
                 other settings (``runtime.rerank``).
             candidates: how many of them it looks at; None for its own number. The others follow as they are.
             progress: is called at the end of each stage, with its name: ``decode``, ``extract``, ``encode``,
-                ``search`` and, where there is one, ``rerank``. What it raises ends the search.
+                ``search`` and, where there is one, ``rerank``, which re-rankers that match photos also end for each.
+                What it raises ends the search.
 
         Raises:
             ImageError: the photo cannot be read.
@@ -364,9 +365,9 @@ class Retriever:
         hits = hits.above(least)
         progress("search")
         if order.reranker is not None:
-            hits = order.apply(
-                Query(photo, encoded, self.encoder.first_stage.settings, features), hits, index, self.root
-            )
+            advance = partial(progress, "rerank")
+            query = Query(photo, encoded, self.encoder.first_stage.settings, features, advance)
+            hits = order.apply(query, hits, index, self.root)
             progress("rerank")
         return hits.best(top)
 

@@ -32,7 +32,9 @@ class PhotoKeypoints:
         self._strongest = strongest
         self._of: Callable[[str, Path, Origin | None], Keypoints] = lru_cache(remembered)(self._read)
 
-    def of_answers(self, ids: Sequence[str], photos: Sequence[Path]) -> Iterator[tuple[int, Keypoints]]:
+    def of_answers(
+        self, ids: Sequence[str], photos: Sequence[Path], advance: Callable[[], object]
+    ) -> Iterator[tuple[int, Keypoints]]:
         """The place of every answer whose photo can be read or whose keypoints are kept, and these.
 
         Warns at the end if there are others.
@@ -40,12 +42,14 @@ class PhotoKeypoints:
         Args:
             ids: of the answers.
             photos: their files, which need not be there.
+            advance: is called before each; what it raises ends the work.
 
         Raises:
             MissingError: there are others only.
         """
         unreadable: list[str] = []
         for place, (id_, photo) in enumerate(zip(ids, photos, strict=True)):
+            advance()
             try:
                 found = self._of(id_, photo, Origin.of(photo))
             except ImageError as error:

@@ -63,7 +63,7 @@ class Dsm:
         """
         asked = self.detector.of_query(query.photo, query.features)
         inliers = np.full(len(candidates), -1, np.int64)
-        for place, found in self._photos.of_answers(candidates.ids, candidates.photos):
+        for place, found in self._photos.of_answers(candidates.ids, candidates.photos, query.advance):
             inliers[place] = agreeing_ellipses(asked, self.detector.of_image(found), self.tolerance)
         return Reranking(self.scores(candidates.scores, inliers), inliers)
 

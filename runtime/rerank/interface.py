@@ -1,6 +1,6 @@
 """The interface of every re-ranker: what it is given, and what it answers."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, runtime_checkable
@@ -24,12 +24,14 @@ class Query:
         settings: of the first stage, as it names them (``FirstStage.settings``).
         features: what the engine gave for it, with positions in pixels of the image that the engine took; None where
             they were not kept.
+        advance: is called before each candidate by re-rankers that take long for one; what it raises ends the work.
     """
 
     photo: PhotoInput
     encoded: Any
     settings: Mapping[str, Any]
     features: Features | None = None
+    advance: Callable[[], object] = lambda: None
 
 
 class Located(NamedTuple):

@@ -68,7 +68,7 @@ class LightGlue:
         """
         asked = self.matcher.detect(query.photo).strongest(self.keypoints)
         inliers, verified = np.full(len(candidates), -1, np.int64), np.zeros(len(candidates), bool)
-        for place, found in self._photos.of_answers(candidates.ids, candidates.photos):
+        for place, found in self._photos.of_answers(candidates.ids, candidates.photos, query.advance):
             agreed = agreement(asked, found, self.matcher.match(asked, found), self.tolerance)
             inliers[place] = agreed.count
             verified[place] = agreed.count >= self.least and agreed.share >= self.share

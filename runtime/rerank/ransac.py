@@ -75,7 +75,7 @@ class Ransac:
         """
         here, descriptors = self._features_of(query)
         inliers = np.full(len(candidates), -1, np.int64)
-        for place, found in self._photos.of_answers(candidates.ids, candidates.photos):
+        for place, found in self._photos.of_answers(candidates.ids, candidates.photos, query.advance):
             agreed = affine_agreement(
                 here,
                 self.detector.engine_pixels(found),

@@ -154,3 +154,18 @@ def test_features_that_another_engine_gave_are_refused(engine: Path, shots: list
 def test_values_that_matching_cannot_work_with_are_refused(wrong: dict[str, float]) -> None:
     with pytest.raises(UsageError, match=next(iter(wrong))):
         replace(Ransac(None), **wrong)  # type: ignore[arg-type]
+
+
+def test_a_search_can_be_ended_between_two_candidates(engine: Path, shots: list[str]) -> None:
+    stages: list[str] = []
+
+    def end(stage: str) -> None:
+        stages.append(stage)
+        if stages.count("rerank") == 2:
+            raise InterruptedError
+
+    with Retriever(engine) as retriever:
+        retriever.add(shots)
+        with pytest.raises(InterruptedError):
+            retriever.search(shots[0], rerank="ransac", progress=end)
+    assert stages == ["decode", "extract", "encode", "search", "rerank", "rerank"]
