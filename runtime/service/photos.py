@@ -134,9 +134,7 @@ class Photos:
     @staticmethod
     def name_for(photo: bytes) -> str:
         """A name that only this photo has. Raises ImageError if it is no image."""
-        kind = media_type(photo)
-        if kind is None:
-            raise ImageError(f"image of {len(photo)} bytes: not an image of a format that howl reads")
+        kind = kind_of(photo)
         return hashlib.sha256(photo).hexdigest()[:NAME_LETTERS] + SUFFIXES.get(kind, ".jpg")
 
     def forget(self, id_: str) -> Path | None:
@@ -154,11 +152,19 @@ class Photos:
         return index
 
 
+def kind_of(photo: bytes) -> str:
+    """The media type of a photo, by its first bytes. Raises ImageError if it is no image."""
+    kind = media_type(photo)
+    if kind is None:
+        raise ImageError(f"image of {len(photo)} bytes: not an image of a format that howl reads")
+    return kind
+
+
 def check_images(photos: Sequence[bytes]) -> None:
     """Raises ImageError, which tells which, if one of the photos of a form is no image."""
     for number, photo in enumerate(photos, 1):
         try:
-            Photos.name_for(photo)
+            kind_of(photo)
         except ImageError as error:
             which = f"photo {number} of {len(photos)}: " if len(photos) > 1 else ""
             raise ImageError(f"{which}{error}; nothing was added") from None
