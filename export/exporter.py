@@ -107,7 +107,7 @@ def export_checkpoint(options: ExportOptions, say: Say = print) -> Exported:
 
 
 def configured(checkpoint: Checkpoint, options: ExportOptions) -> Checkpoint:
-    """The checkpoint with image size, scales and features as the options say, and its network fitted to them.
+    """The checkpoint with its settings as the options say, and its network fitted to them.
 
     Raises:
         UsageError: the checkpoint's system or network does not take one of the options.
@@ -118,7 +118,7 @@ def configured(checkpoint: Checkpoint, options: ExportOptions) -> Checkpoint:
         check_activations(checkpoint.system)
     extraction = options.extraction(checkpoint.extraction)
     network = checkpoint.network.fitted_to(extraction, options.graph_nodes)
-    return replace(checkpoint, extraction=extraction, network=network)
+    return replace(checkpoint, extraction=extraction, network=network, asmk=options.search(checkpoint.asmk))
 
 
 def export_checked(

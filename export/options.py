@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import tyro
 
 from export.files import SCRIPT
+from runtime.asmk.kernel import AsmkParameters
 from runtime.bundle import EngineFiles, is_engine
 from runtime.errors import UsageError
 from runtime.io.cli import command_line
@@ -26,19 +27,21 @@ class Preset:
         scales: of the pyramid.
         features: K, local features of a photo; of no account to a system that has none.
         precision: of the backbone.
+        multiple_assignment: visual words that each descriptor of a query is assigned to; HOW has 5.
     """
 
     image_size: int
     scales: tuple[float, ...]
     features: int
     precision: str
+    multiple_assignment: int = 5
 
 
 # From HOW's own setting, and the most accurate one, down to a small part of their time (docs/presets.md). ``balanced``
 # is also what --learn and training on a folder take.
 PRESETS = {
     "how": Preset(1024, HOW_SCALES, 1000, "fp32"),
-    "best": Preset(720, PYRAMID, 2000, "fp32"),
+    "best": Preset(720, PYRAMID, 2000, "fp32", multiple_assignment=10),
     "balanced": Preset(720, PYRAMID, 1000, "fp32"),
     "fast": Preset(480, PYRAMID[:3], 1000, "int8"),
     "fastest": Preset(320, PYRAMID[:3], 500, "int8"),
@@ -58,7 +61,8 @@ class ExportOptions:
             of a backbone, such as efficientnet_lite0, with ImageNet weights.
         out: engine.plan or engine.onnx, or engine.pt2 to have a program of PyTorch's too; all files of the engine share
             its name.
-        preset: image size, scales, features and precision that go together; what is given as well is taken instead.
+        preset: image size, scales, features, precision and a query's words for each descriptor that go together; what
+            is given as well is taken instead.
         precision: of the backbone; int8 is for CPUs.
         image_size: longest side, to which larger photos are shrunk.
         scales: of the pyramid.
@@ -147,6 +151,12 @@ class ExportOptions:
             if value is not None and getattr(own, name) is not None:
                 chosen[name] = value
         return replace(own, **chosen, activations=own.activations or self.activations)
+
+    def search(self, own: AsmkParameters | None) -> AsmkParameters | None:
+        """How photos are compared: as the checkpoint has it, with the preset's multiple assignment."""
+        if own is None or self.preset is None:
+            return own
+        return replace(own, multiple_assignment=PRESETS[self.preset].multiple_assignment)
 
     def elsewhere(self, codebook: Path | None) -> "ExportOptions":
         """The same export on another machine, which needs the checkpoint and the codebook but no photos.

@@ -123,7 +123,7 @@ def forecast(
         validation=distractors * at_scale_1
         + 2 * int(validation.usable.sum()) * at_all_scales
         + pace * comparisons(distractors * local, MAX_WORDS),
-        words=(learned * at_scale_1 + pace * comparisons(learned * local, config.words)) if pace else 0.0,
+        words=(learned * at_all_scales + pace * comparisons(learned * local, config.words)) if pace else 0.0,
         validate_every=config.validate_every,
     )
 

@@ -88,14 +88,13 @@ def validate(
 def codebook_of(
     model: RetrievalModel, photos: LabelledPhotos, extraction: ExtractionConfig, *, count: int, words: int, seed: int
 ) -> Codebook:
-    """At most ``words`` visual words for a network: k-means on the descriptors of ``count`` photos at scale 1.
+    """At most ``words`` visual words: k-means on the descriptors of ``count`` photos, those of all levels.
 
     Raises:
         HowlError: no photo can be read.
     """
-    extractor = model.extractor(replace(extraction, scales=(1.0,)))
     chosen = sample(photos, count, seed)
-    features = list(extract_all(extractor, photos, chosen, "visual words"))
+    features = list(extract_all(model.extractor(extraction), photos, chosen, "visual words"))
     return learn_codebook(local_descriptors(features), words, seed=seed)
 
 

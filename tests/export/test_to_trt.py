@@ -12,7 +12,7 @@ import pytest
 from export import exporter, to_trt
 from export.exporter import configured, fingerprint_of
 from export.options import PRESETS, ExportOptions
-from runtime.asmk.kernel import AsmkKernel
+from runtime.asmk.kernel import AsmkKernel, AsmkParameters
 from runtime.bundle import EngineFiles, load_first_stage, load_manifest
 from runtime.engine import open_engine
 from runtime.errors import HowlError, UsageError
@@ -201,6 +201,13 @@ def test_a_preset_numbers_the_local_features_of_a_system_that_has_both(checkpoin
     loaded, fast = Checkpoint.load(checkpoint(system="delg")), PRESETS["fast"]
     extraction = configured(loaded, to_trt.parse(["ckpt.pt", "--preset", "fast"])).extraction
     assert extraction == ExtractionConfig(fast.image_size, fast.scales, fast.features)
+
+
+def test_a_preset_says_how_many_words_a_query_s_descriptors_have(checkpoint: Write) -> None:
+    loaded, asked = Checkpoint.load(checkpoint()), to_trt.parse(["ckpt.pt", "--preset", "best"])
+    assert configured(loaded, asked).asmk == AsmkParameters(multiple_assignment=PRESETS["best"].multiple_assignment)
+    assert configured(loaded, to_trt.parse(["ckpt.pt"])).asmk == loaded.asmk
+    assert asked.search(None) is None
 
 
 def test_a_preset_leaves_a_global_system_without_features(checkpoint: Write) -> None:

@@ -22,6 +22,7 @@ from runtime.errors import HowlError, ImageError
 from runtime.features import Features, LocalFeatures
 from runtime.io.image import Image
 from train import trainer as training_module
+from train import validation as validation_module
 from train.checkpoint import Checkpoint
 from train.config import TrainingConfig
 from train.data import LabelledPhotos, Truth
@@ -31,6 +32,7 @@ from train.distributed import ProcessGroup
 from train.learner import build_optimiser
 from train.losses import average_precision_loss
 from train.models.base import ExtractionConfig, RetrievalModel
+from train.models.extractor import extract
 from train.models.gem import GemConfig, GemNetwork
 from train.models.how import HowConfig, HowNetwork
 from train.run import main
@@ -276,6 +278,19 @@ def test_the_best_epoch_is_kept(
     np.testing.assert_array_equal(kept.codebook.centroids, words.centroids)
     assert equal(kept.training["weights"], weights[3])  # where the next epoch would begin
     assert len({float(state["backbone.conv1.weight"].sum()) for state in weights.values()}) == len(weights)
+
+
+def test_words_are_learned_from_what_an_index_holds(
+    begin: Callable, config: TrainingConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The descriptors of all levels."""
+    training, extraction = begin(config), replace(EXTRACTION, scales=(1.0, 0.5))
+    monkeypatch.setattr(validation_module, "learn_codebook", lambda descriptors, words, seed: descriptors)
+    learned_from = codebook_of(training.model, training.photos, extraction, count=1, words=8, seed=0)
+    extractor, photos = training.model.extractor(extraction), training.photos
+    each = [extract(extractor, photos.load(number)).need_local() for number in range(len(photos))]
+    (same,) = (features for features in each if np.array_equal(features.descriptors, learned_from))
+    assert set(same.positions[:, 2].round(2)) == {1.0, 0.5}
 
 
 def resumed(begin: Callable, config: TrainingConfig, path: Path) -> Training:

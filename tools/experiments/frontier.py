@@ -48,7 +48,7 @@ class Point:
 
     Attributes:
         network: a checkpoint, or the name of a backbone to learn whitening and words for.
-        preset: image size, scales, features and precision.
+        preset: its settings.
     """
 
     network: str
@@ -56,7 +56,8 @@ class Point:
 
     def __str__(self) -> str:
         each = self.preset
-        return f"{Path(self.network).stem}-{each.image_size}-{len(each.scales)}-{each.features}-{each.precision}"
+        settings = each.image_size, len(each.scales), each.features, each.precision, each.multiple_assignment
+        return "-".join(map(str, (Path(self.network).stem, *settings)))
 
     @property
     def preset_name(self) -> str:
@@ -186,6 +187,7 @@ def export_point(point: Point, setting: Setting, out: Path) -> Path:
     options = ExportOptions(
         Path(point.network),
         out / f"{point}.onnx",
+        preset=point.preset_name or None,
         image_size=point.preset.image_size,
         scales=point.preset.scales,
         features=point.preset.features,
