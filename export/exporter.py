@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -10,7 +9,7 @@ from itertools import islice
 from pathlib import Path
 
 from export.codebook import codebook_for
-from export.files import check_unicode_name, orphaned_index
+from export.files import check_unicode_name, draft_of, orphaned_index, publish
 from export.learning import learn, open_checkpoint
 from export.options import ExportOptions
 from export.parity import TOLERANCES, check_parity, raise_if_unequal, sizes_to_check
@@ -141,9 +140,7 @@ def export_checked(
         calibration: photos that int8 takes its ranges from.
         say: is told what happens.
     """
-    files.onnx.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=files.onnx.parent, prefix=".export-") as folder:
-        draft = EngineFiles.of(Path(folder) / files.onnx.name)
+    with draft_of(files) as draft:
         fingerprint, model = fingerprint_of(checkpoint), checkpoint.build_model()
         if (line := orphaned_index(files, fingerprint)) is not None:
             say(line)
@@ -155,10 +152,6 @@ def export_checked(
             say(f"measuring the ranges of int8 on {len(calibration)} photos ...")
             quantise_backbone(draft.onnx, draft.onnx, model.backbone.float_layers, calibration)
         prove(checkpoint, precision, draft.onnx, photos, say)
-        written = [draft.onnx]
-        if checkpoint.codebook is not None:
-            checkpoint.codebook.save(draft.codebook)
-            written.append(draft.codebook)
         manifest = Manifest(
             fingerprint=fingerprint,
             system=checkpoint.system,
@@ -171,12 +164,8 @@ def export_checked(
             network=asdict(checkpoint.network),
             precision=precision,
             activations=checkpoint.extraction.activations,
-            checksums={file.name: file_checksum(file) for file in written},
         )
-        manifest.save(draft.manifest)
-        for file in (*written, draft.manifest):
-            file.replace(files.onnx.parent / file.name)
-    return manifest
+        return publish(draft, files, manifest, checkpoint.codebook)
 
 
 def add_plan(checkpoint: Checkpoint, precision: str, files: EngineFiles, photos: Sequence[Image], say: Say) -> Manifest:
@@ -218,8 +207,7 @@ def add_program(
         HowlError: it differs from PyTorch's network; then there is none.
     """
     extractor = fold(checkpoint.build_model(), precision).extractor(checkpoint.extraction).eval()
-    with tempfile.TemporaryDirectory(dir=files.onnx.parent, prefix=".export-") as folder:
-        draft = EngineFiles.of(Path(folder) / files.onnx.name)
+    with draft_of(files) as draft:
         least = export_program(extractor, draft.program)
         prove(checkpoint, precision, draft.program, photos, say, least)
         draft.program.replace(files.program)

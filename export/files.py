@@ -1,9 +1,13 @@
-"""What every export shares: the name of its command, and what it checks before it writes an engine's files."""
+"""What every export shares: the name of its command, what it checks first, and how its files come to their place."""
 
-from contextlib import closing
+import tempfile
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import replace
 from pathlib import Path
 
-from runtime.bundle import EngineFiles
+from runtime.asmk.codebook import Codebook
+from runtime.bundle import EngineFiles, Manifest, file_checksum
 from runtime.errors import HowlError, UsageError
 from runtime.index import Index
 from runtime.index.ids import is_unicode
@@ -36,3 +40,28 @@ def orphaned_index(files: EngineFiles, fingerprint: str) -> str | None:
         f"{files.index}: its photos are indexed with the engine that is replaced here, and the new one will refuse it: "
         f"index them again, or export to another --out; exporting the earlier checkpoint again leads back"
     )
+
+
+@contextmanager
+def draft_of(files: EngineFiles) -> Iterator[EngineFiles]:
+    """Where the files of an engine are made and proven first: a failure leaves what was there before."""
+    files.onnx.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=files.onnx.parent, prefix=".export-") as folder:
+        yield EngineFiles.of(Path(folder) / files.onnx.name)
+
+
+def publish(draft: EngineFiles, files: EngineFiles, manifest: Manifest, codebook: Codebook | None) -> Manifest:
+    """Writes codebook and manifest beside the draft's graph, and moves all of them to their place.
+
+    Returns:
+        the manifest, with the checksums of the files.
+    """
+    written = [draft.onnx]
+    if codebook is not None:
+        codebook.save(draft.codebook)
+        written.append(draft.codebook)
+    manifest = replace(manifest, checksums={file.name: file_checksum(file) for file in written})
+    manifest.save(draft.manifest)
+    for file in (*written, draft.manifest):
+        file.replace(files.onnx.parent / file.name)
+    return manifest

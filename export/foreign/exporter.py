@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import islice
@@ -11,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from export.files import check_unicode_name, orphaned_index
+from export.files import check_unicode_name, draft_of, orphaned_index, publish
 from export.foreign.graph import Whitening, write_engine
 from export.foreign.learning import learn_from_folder, readable
 from export.foreign.network import Network, decided_size, open_network, run_or_say
@@ -30,7 +29,7 @@ from export.parity import TOLERANCES, check_parity, raise_if_unequal, sizes_to_c
 from runtime.asmk.codebook import Codebook
 from runtime.asmk.kernel import AsmkParameters
 from runtime.asmk_method.pickles import load_any_codebook
-from runtime.bundle import EngineFiles, Manifest, file_checksum
+from runtime.bundle import EngineFiles, Manifest
 from runtime.engine import open_engine
 from runtime.errors import ImageError, IncompatibleError, MissingError, UsageError
 from runtime.first_stage import ASMK, VECTORS
@@ -121,16 +120,14 @@ def export_foreign(options: ForeignOptions, say: Say = print) -> Manifest:
     described = Described(network, preprocessing, outputs, image_size, features)
     say(f"{network.path}: {preprocessing}; photos larger than {image_size} pixels are shrunk first")
     say(describe_outputs(outputs))
-    files.onnx.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=files.onnx.parent, prefix=".export-") as folder:
-        draft = EngineFiles.of(Path(folder) / files.onnx.name)
+    with draft_of(files) as draft:
         if options.local:
             described = add_words(described, options, draft, say)
         if (line := orphaned_index(files, described.fingerprint)) is not None:
             say(line)
         write(described, draft.onnx)
         prove(described, draft.onnx, photos, options.threads, say)
-        manifest = save(described, draft, files)
+        manifest = publish(draft, files, manifest_of(described), described.codebook)
     beside = f"{files.manifest} and {files.codebook}" if described.codebook else f"{files.manifest}"
     say(f"{files.onnx}: {files.onnx.stat().st_size / 1e6:.1f} MB, with {beside}")
     return manifest
@@ -247,13 +244,9 @@ def prove(described: Described, engine: Path, photos: Sequence[Image], threads: 
     raise_if_unequal(differences, tolerance, engine.name, f"{described.network.path} by itself")
 
 
-def save(described: Described, draft: EngineFiles, files: EngineFiles) -> Manifest:
-    """Writes codebook and manifest beside the draft of the engine, and moves all of them to their place."""
-    written = [draft.onnx]
-    if described.codebook is not None:
-        described.codebook.save(draft.codebook)
-        written.append(draft.codebook)
-    manifest = Manifest(
+def manifest_of(described: Described) -> Manifest:
+    """What howl knows about the engine, but for the checksums of its files."""
+    return Manifest(
         fingerprint=described.fingerprint,
         system=SYSTEM,
         method=VECTORS if described.codebook is None else ASMK,
@@ -264,9 +257,4 @@ def save(described: Described, draft: EngineFiles, files: EngineFiles) -> Manife
         asmk=None if described.codebook is None else AsmkParameters(),
         network=described.record,
         precision=described.precision,
-        checksums={file.name: file_checksum(file) for file in written},
     )
-    manifest.save(draft.manifest)
-    for file in (*written, draft.manifest):
-        file.replace(files.onnx.parent / file.name)
-    return manifest

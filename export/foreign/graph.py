@@ -4,7 +4,7 @@ Only operators are added whose form is the same from opset 11 on, so that the th
 and is computed as it was made.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,19 +12,19 @@ from typing import Any
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import AttributeProto, TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper, numpy_helper
 
 from export.foreign.network import MAX_BYTES, Network, load_graph
 from export.foreign.options import JUST_ABOVE, Preprocessing
 from export.foreign.outputs import Outputs
+from export.onnx_graph import MIN_IR, Nodes, rename_values
 from runtime.engine.schema import IMAGE
 from runtime.errors import IncompatibleError
 from runtime.io.image import MIN_SIDE
 
-THEIRS, OURS = "network/", "howl/"
+THEIRS = "network/"
 MEAN, MATRIX = "howl/whitening.mean", "howl/whitening.matrix"
 LEAST = 1e-12  # of a norm that is divided by
-MIN_IR = 8  # in which initialisers are no inputs
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ def write_engine(
     model = onnx.ModelProto()
     model.CopyFrom(network.model)
     rename_values(model.graph, THEIRS)
-    nodes = _Nodes()
+    nodes = Nodes()
     ratio = _add_preprocessing(nodes, network, preprocessing)
     before = list(nodes.made)
     nodes.made.clear()
@@ -99,74 +99,7 @@ def write_engine(
     onnx.save(model, path)
 
 
-def rename_values(graph: Any, prefix: str) -> None:
-    """Puts a prefix before the name of every value in a graph and in the graphs inside its nodes."""
-    for part in _all_graphs(graph):
-        named = (*part.input, *part.output, *part.value_info, *part.initializer)
-        for each in (*named, *(tensor.values for tensor in part.sparse_initializer)):
-            each.name = prefix + each.name
-        for note in part.quantization_annotation:
-            note.tensor_name = prefix + note.tensor_name
-            for entry in note.quant_parameter_tensor_names:
-                entry.value = prefix + entry.value
-        for node in part.node:
-            for names in (node.input, node.output):
-                names[:] = [name and prefix + name for name in names]  # an input that is left out has no name
-
-
-def _all_graphs(graph: Any) -> Iterator[Any]:
-    yield graph
-    for node in graph.node:
-        for attribute in node.attribute:
-            inner = [attribute.g] if attribute.type == AttributeProto.GRAPH else attribute.graphs
-            for each in inner:
-                yield from _all_graphs(each)
-
-
-class _Nodes:
-    """Nodes and constants that are added to a graph, in order.
-
-    Attributes:
-        made: the nodes.
-        constants: initialisers.
-    """
-
-    def __init__(self) -> None:
-        self.made: list[Any] = []
-        self.constants: list[Any] = []
-        self._number = 0
-
-    def add(self, operator: str, *inputs: str, output: str | None = None, **attributes: Any) -> str:
-        """A node of one output, whose name is returned."""
-        name = output or self._new_name()
-        self.made.append(helper.make_node(operator, inputs, [name], name=OURS + name.removeprefix(OURS), **attributes))
-        return name
-
-    def best(self, values: str, number: int) -> tuple[str, str]:
-        """The largest of a list, largest first, and where they are."""
-        names = [self._new_name(), self._new_name()]
-        k = self.whole([number])
-        self.made.append(helper.make_node("TopK", [values, k], names, name=names[0], axis=0, largest=1, sorted=1))
-        return names[0], names[1]
-
-    def constant(self, values: Any, dtype: Any = np.float32, name: str | None = None) -> str:
-        name = name or self._new_name()
-        self.constants.append(numpy_helper.from_array(np.asarray(values, dtype), name))
-        return name
-
-    def whole(self, values: Any) -> str:
-        return self.constant(values, np.int64)
-
-    def filled(self, shape: str, value: float) -> str:
-        """Float32 of a shape, all of one value."""
-        return self.add("ConstantOfShape", shape, value=helper.make_tensor("value", TensorProto.FLOAT, [1], [value]))
-
-    def _new_name(self) -> str:
-        self._number += 1
-        return f"{OURS}{self._number}"
-
-
-def _add_preprocessing(nodes: _Nodes, network: Network, how: Preprocessing) -> str | None:
+def _add_preprocessing(nodes: Nodes, network: Network, how: Preprocessing) -> str | None:
     """From ``image`` to the network's input.
 
     Returns:
@@ -202,7 +135,7 @@ def _add_preprocessing(nodes: _Nodes, network: Network, how: Preprocessing) -> s
     return ratio
 
 
-def _sizes(nodes: _Nodes, sides: list[str], how: Preprocessing) -> list[str] | None:
+def _sizes(nodes: Nodes, sides: list[str], how: Preprocessing) -> list[str] | None:
     """Height and width of the network's input, int64 [1] each; None if it has the image's own."""
     if how.input is not None:
         return [nodes.whole([side]) for side in how.input]
@@ -217,7 +150,7 @@ def _sizes(nodes: _Nodes, sides: list[str], how: Preprocessing) -> list[str] | N
     return sizes
 
 
-def _weights(nodes: _Nodes, full: str, part: str, ratio: str) -> str:
+def _weights(nodes: Nodes, full: str, part: str, ratio: str) -> str:
     """What each pixel of a side counts in each of a resized one: a triangle as wide as two new pixels, or old ones.
 
     The bilinear interpolation of PIL, and of PyTorch with ``antialias``. As a product of matrices, because TensorRT's
@@ -235,7 +168,7 @@ def _weights(nodes: _Nodes, full: str, part: str, ratio: str) -> str:
     return nodes.add("Div", weights, nodes.add("MatMul", weights, column))
 
 
-def _resized(nodes: _Nodes, planes: str, sides: list[str], sizes: list[str]) -> str:
+def _resized(nodes: Nodes, planes: str, sides: list[str], sizes: list[str]) -> str:
     """Between the four nearest pixels, [3, h, w]."""
     lead, nothing = nodes.whole([1, 3]), nodes.constant([])
     image = nodes.add("Reshape", planes, nodes.add("Concat", lead, *sides, axis=0))
@@ -243,7 +176,7 @@ def _resized(nodes: _Nodes, planes: str, sides: list[str], sizes: list[str]) -> 
     return nodes.add("Reshape", resized, nodes.add("Concat", nodes.whole([3]), *sizes, axis=0))
 
 
-def _add_global(nodes: _Nodes, outputs: Outputs) -> list[Any]:
+def _add_global(nodes: Nodes, outputs: Outputs) -> list[Any]:
     vector = nodes.add("Cast", THEIRS + outputs.descriptors, to=TensorProto.FLOAT)
     vector = nodes.add("Reshape", vector, nodes.whole([-1]))
     norm = nodes.add("Max", nodes.add("ReduceL2", vector, keepdims=1), nodes.constant([LEAST]))
@@ -252,7 +185,7 @@ def _add_global(nodes: _Nodes, outputs: Outputs) -> list[Any]:
 
 
 def _add_local(
-    nodes: _Nodes, outputs: Outputs, features: int, ratio: str | None, whitening: Whitening | None
+    nodes: Nodes, outputs: Outputs, features: int, ratio: str | None, whitening: Whitening | None
 ) -> list[Any]:
     """The ``features`` rows of the best scores; those of a score above 0 are valid."""
     D = outputs.dimensions
