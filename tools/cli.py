@@ -24,6 +24,7 @@ COMMANDS = {
     "init": Command("tools.init", "make an engine and an index of a folder of photos, without labels or training"),
     "train": Command("train.run", "train a network on photos"),
     "export": Command("export.to_trt", "make an engine of a checkpoint, and prove it"),
+    "join": Command("export.to_joined", "make one engine of several, which has the features of all"),
     "matcher": Command("export.to_matcher", "make a matcher of keypoints, for --rerank lightglue and poses"),
     "index": Command("tools.index", "make and keep an index of photos"),
     "search": Command("tools.search", "search an index with a photo"),
