@@ -100,8 +100,8 @@ def learn_from_scenes(checkpoint: Checkpoint, scenes: int, say: Callable[[str], 
     return codebook
 
 
-def learn_words(checkpoint: Checkpoint, photos: LabelledPhotos, max_photos: int) -> Codebook:
-    """At most ``MAX_WORDS`` words of at most so many photos."""
+def learn_words(checkpoint: Checkpoint, photos: LabelledPhotos, max_photos: int, words: int = MAX_WORDS) -> Codebook:
+    """At most ``words`` words of at most so many photos."""
     return codebook_of(
-        checkpoint.build_model(), photos, checkpoint.extraction, count=max_photos, words=MAX_WORDS, seed=SEED
+        checkpoint.build_model(), photos, checkpoint.extraction, count=max_photos, words=words, seed=SEED
     )

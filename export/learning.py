@@ -10,7 +10,8 @@ from pathlib import Path
 
 import torch
 
-from export.codebook import MAX_WORDS, SEED, learn_words
+from export.codebook import SEED, learn_words
+from export.files import LEARNED_PHOTOS, LEARNED_WORDS
 from runtime.asmk.kernel import AsmkParameters
 from runtime.errors import DataError, UsageError
 from runtime.io.finding import find_photos
@@ -25,7 +26,7 @@ from train.models.how import HowConfig, HowNetwork
 from train.weights.init import init_weights
 
 MIN_PHOTOS = 20  # of fewer, whitening knows no more than what they happen to show
-LEARNED_PHOTOS = FOLDER_SCALE.codebook_photos  # that are learned from, at most: minutes of a CPU
+WHITENED_PHOTOS = 400  # that whitening is learned from, at most; of more, it is no better
 
 
 def untrained(backbone: str, init: str = "imagenet") -> Checkpoint:
@@ -58,7 +59,9 @@ def learn(checkpoint: Checkpoint, folder: Path, say: Callable[[str], None] = pri
     """
     photos = folder_photos(folder, {"": find_photos([folder])}, checkpoint.extraction.image_size)
     require(len(photos), folder, f"there are {len(photos)} photos")
-    used = min(LEARNED_PHOTOS, len(photos))
+    searches_by_words = checkpoint.asmk is not None
+    used = min(LEARNED_PHOTOS if searches_by_words else WHITENED_PHOTOS, len(photos))
+    whitened = min(WHITENED_PHOTOS, used)
     say(f"learning from {used} of {len(photos)} photos in {folder} ...")
     model = checkpoint.build_model()
     alone = ProcessGroup(0, 1, torch.device("cpu"))
@@ -68,14 +71,15 @@ def learn(checkpoint: Checkpoint, folder: Path, say: Callable[[str], None] = pri
         photos,
         alone,
         kind=kind,
-        count=LEARNED_PHOTOS,
+        count=WHITENED_PHOTOS,
         features=FOLDER_SCALE.whitening_features,
         seed=SEED,
     )
-    readable = used - len(photos.unreadable)
-    if photos.unreadable:
-        say(describe_unreadable(photos.unreadable))
-    require(readable, folder, f"of {used} photos {readable} can be read")
+    unreadable = dict(photos.unreadable)
+    readable = whitened - len(unreadable)
+    if unreadable:
+        say(describe_unreadable(unreadable))
+    require(readable, folder, f"of {whitened} photos {readable} can be read")
     if data.directions < model.whitening.projection.out_channels:
         raise DataError(
             f"{folder}: the photos differ in {data.directions} directions only, a descriptor has "
@@ -90,11 +94,13 @@ def learn(checkpoint: Checkpoint, folder: Path, say: Callable[[str], None] = pri
             f"{data.longest_side} would give the same"
         )
     learned = replace(checkpoint, weights=model.state_dict(), codebook=None)
-    if checkpoint.asmk is not None:
-        learned = replace(learned, codebook=learn_words(learned, photos, LEARNED_PHOTOS))
+    if searches_by_words:
+        learned = replace(learned, codebook=learn_words(learned, photos, LEARNED_PHOTOS, LEARNED_WORDS))
+        if more := {path: why for path, why in photos.unreadable.items() if path not in unreadable}:
+            say(describe_unreadable(more))
         words = len(learned.codebook or ())
-        fewer = "; more photos give more words" if words < MAX_WORDS and used < LEARNED_PHOTOS else ""
-        say(f"whitening and {words} visual words, learned from {readable} photos{fewer}")
+        fewer = "; more photos give more words" if words < LEARNED_WORDS and used < LEARNED_PHOTOS else ""
+        say(f"whitening and {words} visual words, learned from {used - len(photos.unreadable)} photos{fewer}")
     return learned
 
 

@@ -274,6 +274,7 @@ class Scale:
         whitening_photos: likewise.
         whitening_features: likewise.
         codebook_photos: likewise.
+        words: likewise.
     """
 
     extraction: ExtractionConfig
@@ -288,6 +289,7 @@ class Scale:
     whitening_photos: int = 5_000
     whitening_features: int = 1000
     codebook_photos: int = 20_000
+    words: int = 65_536
 
 
 SCALES = {
@@ -313,7 +315,8 @@ FOLDER_SCALE = Scale(
     whitening="views",
     whitening_photos=200,  # of which whitening from views is learned as well as of 400, and it is learned every epoch
     whitening_features=300,
-    codebook_photos=400,
+    codebook_photos=1000,
+    words=8192,  # of few photos, more of them gain nothing
 )
 # What was found on local features need not hold for global ones.
 GLOBAL_FOLDER_SCALE = Scale(
@@ -360,5 +363,6 @@ def options_for(
         whitening_photos=scale.whitening_photos,
         whitening_features=scale.whitening_features,
         codebook_photos=scale.codebook_photos,
+        words=scale.words,
     )
     return TrainOptions(system, network, training, extraction)

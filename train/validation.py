@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from runtime.asmk.codebook import Codebook, learn_codebook
+from runtime.asmk.codebook import Codebook, few_of_each, learn_codebook
 from runtime.asmk.kernel import AsmkParameters
 from runtime.errors import DataError, ImageError
 from runtime.features import Features
@@ -71,7 +71,7 @@ def validate(
     distractors = list(extract_all(at_one_scale, training, drawn, "validation: distractors"))
     codebook = None
     if model.method == ASMK:
-        codebook = learn_codebook(local_descriptors(distractors), MAX_WORDS, seed=config.seed)
+        codebook = words_of(distractors, len(distractors), MAX_WORDS, config.seed)
     database: dict[int, Features] = {}
     queries: list[tuple[int, Features]] = []
     wanted = set(validation.queries().tolist())
@@ -94,15 +94,17 @@ def codebook_of(
         HowlError: no photo can be read.
     """
     chosen = sample(photos, count, seed)
-    features = list(extract_all(model.extractor(extraction), photos, chosen, "visual words"))
-    return learn_codebook(local_descriptors(features), words, seed=seed)
+    features = extract_all(model.extractor(extraction), photos, chosen, "visual words")
+    return words_of(features, len(chosen), words, seed)
 
 
-def local_descriptors(features: Sequence[Features]) -> NDArray[np.float32]:
-    """Of several photos, [n, D]. Raises ImageError if there is no photo."""
-    if not features:
+def words_of(features: Iterable[Features], number: int, words: int, seed: int) -> Codebook:
+    """At most ``words`` visual words of at most ``number`` photos. Raises ImageError if there is no photo."""
+    descriptors = (of_photo.need_local().descriptors for of_photo in features)
+    kept = few_of_each(descriptors, number, words, seed=seed)
+    if not kept:
         raise ImageError("no readable photo to learn a codebook from")
-    return np.concatenate([of_photo.need_local().descriptors for of_photo in features])
+    return learn_codebook(np.concatenate(kept), words, seed=seed)
 
 
 def extract_all(

@@ -19,7 +19,6 @@ from export.foreign.options import (
     IMAGENET_MEAN,
     IMAGENET_STD,
     LARGEST_PHOTO,
-    LEARNED_PHOTOS,
     ForeignOptions,
     Preprocessing,
 )
@@ -197,9 +196,7 @@ def add_words(described: Described, options: ForeignOptions, draft: EngineFiles,
     write(described, draft.onnx)
     engine = open_engine(draft.onnx, "cpu", options.threads)
     folder = options.learn or Path()
-    whitening, codebook = learn_from_folder(
-        engine, folder, described.image_size, LEARNED_PHOTOS, whiten=options.whiten, say=say
-    )
+    whitening, codebook = learn_from_folder(engine, folder, described.image_size, whiten=options.whiten, say=say)
     return replace(described, whitening=whitening, codebook=codebook)
 
 

@@ -7,21 +7,21 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from export.files import LEARNED_PHOTOS, LEARNED_WORDS
 from export.foreign.graph import Whitening
-from runtime.asmk.codebook import Codebook, learn_codebook
+from runtime.asmk.codebook import Codebook, few_of_each, learn_codebook
 from runtime.engine import Engine
 from runtime.errors import DataError, ImageError
 from runtime.io.finding import find_photos
 from runtime.io.image import Image, describe_unreadable, load_rgb
 from runtime.io.prefetch import prefetch_map
 
-MAX_WORDS = 65_536  # HOW's number; there are 32 descriptors a word at least, so that fewer photos give fewer words
 MIN_PHOTOS = 20  # of fewer, words know no more than what they happen to show
 SEED = 0
 
 
 def learn_from_folder(
-    engine: Engine, folder: Path, image_size: int, max_photos: int, *, whiten: bool, say: Callable[[str], None] = print
+    engine: Engine, folder: Path, image_size: int, *, whiten: bool, say: Callable[[str], None] = print
 ) -> tuple[Whitening | None, Codebook]:
     """Whitening, if it is asked for, and visual words of a folder's photos.
 
@@ -29,7 +29,6 @@ def learn_from_folder(
         engine: that gives the descriptors as the network does.
         folder: of photos, flat or nested.
         image_size: longest side, in pixels, to which larger photos are shrunk.
-        max_photos: that are learned from, at most.
         whiten: learn whitening, too.
         say: is told what was learned, from what.
 
@@ -38,10 +37,12 @@ def learn_from_folder(
         HowlError: there is no such folder.
     """
     found = find_photos([folder])
-    chosen = [found[number] for number in np.random.default_rng(SEED).permutation(len(found))[:max_photos]]
+    chosen = [found[number] for number in np.random.default_rng(SEED).permutation(len(found))[:LEARNED_PHOTOS]]
     say(f"learning from {len(chosen)} of {len(found)} photos in {folder} ...")
     unreadable: dict[str, str] = {}
-    kept = [engine.extract(image).need_local().descriptors for image in readable(chosen, image_size, unreadable)]
+    images = readable(chosen, image_size, unreadable)
+    each = (engine.extract(image).need_local().descriptors for image in images)
+    kept = few_of_each(each, len(chosen), LEARNED_WORDS, seed=SEED)
     if unreadable:
         say(describe_unreadable(unreadable))
     if len(kept) < MIN_PHOTOS:
@@ -49,12 +50,11 @@ def learn_from_folder(
             f"{folder}: {len(kept)} photos can be read, and at least {MIN_PHOTOS} are needed to learn from; name "
             "another folder for --learn"
         )
-    descriptors = np.concatenate(kept)
-    whitening = None
+    descriptors, whitening = np.concatenate(kept), None
     if whiten:
         whitening = pca_whitening(descriptors, folder)
         descriptors = whitening(descriptors)
-    codebook = learn_codebook(descriptors, MAX_WORDS, seed=SEED)
+    codebook = learn_codebook(descriptors, LEARNED_WORDS, seed=SEED)
     say(f"{'whitening and ' if whiten else ''}{len(codebook)} visual words, learned from {len(kept)} photos")
     return whitening, codebook
 

@@ -16,7 +16,6 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 LARGEST_PHOTO = 1024  # longest side, in pixels, that hloc gives such networks
 FEATURES, MAX_FEATURES = 1000, 100_000  # of a photo
 JUST_ABOVE = 0.01  # of a byte, added before rounding: halves are common, and floats would round them either way
-LEARNED_PHOTOS = 400  # of a folder: minutes of a CPU
 
 
 def _shown_as(metavar: str, default: str) -> Any:

@@ -1,5 +1,6 @@
 """The codebook: visual words, learned by k-means, and the assignment of descriptors to them."""
 
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -106,6 +107,21 @@ class Codebook:
         if not centroids.size or not np.isfinite(centroids).all():
             raise DamagedError(f"{path}: a codebook has words, and all of them are numbers; export or import it again")
         return cls(centroids)
+
+
+def few_of_each(
+    photos: Iterable[NDArray[np.float32]], number: int, words: int, *, seed: int
+) -> list[NDArray[np.float32]]:
+    """As many descriptors as ``learn_codebook`` takes for so many words: few of each photo, rather than all of some.
+
+    Args:
+        photos: the descriptors of each, float32 [n, D].
+        number: of photos, at most.
+        words: that are to be learned, at most.
+        seed: of the draw.
+    """
+    random, few = np.random.default_rng(seed), max(1, words * KMEANS_SAMPLE // max(1, number))
+    return [photo[random.permutation(len(photo))[:few]] for photo in photos]
 
 
 def learn_codebook(descriptors: NDArray[np.float32], words: int, *, seed: int) -> Codebook:

@@ -7,7 +7,7 @@ import pytest
 from numpy.typing import NDArray
 
 from runtime.asmk.assignment import ROW_BATCH
-from runtime.asmk.codebook import Codebook, kmeans, learn_codebook
+from runtime.asmk.codebook import KMEANS_SAMPLE, Codebook, few_of_each, kmeans, learn_codebook
 from runtime.errors import HowlError
 
 
@@ -176,3 +176,11 @@ def test_a_header_that_claims_more_than_the_file_holds_takes_no_memory(tmp_path:
     (tmp_path / "words.npy").write_bytes(claims)
     with pytest.raises(HowlError, match="not a codebook"):
         Codebook.load(tmp_path / "words.npy")
+
+
+def test_few_of_each_are_as_many_as_the_words_need_and_from_every_photo() -> None:
+    photos = [np.full((size, 4), number, np.float32) for number, size in enumerate((3, 500, 2000))]
+    kept = few_of_each(iter(photos), 3, words=6, seed=0)
+    assert [len(each) for each in kept] == [3, 2 * KMEANS_SAMPLE, 2 * KMEANS_SAMPLE]
+    assert [float(each.mean()) for each in kept] == [0, 1, 2]
+    assert not few_of_each([], 0, words=6, seed=0)
