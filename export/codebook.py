@@ -6,7 +6,7 @@ HOW publishes networks without words, and any network's words can be learned fro
 from collections.abc import Callable
 from pathlib import Path
 
-from export.options import CODEBOOK_PHOTOS
+from export.files import LEARNED_PHOTOS, LEARNED_WORDS
 from runtime.asmk.codebook import Codebook
 from runtime.asmk_method.pickles import load_any_codebook
 from runtime.bundle import EngineFiles, Manifest
@@ -19,7 +19,7 @@ from train.data.folder import folder_photos
 from train.data.synthetic import synthetic_scenes
 from train.validation import codebook_of
 
-MAX_WORDS = 65_536  # HOW's number; there are 32 descriptors a word at least, so that fewer photos give fewer words
+MAX_WORDS = 65_536  # of more photos, HOW's number; there are 32 descriptors a word at least
 SYNTHETIC_SCENES, SYNTHETIC_VIEWS = 24, 4  # a minute or two of a CPU, and about 2,000 words
 SEED = 0
 
@@ -38,7 +38,7 @@ def codebook_for(
         checkpoint: with the settings that its engine is to have.
         source: a codebook's file, a folder of photos, or None for the checkpoint's own words, or, if it has none, for
             words of synthetic scenes.
-        max_photos: of the folder, that words are learned from; default: ``CODEBOOK_PHOTOS``.
+        max_photos: of the folder, that words are learned from; default: ``LEARNED_PHOTOS``.
         say: is told what the words were learned from.
         scenes: synthetic ones to learn from.
 
@@ -48,7 +48,7 @@ def codebook_for(
     if source is None:
         return checkpoint.codebook or learn_from_scenes(checkpoint, scenes, say)
     if source.is_dir():
-        return learn_from_folder(checkpoint, source, max_photos or CODEBOOK_PHOTOS, say)
+        return learn_from_folder(checkpoint, source, max_photos or LEARNED_PHOTOS, say)
     return load_codebook(checkpoint, source)
 
 
@@ -100,8 +100,9 @@ def learn_from_scenes(checkpoint: Checkpoint, scenes: int, say: Callable[[str], 
     return codebook
 
 
-def learn_words(checkpoint: Checkpoint, photos: LabelledPhotos, max_photos: int, words: int = MAX_WORDS) -> Codebook:
-    """At most ``words`` words of at most so many photos."""
+def learn_words(checkpoint: Checkpoint, photos: LabelledPhotos, max_photos: int) -> Codebook:
+    """The words of at most so many photos."""
+    words = LEARNED_WORDS if max_photos <= LEARNED_PHOTOS else MAX_WORDS
     return codebook_of(
         checkpoint.build_model(), photos, checkpoint.extraction, count=max_photos, words=words, seed=SEED
     )

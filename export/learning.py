@@ -95,7 +95,7 @@ def learn(checkpoint: Checkpoint, folder: Path, say: Callable[[str], None] = pri
         )
     learned = replace(checkpoint, weights=model.state_dict(), codebook=None)
     if searches_by_words:
-        learned = replace(learned, codebook=learn_words(learned, photos, LEARNED_PHOTOS, LEARNED_WORDS))
+        learned = replace(learned, codebook=learn_words(learned, photos, LEARNED_PHOTOS))
         if more := {path: why for path, why in photos.unreadable.items() if path not in unreadable}:
             say(describe_unreadable(more))
         words = len(learned.codebook or ())

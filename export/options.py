@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import tyro
 
-from export.files import SCRIPT
+from export.files import LEARNED_PHOTOS, SCRIPT
 from runtime.asmk.kernel import AsmkParameters
 from runtime.bundle import EngineFiles, is_engine
 from runtime.errors import UsageError
@@ -15,7 +15,6 @@ from train.config import Threads, check_threads, shown_as
 from train.models.base import HOW_SCALES, PYRAMID, ExtractionConfig
 
 PRECISIONS = ("fp32", "fp16", "int8")
-CODEBOOK_PHOTOS = 400  # of a folder: some minutes of a CPU, and about 8,000 words
 
 
 @dataclass(frozen=True)
@@ -93,7 +92,7 @@ class ExportOptions:
     graph_nodes: Annotated[int | None, shown_as("N", "those of the largest level")] = None
     codebook: Annotated[Path | None, shown_as("DIR|FILE", "the checkpoint's, or learned from synthetic scenes")] = None
     learn: Annotated[Path | None, shown_as("DIR", "the checkpoint's")] = None
-    codebook_photos: Annotated[int | None, shown_as("N", str(CODEBOOK_PHOTOS))] = None
+    codebook_photos: Annotated[int | None, shown_as("N", str(LEARNED_PHOTOS))] = None
     photos: Annotated[Path | None, shown_as("DIR", OWN_PHOTOS)] = None
     calibrate: Annotated[Path | None, shown_as("DIR", OWN_PHOTOS)] = None
     threads: Threads = None
