@@ -26,10 +26,10 @@ from export.onnx_graph import MIN_IR, Nodes, rename_values
 from export.parity import TOLERANCES, check_parity, raise_if_unequal, sizes_to_check
 from runtime.asmk.codebook import Codebook
 from runtime.asmk.kernel import AsmkParameters
-from runtime.bundle import EngineFiles, Manifest, load_manifest
+from runtime.bundle import EngineFiles, Manifest, is_engine, load_manifest
 from runtime.engine import Engine, open_engine
 from runtime.engine.schema import IMAGE, LOCAL_OUTPUTS
-from runtime.errors import IncompatibleError, ParityError, UsageError
+from runtime.errors import IncompatibleError, MissingError, ParityError, UsageError
 from runtime.features import Features, LocalFeatures
 from runtime.first_stage import ASMK
 from runtime.io.files import ensure_writable
@@ -155,8 +155,13 @@ def join_engines(engines: Sequence[Path], out: Path, *, photos: Path | None = No
 def open_part(engine: Path) -> Part:
     """An engine to join. Raises HowlError if it cannot be read, or gives no local features for ASMK."""
     files = EngineFiles.of(engine)
-    if engine != files.onnx:
+    if is_engine(engine) and engine != files.onnx:
         raise UsageError(f"{engine}: graphs are joined; name {files.onnx}")
+    if engine.is_file() and engine == files.onnx and not files.manifest.exists():
+        raise MissingError(
+            f"{files.manifest}: missing, and {engine} no engine without it; of a third party's network, howl export "
+            f"{engine} --local makes one"
+        )
     manifest = load_manifest(engine)
     if manifest.method != ASMK:
         raise IncompatibleError(f"{engine}: searches by {manifest.method}; engines with visual words can be joined")
@@ -168,7 +173,10 @@ def check_parts(parts: Sequence[Part], files: EngineFiles) -> None:
     """Raises HowlError if the engines do not go together, or the new one would take the place of one of them."""
     if len(parts) < 2:
         raise UsageError(f"{', '.join(str(part.path) for part in parts) or 'no engine'}: name two engines at least")
+    most = max(part.manifest.dimensions for part in parts)
     for part in parts:
+        if part.manifest.kinds > 1 and part.manifest.dimensions < most:  # turned, its kinds would leave the diagonal
+            raise IncompatibleError(f"{part.path}: joined, with fewer dimensions than another; join all at once")
         if part.path.resolve() == files.onnx.resolve():
             raise UsageError(
                 f"--out {files.onnx}: would take the place of an engine that is joined; name another --out"
@@ -180,7 +188,7 @@ def check_parts(parts: Sequence[Part], files: EngineFiles) -> None:
             )
     for one, other in combinations(parts, 2):
         pair = f"{one.path} and {other.path}"
-        if one.manifest.fingerprint == other.manifest.fingerprint:
+        if not kinds_of(one.manifest).keys().isdisjoint(kinds_of(other.manifest)):
             raise UsageError(f"{pair}: give the same features; name different engines")
         sizes = one.manifest.image_size, other.manifest.image_size
         if sizes[0] != sizes[1]:
@@ -190,8 +198,15 @@ def check_parts(parts: Sequence[Part], files: EngineFiles) -> None:
         if replace(one.asmk, multiple_assignment=1) != replace(other.asmk, multiple_assignment=1):
             raise IncompatibleError(
                 f"{pair}: compare photos with α = {one.asmk.alpha:g}, τ = {one.asmk.threshold:g} and α = "
-                f"{other.asmk.alpha:g}, τ = {other.asmk.threshold:g}; export one of them again"
+                f"{other.asmk.alpha:g}, τ = {other.asmk.threshold:g}; join engines that have the same"
             )
+
+
+def kinds_of(manifest: Manifest) -> dict[str, object]:
+    """What gives each kind of features, by its fingerprint: the engine itself, or what it was joined of."""
+    if manifest.system == SYSTEM and isinstance(manifest.network.get("kinds"), dict):
+        return dict(manifest.network["kinds"])  # type: ignore[call-overload]
+    return {manifest.fingerprint: {"system": manifest.system, **manifest.network}}
 
 
 def manifest_of(parts: Sequence[Part], placed: Sequence[Placement]) -> Manifest:
@@ -202,6 +217,7 @@ def manifest_of(parts: Sequence[Part], placed: Sequence[Placement]) -> Manifest:
         sha.update(manifest.fingerprint.encode())
         sha.update(place.matrix.tobytes())
         sha.update(place.offset.tobytes())
+    kinds = {key: network for each in manifests for key, network in kinds_of(each).items()}
     most = max(part.asmk.multiple_assignment for part in parts)
     return Manifest(
         fingerprint=sha.hexdigest(),
@@ -212,7 +228,8 @@ def manifest_of(parts: Sequence[Part], placed: Sequence[Placement]) -> Manifest:
         dimensions=max(each.dimensions for each in manifests),
         features=sum(each.features or 0 for each in manifests),
         asmk=replace(parts[0].asmk, multiple_assignment=most),
-        network={part.path.name: {"system": part.manifest.system, **part.manifest.network} for part in parts},
+        network={"kinds": kinds},
+        kinds=len(kinds),
         precision="+".join(dict.fromkeys(each.precision for each in manifests)),
     )
 

@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from export.joining import join_engines
-from runtime.bundle import is_engine
 from runtime.errors import UsageError
 from runtime.io.cli import program
 
@@ -27,9 +26,9 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         "what any of them finds again. It takes the sum of their times, and of their sizes in an index.",
     )
     parser.add_argument("engines", nargs="+", type=Path, metavar="ENGINE.onnx", help="as howl export writes them")
-    parser.add_argument("--out", type=Path, default=Path("joined.onnx"), metavar="ENGINE", help="(%(default)s)")
+    parser.add_argument("--out", type=Path, default=Path("joined.onnx"), metavar="ENGINE.onnx", help="(%(default)s)")
     parser.add_argument("--photos", type=Path, metavar="DIR", help="a folder to prove the engine on (textures)")
     options = parser.parse_args(arguments)
-    if not is_engine(options.out):
-        raise UsageError(f"--out {options.out}: name an engine.onnx; its other files share the name")
+    if options.out.suffix != ".onnx":
+        raise UsageError(f"--out {options.out}: joined engines are graphs; name an engine.onnx")
     return options

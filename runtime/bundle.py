@@ -121,6 +121,7 @@ class Manifest:
         network: what the network is made of, for people.
         precision: of the graph's backbone: ``fp32``, ``fp16`` or ``int8``.
         activations: whether the engine gives the map that its global descriptor is pooled of.
+        kinds: of local features, whose descriptors lie apart on the diagonal (``export/joining.py``).
         checksums: SHA-256 of the files of this engine, by name.
         plan: how the plan was built, if there is one.
     """
@@ -136,6 +137,7 @@ class Manifest:
     network: dict[str, object]
     precision: str
     activations: bool = False
+    kinds: int = 1
     checksums: dict[str, str] = field(default_factory=dict)
     plan: PlanRecord | None = None
 
@@ -188,6 +190,8 @@ class Manifest:
             raise ValueError(f"features is {self.features!r}")
         if not isinstance(self.activations, bool):
             raise ValueError(f"activations is {self.activations!r}")
+        if not _is_whole(self.kinds, 1, MAX_FEATURES):
+            raise ValueError(f"kinds is {self.kinds!r}")
         if not isinstance(self.network, dict) or not isinstance(self.plan, dict | None):
             raise ValueError("network and plan must be objects")
         if not isinstance(self.checksums, dict) or not all(isinstance(each, str) for each in self.checksums.values()):
@@ -202,7 +206,7 @@ class Manifest:
         try:
             found = file_checksum(file)
         except OSError as error:
-            raise MissingError(f"{file}: {error.strerror or error}") from None
+            raise MissingError(f"{file}: {error.strerror or error}; {EXPORT_AGAIN}") from None
         if found != expected:
             raise IncompatibleError(f"{file} is not the file that {manifest} was written for; {EXPORT_AGAIN}")
 

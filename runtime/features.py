@@ -10,7 +10,7 @@ from runtime.errors import IncompatibleError
 
 @dataclass(frozen=True)
 class LocalFeatures:
-    """The n ≤ K strongest local descriptors of one image, strongest first.
+    """The n ≤ K strongest local descriptors of one image, strongest first; a joined engine's, kind after kind.
 
     Attributes:
         descriptors: float32 [n, D]: HOW's are whitened and not L2-normalised (HOW, §3.3), DELF's and DELG's are of unit

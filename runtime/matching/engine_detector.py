@@ -41,15 +41,22 @@ class EngineDetector(OfEngine):
     def detect(self, photo: PhotoInput) -> Keypoints:
         """The local features of a photo. Raises ImageError if it cannot be read."""
         features = self._encoder.extract(photo)
-        local, orientation = features.need_local(), stored_orientation(photo)
-        return Keypoints(local.positions[:, :2], unit_descriptors(local), features.need_size(), orientation)
+        positions, descriptors = self.strongest_first(features.need_local())
+        return Keypoints(positions, descriptors, features.need_size(), stored_orientation(photo))
+
+    def strongest_first(self, local: LocalFeatures) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Positions, float32 [n, 2], and descriptors of length 1, [n, D]: HOW's have others, and distances count.
+
+        A joined engine gives one kind of features after the other, whose descriptors lie apart on the diagonal
+        (``export/joining.py``). Without their part of the diagonal they point from the middle of their kind again.
+        """
+        order = np.argsort(-local.strengths, kind="stable")
+        descriptors = local.descriptors[order]
+        if self._encoder.manifest.kinds > 1:
+            descriptors = descriptors - descriptors.mean(axis=1, keepdims=True)
+        lengths = np.linalg.norm(descriptors, axis=1, keepdims=True)
+        return local.positions[order, :2], descriptors / np.maximum(lengths, np.finfo(np.float32).tiny)
 
     def engine_pixels(self, keypoints: Keypoints) -> NDArray[np.float32]:
         """Where keypoints lie in the image that the engine takes, float32 [n, 2]: the unit of how exact they are."""
         return (keypoints.positions + 0.5) * np.float32(self.shrunk(keypoints.size)) - 0.5
-
-
-def unit_descriptors(local: LocalFeatures) -> NDArray[np.float32]:
-    """The descriptors at length 1, float32 [n, D]: HOW's have others (§3.3), and distances are compared."""
-    lengths = np.linalg.norm(local.descriptors, axis=1, keepdims=True)
-    return local.descriptors / np.maximum(lengths, np.finfo(np.float32).tiny)

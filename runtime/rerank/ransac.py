@@ -17,7 +17,6 @@ from runtime.errors import UsageError
 from runtime.first_stage import Layout
 from runtime.lazy import lazy_property
 from runtime.matching import EngineDetector, KeypointStore, PhotoKeypoints, affine_agreement, mutual_nearest
-from runtime.matching.engine_detector import unit_descriptors
 from runtime.matching.store import OF_ENGINE
 from runtime.rerank.interface import Candidates, Query, Reranking
 
@@ -102,8 +101,7 @@ class Ransac:
     def _features_of(self, query: Query) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """The query's positions in the engine's pixels, [n, 2], and its descriptors, [n, D]; found again if need be."""
         if query.features is not None:
-            local = query.features.need_local()
-            here, descriptors = local.positions[:, :2], unit_descriptors(local)
+            here, descriptors = self.detector.strongest_first(query.features.need_local())
         else:
             found = self.detector.detect(query.photo)
             here, descriptors = self.detector.engine_pixels(found), found.descriptors

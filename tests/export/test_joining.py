@@ -14,10 +14,12 @@ from export.joining import Placement, join_engines, placements, turned_into
 from runtime.asmk.codebook import Codebook, learn_codebook
 from runtime.asmk.kernel import AsmkParameters, aggregate
 from runtime.bundle import Manifest, load_first_stage, load_manifest
+from runtime.encoder import Encoder
 from runtime.engine import open_engine
 from runtime.errors import HowlError, ParityError
 from runtime.io.cli import run_command
 from runtime.io.image import load_rgb
+from runtime.matching import EngineDetector
 from runtime.retriever import Retriever
 
 from .foreign_networks import ANY_NUMBER, DIMENSIONS, LOCAL, write_network
@@ -83,7 +85,9 @@ def test_the_manifest_says_what_was_joined(engines: Path, tmp_path: Path) -> Non
     manifest = join_engines([engines / "a.onnx", engines / "b.onnx"], tmp_path / "j.onnx")
     assert (manifest.system, manifest.features, manifest.dimensions) == ("joined", 1300, DIMENSIONS)
     assert (manifest.image_size, manifest.scales, manifest.precision) == (128, (1.0,), "fp32")
-    assert list(manifest.network) == ["a.onnx", "b.onnx"]
+    parts = [load_manifest(engines / f"{name}.onnx").fingerprint for name in "ab"]
+    assert list(manifest.network["kinds"]) == parts  # type: ignore[call-overload]
+    assert manifest.kinds == 2
     words = [len(Codebook.load(engines / f"{name}.codebook.npy")) for name in "ab"]
     assert len(Codebook.load(tmp_path / "j.codebook.npy")) == sum(words)
     other = join_engines([engines / "b.onnx", engines / "a.onnx"], tmp_path / "k.onnx")
@@ -94,9 +98,15 @@ def test_the_manifest_says_what_was_joined(engines: Path, tmp_path: Path) -> Non
 
 
 def test_a_joined_engine_can_be_joined_again(engines: Path, tmp_path: Path) -> None:
-    join_engines([engines / "a.onnx", engines / "b.onnx"], tmp_path / "ab.onnx")
-    again = join_engines([tmp_path / "ab.onnx", engines / "a.onnx"], tmp_path / "aba.onnx")
-    assert again.features == 2300
+    """But not with what it has already."""
+    joined = tmp_path / "ab.onnx"
+    (tmp_path / "c").mkdir()
+    join_engines([engines / "a.onnx", engines / "b.onnx"], joined)
+    other = changed(engines, tmp_path / "c", fingerprint="of another network")
+    again = join_engines([joined, other], tmp_path / "abc.onnx")
+    assert (again.features, again.kinds, len(again.network["kinds"])) == (1600, 3, 3)  # type: ignore[arg-type]
+    with pytest.raises(HowlError, match=r"ab\.onnx and .*a\.onnx: give the same features; name different engines"):
+        join_engines([joined, engines / "a.onnx"], tmp_path / "aba.onnx")
 
 
 @pytest.mark.parametrize("dimensions", [[16, 16], [16, 5], [4, 16, 32]])
@@ -160,6 +170,10 @@ def changed(engines: Path, folder: Path, **changes: object) -> Path:
             {"asmk": AsmkParameters(multiple_assignment=10**6)},
             r"c\.onnx: has \d+ visual words, and a query takes 1000000",
         ),
+        (
+            {"kinds": 2, "dimensions": 8},
+            r"c\.onnx: joined, with fewer dimensions than another; join all at once",
+        ),
         ({"method": "vectors"}, r"c\.onnx: searches by vectors; engines with visual words can be joined"),
     ],
 )
@@ -182,9 +196,10 @@ def test_what_does_not_go_together_is_refused(engines: Path, tmp_path: Path, cha
             ["a.onnx", "b.onnx", "--out", "b.onnx"],
             r"--out b\.onnx: would take the place of an engine that is joined; name another",
         ),
-        (["a.onnx", "b.onnx", "--out", "j.txt"], r"--out j\.txt: name an engine\.onnx"),
+        (["a.onnx", "b.onnx", "--out", "j.plan"], r"--out j\.plan: joined engines are graphs; name an engine\.onnx"),
         (["a.onnx", "b.onnx", "--photos", "nowhere"], "nowhere: no such"),
-        (["a.onnx", "a.their.onnx"], r"a\.their\.json: the engine's manifest is missing"),
+        (["a.onnx", "photos"], r"photos: an engine is an \.onnx"),
+        (["a.onnx", "a.their.onnx"], r"a\.their\.json: missing, .* howl export a\.their\.onnx --local makes one"),
     ],
 )
 def test_bad_arguments_end_in_a_line(
@@ -197,6 +212,23 @@ def test_bad_arguments_end_in_a_line(
     assert printed.count("\n") == 1
     assert re.search(line, printed), printed
     assert {file: file.read_bytes() for file in engines.iterdir() if file.is_file()} == before
+
+
+def test_matching_by_distance_sees_each_kind_from_its_own_middle(engines: Path, tmp_path: Path) -> None:
+    """What RANSAC matches: as of the parts alone, centred, and the strongest of all kinds first."""
+    join_engines([engines / "a.onnx", engines / "b.onnx"], tmp_path / "j.onnx")
+    photo = photos_of(engines)[0]
+    encoder = Encoder(tmp_path / "j.onnx", device="cpu")
+    local, keypoints = encoder.extract(photo).need_local(), EngineDetector(encoder).detect(photo)
+    order = np.argsort(-local.strengths, kind="stable")
+    assert (keypoints.positions == local.positions[order, :2]).all()
+    first = len(open_engine(engines / "a.onnx", "cpu").extract(load_rgb(photo)).need_local())
+    for name, rows in (("a", order < first), ("b", order >= first)):
+        own = open_engine(engines / f"{name}.onnx", "cpu").extract(load_rgb(photo)).need_local().descriptors
+        own = own - Codebook.load(engines / f"{name}.codebook.npy").centroids.mean(axis=0)
+        own -= own.mean(axis=1, keepdims=True)
+        own /= np.linalg.norm(own, axis=1, keepdims=True)
+        np.testing.assert_allclose(keypoints.descriptors[rows], own[order[rows] - (name == "b") * first], atol=1e-3)
 
 
 def test_an_engine_that_differs_from_its_parts_is_not_kept(
