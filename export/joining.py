@@ -140,7 +140,8 @@ def join_engines(engines: Sequence[Path], out: Path, *, photos: Path | None = No
     ensure_writable(files.onnx, files.manifest, files.codebook)
     placed = placements([part.codebook for part in parts])
     words = [place(part.codebook.centroids) for place, part in zip(placed, parts, strict=True)]
-    codebook, manifest = Codebook(np.concatenate(words)), manifest_of(parts, placed)
+    manifest = manifest_of(parts, placed)
+    codebook = Codebook(np.concatenate(words))
     images = photos_to_check(photos, manifest.image_size)
     with draft_of(files) as draft:
         if (line := orphaned_index(files, manifest.fingerprint)) is not None:
@@ -166,7 +167,7 @@ def open_part(engine: Path) -> Part:
     if manifest.method != ASMK:
         raise IncompatibleError(f"{engine}: searches by {manifest.method}; engines with visual words can be joined")
     manifest.check(files.codebook, files.manifest)
-    return Part(engine, manifest, Codebook.load(files.codebook))
+    return Part(engine, manifest, Codebook.load(files.codebook, manifest.kinds))
 
 
 def check_parts(parts: Sequence[Part], files: EngineFiles) -> None:

@@ -262,7 +262,7 @@ def load_first_stage(
     given = {name: value for name, value in given.items() if value is not None}
     if manifest.method == ASMK and manifest.asmk is not None:
         manifest.check(files.codebook, files.manifest)
-        codebook, parameters = Codebook.load(files.codebook), replace(manifest.asmk, **given)
+        codebook, parameters = Codebook.load(files.codebook, manifest.kinds), replace(manifest.asmk, **given)
         if device != "cuda":
             return AsmkKernel(codebook, parameters)
         from runtime.asmk.gpu import GpuAsmkKernel  # late: it imports the index

@@ -23,11 +23,16 @@ DESCRIPTORS_PER_WORD = 32  # at least: the mean of fewer would say little
 
 
 class Codebook:
-    """C visual words in D dimensions."""
+    """C visual words in D dimensions.
 
-    def __init__(self, centroids: NDArray[np.float32]) -> None:
-        """``centroids``: float32 [C, D]."""
+    They may be of several kinds that lie apart on the diagonal, as those of a joined engine do: so far that the words
+    nearest to a descriptor are of its own kind, and others need not be compared.
+    """
+
+    def __init__(self, centroids: NDArray[np.float32], kinds: int = 1) -> None:
+        """``centroids``: float32 [C, D], of so many kinds."""
         self.centroids = np.ascontiguousarray(centroids, np.float32)
+        self._kinds = kinds
 
     def __len__(self) -> int:
         return len(self.centroids)
@@ -59,7 +64,36 @@ class Codebook:
         m = min(assignments, len(self))
         if len(descriptors) == 0:
             return np.empty((0, m), np.int64)
+        if self._kinds > 1 and all(len(words) >= m for words in self._by_kind.values()):
+            nearest = np.empty((len(descriptors), m), np.int64)
+            kinds = self._kind_of(descriptors)
+            for kind, words in self._by_kind.items():
+                if len(rows := np.flatnonzero(kinds == kind)):
+                    own = words.assign(descriptors[rows], m, threads=threads)
+                    nearest[rows] = self._words_of_kind[kind][own]
+            return nearest
         return self._assign(descriptors, m, threads)
+
+    def _kind_of(self, vectors: NDArray[np.float32]) -> NDArray[np.int64]:
+        """int64 [n], the kind of each descriptor or word, by where it lies on the diagonal."""
+        return np.searchsorted(self._borders, vectors.mean(axis=1))
+
+    @lazy_property
+    def _borders(self) -> NDArray[np.float32]:
+        """Between the kinds: the middles of the widest gaps."""
+        places = np.sort(self.centroids.mean(axis=1))
+        widest = np.argsort(-np.diff(places), kind="stable")[: self._kinds - 1]
+        return np.sort((places[widest] + places[widest + 1]) / 2)
+
+    @lazy_property
+    def _words_of_kind(self) -> dict[int, NDArray[np.int64]]:
+        """The numbers of each kind's words."""
+        kinds = self._kind_of(self.centroids)
+        return {kind: np.flatnonzero(kinds == kind) for kind in range(self._kinds)}
+
+    @lazy_property
+    def _by_kind(self) -> "dict[int, Codebook]":
+        return {kind: Codebook(self.centroids[words]) for kind, words in self._words_of_kind.items()}
 
     def _assign(self, descriptors: NDArray[np.float32], m: int, threads: int) -> NDArray[np.int64]:
         """``assign`` of n > 0 descriptors that fit, to m ≤ C words each."""
@@ -95,8 +129,8 @@ class Codebook:
             np.save(file, self.centroids)
 
     @classmethod
-    def load(cls, path: Path) -> "Codebook":
-        """Reads what ``save`` wrote. Raises HowlError if the file is missing or not a codebook."""
+    def load(cls, path: Path, kinds: int = 1) -> "Codebook":
+        """Reads what ``save`` wrote, of so many kinds. Raises HowlError if the file is missing or not a codebook."""
         try:
             centroids = parse_npy(read_file(path), np.float32, axes=2)
         except FileNotFoundError:
@@ -106,7 +140,7 @@ class Codebook:
             raise DamagedError(f"{path}: not a codebook ({why}); restore it, or export or import it again") from None
         if not centroids.size or not np.isfinite(centroids).all():
             raise DamagedError(f"{path}: a codebook has words, and all of them are numbers; export or import it again")
-        return cls(centroids)
+        return cls(centroids, kinds)
 
 
 def few_of_each(

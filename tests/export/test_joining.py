@@ -124,6 +124,12 @@ def test_words_of_different_kinds_are_never_the_nearest(dimensions: list[int]) -
         assert (words[:, 0] - first == book.assign(kind, 1)[:, 0]).mean() > 0.99  # a tie may turn
         assert set(words.ravel()) == set(range(first, first + len(book)))
         first += len(book)
+    by_kind = Codebook(together.centroids, kinds=len(books))  # which compares a descriptor with its own kind's only
+    every = np.concatenate([place(kind) for place, kind in zip(placed, kinds, strict=True)])
+    order = np.random.default_rng(0).permutation(len(every))
+    for m in (1, 5, 9):  # of eight words a kind
+        differ = by_kind.assign(every[order], m) != together.assign(every[order], m)
+        assert differ.mean() < 0.01  # a tie may turn
 
 
 def test_codes_stay_what_they_were() -> None:
