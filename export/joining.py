@@ -2,8 +2,8 @@
 
 A photo gets the local features of all of them, and ASMK counts what any of them finds again. One kind of features is
 never compared with another: ``Placement`` moves the descriptors and visual words of each so far apart that the words
-nearest to a descriptor are of its own kind. Residuals, and so codes, stay what they were. Index, quantiser and kernels
-know of no kinds.
+nearest to a descriptor are of its own kind. Residuals, and so codes, stay what they were. Index and kernels know of no
+kinds, and the codebook compares no more than it must.
 """
 
 import hashlib
@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, inliner
 
 from export.files import check_unicode_name, draft_of, orphaned_index, publish
 from export.foreign.exporter import photos_to_check
@@ -283,12 +283,12 @@ def write(parts: Sequence[Part], placed: Sequence[Placement], path: Path, metada
 
 
 def of_one_opset(paths: Sequence[Path]) -> list[Any]:
-    """The graphs of engines, with the newest operators that one of them has.
+    """The graphs of engines, with the newest operators that one of them has, and without functions of their own.
 
     Raises:
         IncompatibleError: one cannot be converted, or two need different versions of other operators.
     """
-    models = [load_graph(path) for path in paths]
+    models = [inliner.inline_local_functions(load_graph(path)) for path in paths]
     newest = max(opset_of(model) for model in models)
     for number, model in enumerate(models):
         if opset_of(model) < newest:

@@ -7,13 +7,14 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import onnx
 import pytest
 
 from export import joining, to_joined, to_trt
 from export.joining import Placement, join_engines, placements, turned_into
 from runtime.asmk.codebook import Codebook, learn_codebook
 from runtime.asmk.kernel import AsmkParameters, aggregate
-from runtime.bundle import Manifest, load_first_stage, load_manifest
+from runtime.bundle import Manifest, file_checksum, load_first_stage, load_manifest
 from runtime.encoder import Encoder
 from runtime.engine import open_engine
 from runtime.errors import HowlError, ParityError
@@ -95,6 +96,31 @@ def test_the_manifest_says_what_was_joined(engines: Path, tmp_path: Path) -> Non
     assert join_engines([engines / "a.onnx", engines / "b.onnx"], tmp_path / "l.onnx") == replace(
         manifest, checksums=load_manifest(tmp_path / "l.onnx").checksums
     )
+
+
+def test_functions_of_a_graph_are_kept(engines: Path, tmp_path: Path) -> None:
+    """As PyTorch's exporter writes them: two graphs may call different ones by the same name."""
+    for name, factor in (("c", 2.0), ("d", 3.0)):
+        model = onnx.load(engines / "b.onnx")
+        text = f"""<opset_import: ["" : 11], domain: "own"> scale (x) => (y)
+            {{ factor = Constant <value = float {{{factor}}}> () y = Mul (x, factor) }}"""
+        model.functions.append(onnx.parser.parse_function(text))
+        model.opset_import.append(onnx.helper.make_opsetid("own", 1))
+        scaled = onnx.helper.make_node("scale", ["descriptors"], ["scaled"], domain="own")
+        model.graph.node.append(scaled)
+        model.graph.output[0].name = "scaled"
+        for node in model.graph.node:
+            renamed = {"descriptors": "unscaled", "scaled": "descriptors"}
+            node.input[:] = [renamed.get(value, value) for value in node.input]
+            node.output[:] = [renamed.get(value, value) for value in node.output]
+        model.graph.output[0].name = "descriptors"
+        onnx.save(model, tmp_path / f"{name}.onnx")
+        words = Codebook.load(engines / "b.codebook.npy").centroids
+        Codebook(np.float32(factor) * words).save(tmp_path / f"{name}.codebook.npy")
+        files = [tmp_path / f"{name}{suffix}" for suffix in (".onnx", ".codebook.npy")]
+        manifest = replace(Manifest.load(engines / "b.json"), fingerprint=name, kinds=1)
+        replace(manifest, checksums={file.name: file_checksum(file) for file in files}).save(tmp_path / f"{name}.json")
+    join_engines([tmp_path / "c.onnx", tmp_path / "d.onnx"], tmp_path / "cd.onnx")  # which proves it
 
 
 def test_a_joined_engine_can_be_joined_again(engines: Path, tmp_path: Path) -> None:
