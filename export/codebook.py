@@ -6,8 +6,7 @@ HOW publishes networks without words, and any network's words can be learned fro
 from collections.abc import Callable
 from pathlib import Path
 
-from export.files import LEARNED_PHOTOS, LEARNED_WORDS
-from runtime.asmk.codebook import Codebook
+from runtime.asmk.codebook import LEARNED_PHOTOS, LEARNED_WORDS, Codebook
 from runtime.asmk_method.pickles import load_any_codebook
 from runtime.bundle import EngineFiles, Manifest
 from runtime.errors import IncompatibleError

@@ -13,8 +13,6 @@ from runtime.index import Index
 from runtime.index.ids import is_unicode
 
 SCRIPT = "export/to_trt.py"  # the command
-# What --learn learns visual words from, and how many: minutes of a CPU. Many photos matter more than many words.
-LEARNED_PHOTOS, LEARNED_WORDS = 1000, 8192
 
 
 def check_unicode_name(path: Path) -> None:

@@ -9,7 +9,6 @@ kinds, and the codebook compares no more than it must.
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -21,14 +20,13 @@ from onnx import TensorProto, helper, inliner
 
 from export.files import check_unicode_name, draft_of, orphaned_index, publish
 from export.foreign.exporter import photos_to_check
-from export.foreign.network import MAX_BYTES, load_graph, opset_of
-from export.onnx_graph import MIN_IR, Nodes, rename_values
+from export.onnx_graph import Nodes, converted, load_graph, local_outputs, opset_of, rename_values, save_engine
 from export.parity import TOLERANCES, check_parity, raise_if_unequal, sizes_to_check
 from runtime.asmk.codebook import Codebook
 from runtime.asmk.kernel import AsmkParameters
 from runtime.bundle import EngineFiles, Manifest, is_engine, load_manifest
-from runtime.engine import Engine, open_engine
-from runtime.engine.schema import IMAGE, LOCAL_OUTPUTS
+from runtime.engine import open_engine
+from runtime.engine.schema import IMAGE
 from runtime.errors import IncompatibleError, MissingError, ParityError, UsageError
 from runtime.features import Features, LocalFeatures
 from runtime.first_stage import ASMK
@@ -146,7 +144,7 @@ def join_engines(engines: Sequence[Path], out: Path, *, photos: Path | None = No
     with draft_of(files) as draft:
         if (line := orphaned_index(files, manifest.fingerprint)) is not None:
             say(line)
-        write(parts, placed, draft.onnx, {"howl.fingerprint": manifest.fingerprint})
+        write(parts, placed, manifest, draft.onnx)
         prove(parts, placed, codebook, manifest, draft.onnx, images, say)
         manifest = publish(draft, files, manifest, codebook)
     say(f"{files.onnx}: {files.onnx.stat().st_size / 1e6:.1f} MB, with {files.manifest} and {files.codebook}")
@@ -235,17 +233,18 @@ def manifest_of(parts: Sequence[Part], placed: Sequence[Placement]) -> Manifest:
     )
 
 
-def write(parts: Sequence[Part], placed: Sequence[Placement], path: Path, metadata: dict[str, str]) -> None:
+def write(parts: Sequence[Part], placed: Sequence[Placement], manifest: Manifest, path: Path) -> None:
     """Writes the graph of all parts: every one's own, and the rows of each that are valid before those that are not.
 
     Raises:
         IncompatibleError: two of the graphs need different versions of operators, or all are too large for one file.
     """
     nodes, models = Nodes(), of_one_opset([part.path for part in parts])
-    rows: dict[str, list[tuple[str, str]]] = {name: [] for name in LOCAL_OUTPUTS[:3]}
+    rows: dict[str, list[tuple[str, str]]] = {"descriptors": [], "strengths": [], "positions": []}
     counts = []
     joined = onnx.ModelProto()
-    joined.ir_version = max(MIN_IR, *(model.ir_version for model in models))
+    joined.graph.name = "joined"
+    joined.ir_version = max(model.ir_version for model in models)
     joined.opset_import.extend(models[0].opset_import)
     for number, (model, place) in enumerate(zip(models, placed, strict=True)):
         prefix = f"part{number}/"
@@ -260,26 +259,18 @@ def write(parts: Sequence[Part], placed: Sequence[Placement], path: Path, metada
         turned = nodes.add("MatMul", prefix + "descriptors", nodes.constant(place.matrix))
         moved = nodes.add("Add", turned, nodes.constant(place.offset))
         count = nodes.add("Cast", prefix + "count", to=TensorProto.INT64)
-        for name, values in (("descriptors", moved), ("strengths", prefix + "strengths"), ("positions", None)):
-            rows[name].append(divided(nodes, values or prefix + name, count))
+        for name in rows:
+            rows[name].append(divided(nodes, moved if name == "descriptors" else prefix + name, count))
         counts.append(prefix + "count")
     for name, halves in rows.items():
         valid, padding = zip(*halves, strict=True)
         nodes.add("Concat", *valid, *padding, axis=0, output=name)
     nodes.add("ReduceSum", nodes.add("Concat", *counts, axis=0), keepdims=1, output="count")
-    joined.graph.name = "joined"
     joined.graph.node.extend(nodes.made)
     joined.graph.initializer.extend(nodes.constants)
-    joined.graph.input.append(helper.make_tensor_value_info(IMAGE, TensorProto.UINT8, ["height", "width", 3]))
-    features = sum(part.manifest.features or 0 for part in parts)
-    shapes = [features, placed[0].matrix.shape[1]], [features], [features, 3]
-    for name, shape in zip(LOCAL_OUTPUTS, shapes, strict=False):
-        joined.graph.output.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, shape))
-    joined.graph.output.append(helper.make_tensor_value_info("count", TensorProto.INT32, [1]))
-    helper.set_model_props(joined, metadata)
-    if joined.ByteSize() > MAX_BYTES:
-        raise IncompatibleError(f"{path.name}: larger than 2 GB, which is the most that one graph may have")
-    onnx.save(joined, path)
+    outputs = local_outputs(manifest.features or 0, manifest.dimensions)
+    too_large = f"{path.name}: larger than 2 GB, which is the most that one graph may have"
+    save_engine(path, joined, outputs, {"howl.fingerprint": manifest.fingerprint}, too_large)
 
 
 def of_one_opset(paths: Sequence[Path]) -> list[Any]:
@@ -292,14 +283,7 @@ def of_one_opset(paths: Sequence[Path]) -> list[Any]:
     newest = max(opset_of(model) for model in models)
     for number, model in enumerate(models):
         if opset_of(model) < newest:
-            try:
-                models[number] = onnx.version_converter.convert_version(model, newest)
-            except Exception as error:  # it raises what it meets
-                why = " ".join(str(error).split())[:200]
-                raise IncompatibleError(
-                    f"{paths[number]}: is of opset {opset_of(model)} and cannot be converted to {newest} ({why}); "
-                    f"export its network again with opset_version={newest}"
-                ) from None
+            models[number] = converted(paths[number], model, newest, f"an engine beside it of {newest}")
     needed: dict[str, int] = {}
     for path, model in zip(paths, models, strict=True):
         for each in model.opset_import:
@@ -332,31 +316,25 @@ def prove(
         ParityError: it is further off than it may be, or a descriptor's words are another part's.
     """
     runner, own = open_engine(engine, "cpu"), [open_engine(part.path, "cpu") for part in parts]
-    say(f"{engine.name} against its parts, {runner.provider}, {manifest.precision}:")
-    images = [*sizes_to_check(photos[0], MIN_SIDE**2), *photos[1:]]
-    differences = check_parity(runner, partial(side_by_side, own, placed), images, TOLERANCES["fp32"])
-    for difference in differences:
-        say(f"  {difference}")
-    raise_if_unequal(differences, TOLERANCES["fp32"], engine.name, "its parts")
     bounds = np.cumsum([0, *(len(part.codebook) for part in parts)])
-    for image in images:
-        for number, (each, place) in enumerate(zip(own, placed, strict=True)):
-            descriptors = place(each.extract(image).need_local().descriptors)
-            words = codebook.assign(descriptors, (manifest.asmk or AsmkParameters()).multiple_assignment)
+
+    def side_by_side(image: Image) -> Features:
+        """What the new engine must give: the features of each part, placed, one after the other."""
+        each = [part.extract(image).need_local() for part in own]
+        descriptors = [place(features.descriptors) for place, features in zip(placed, each, strict=True)]
+        for number, of_part in enumerate(descriptors):
+            words = codebook.assign(of_part, max(part.asmk.multiple_assignment for part in parts))
             if not ((bounds[number] <= words) & (words < bounds[number + 1])).all():
                 raise ParityError(
                     f"{parts[number].path}: a descriptor lies so far from its visual words that those of another "
                     "engine are as near; learn its words from photos like those that it is for; nothing was written"
                 )
+        strengths, positions = zip(*((features.strengths, features.positions) for features in each), strict=True)
+        return Features(LocalFeatures(*map(np.concatenate, (descriptors, strengths, positions))))
 
-
-def side_by_side(engines: Sequence[Engine], placed: Sequence[Placement], image: Image) -> Features:
-    """What the new engine must give for an image: the features of each engine, placed, one after the other."""
-    each = [engine.extract(image).need_local() for engine in engines]
-    return Features(
-        LocalFeatures(
-            np.concatenate([place(features.descriptors) for place, features in zip(placed, each, strict=True)]),
-            np.concatenate([features.strengths for features in each]),
-            np.concatenate([features.positions for features in each]),
-        )
-    )
+    say(f"{engine.name} against its parts, {runner.provider}, {manifest.precision}:")
+    images = [*sizes_to_check(photos[0], MIN_SIDE**2), *photos[1:]]
+    differences = check_parity(runner, side_by_side, images, TOLERANCES["fp32"])
+    for difference in differences:
+        say(f"  {difference}")
+    raise_if_unequal(differences, TOLERANCES["fp32"], engine.name, "its parts")

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from export.codebook import SEED, learn_words
-from export.files import LEARNED_PHOTOS, LEARNED_WORDS
+from runtime.asmk.codebook import LEARNED_PHOTOS, LEARNED_WORDS
 from runtime.asmk.kernel import AsmkParameters
 from runtime.errors import DataError, UsageError
 from runtime.io.finding import find_photos

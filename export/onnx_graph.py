@@ -1,13 +1,83 @@
-"""Graphs of ONNX, changed by hand: nodes are added, and values get other names."""
+"""Graphs of ONNX, read, changed by hand, and written as engines: nodes are added, and values get other names."""
 
-from collections.abc import Iterator
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 from onnx import AttributeProto, TensorProto, helper, numpy_helper
+
+from runtime.engine.schema import IMAGE
+from runtime.errors import DamagedError, IncompatibleError, MissingError
 
 OURS = "howl/"
 MIN_IR = 8  # in which initialisers are no inputs
+MAX_BYTES = 2**31 - 1  # of a file of protobuf
+
+
+def opset_of(model: Any) -> int:
+    """The version of ONNX's own operators that a graph uses."""
+    return next((each.version for each in model.opset_import if each.domain in ("", "ai.onnx")), 0)
+
+
+def load_graph(path: Path) -> Any:
+    """The graph of a file, without weights that lie beside it. Raises HowlError if it is none."""
+    try:
+        model = onnx.load(path, load_external_data=False)
+    except OSError as error:
+        raise MissingError(f"{path}: {error.strerror or error}") from None
+    except Exception:  # protobuf's errors share no public base class
+        model = None
+    if model is None or not model.graph.node:
+        raise DamagedError(f"{path}: not an ONNX file, or damaged; name the network's .onnx")
+    return model
+
+
+def converted(path: Path, model: Any, opset: int, reason: str) -> Any:
+    """A file's graph with operators of another version. Raises IncompatibleError, with the reason, if it cannot be."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return onnx.version_converter.convert_version(model, opset)
+    except Exception as error:  # it raises what it meets
+        why = " ".join(str(error).split())[:200]
+        raise IncompatibleError(
+            f"{path}: is of opset {opset_of(model)}, {reason}, and cannot be converted ({why}); export the network "
+            f"again with opset_version={opset}"
+        ) from None
+
+
+def local_outputs(features: int, dimensions: int) -> list[Any]:
+    """What an engine of K local features in D dimensions gives, as ``runtime.engine.schema`` names it."""
+    return [
+        helper.make_tensor_value_info("descriptors", TensorProto.FLOAT, [features, dimensions]),
+        helper.make_tensor_value_info("strengths", TensorProto.FLOAT, [features]),
+        helper.make_tensor_value_info("positions", TensorProto.FLOAT, [features, 3]),
+        helper.make_tensor_value_info("count", TensorProto.INT32, [1]),
+    ]
+
+
+def save_engine(path: Path, model: Any, outputs: Sequence[Any], metadata: Mapping[str, str], too_large: str) -> None:
+    """Writes a graph whose nodes are complete as an engine's: from ``image`` to its outputs.
+
+    Args:
+        path: of the file.
+        model: the graph; it gets input, outputs and metadata.
+        outputs: what it gives.
+        metadata: texts kept in the file, by name; those that howl gave the graph before are not.
+        too_large: the error if the engine would be larger than a file of ONNX may be.
+    """
+    del model.graph.input[:], model.graph.output[:]
+    model.graph.input.append(helper.make_tensor_value_info(IMAGE, TensorProto.UINT8, ["height", "width", 3]))
+    model.graph.output.extend(outputs)
+    model.ir_version = max(model.ir_version, MIN_IR)
+    own = {each.key: each.value for each in model.metadata_props if not each.key.startswith("howl.")}
+    helper.set_model_props(model, {**own, **metadata})
+    if model.ByteSize() > MAX_BYTES:
+        raise IncompatibleError(too_large)
+    onnx.save(model, path)
 
 
 def rename_values(graph: Any, prefix: str) -> None:

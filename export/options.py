@@ -6,7 +6,8 @@ from typing import Annotated, Any
 
 import tyro
 
-from export.files import LEARNED_PHOTOS, SCRIPT
+from export.files import SCRIPT
+from runtime.asmk.codebook import LEARNED_PHOTOS
 from runtime.asmk.kernel import AsmkParameters
 from runtime.bundle import EngineFiles, is_engine
 from runtime.errors import UsageError

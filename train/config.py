@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
+from runtime.asmk.codebook import LEARNED_PHOTOS, LEARNED_WORDS
 from runtime.cores import MAX_THREADS
 from runtime.errors import UsageError
 from runtime.first_stage import ASMK
@@ -315,8 +316,8 @@ FOLDER_SCALE = Scale(
     whitening="views",
     whitening_photos=200,  # of which whitening from views is learned as well as of 400, and it is learned every epoch
     whitening_features=300,
-    codebook_photos=1000,
-    words=8192,  # of few photos, more of them gain nothing
+    codebook_photos=LEARNED_PHOTOS,
+    words=LEARNED_WORDS,
 )
 # What was found on local features need not hold for global ones.
 GLOBAL_FOLDER_SCALE = Scale(

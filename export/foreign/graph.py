@@ -14,12 +14,11 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from export.foreign.network import MAX_BYTES, Network, load_graph
+from export.foreign.network import Network
 from export.foreign.options import JUST_ABOVE, Preprocessing
 from export.foreign.outputs import Outputs
-from export.onnx_graph import MIN_IR, Nodes, rename_values
+from export.onnx_graph import Nodes, load_graph, local_outputs, rename_values, save_engine
 from runtime.engine.schema import IMAGE
-from runtime.errors import IncompatibleError
 from runtime.io.image import MIN_SIDE
 
 THEIRS = "network/"
@@ -85,18 +84,12 @@ def write_engine(
     nodes.made.clear()
     made = _add_global(nodes, outputs) if features is None else _add_local(nodes, outputs, features, ratio, whitening)
     theirs = list(model.graph.node)
-    del model.graph.node[:], model.graph.input[:], model.graph.output[:]
+    del model.graph.node[:]
     model.graph.node.extend([*before, *theirs, *nodes.made])
     model.graph.initializer.extend(nodes.constants)
-    image = helper.make_tensor_value_info(IMAGE, TensorProto.UINT8, ["height", "width", 3])
-    model.graph.input.append(image)
-    model.graph.output.extend(made)
-    model.ir_version = max(model.ir_version, MIN_IR)
-    own = {each.key: each.value for each in model.metadata_props if not each.key.startswith("howl.")}
-    helper.set_model_props(model, {**own, **metadata})
-    if model.ByteSize() > MAX_BYTES:
-        raise IncompatibleError(f"{network.path}: larger than 2 GB as an engine, which is one file; take fp16")
-    onnx.save(model, path)
+    save_engine(
+        path, model, made, metadata, f"{network.path}: larger than 2 GB as an engine, which is one file; take fp16"
+    )
 
 
 def _add_preprocessing(nodes: Nodes, network: Network, how: Preprocessing) -> str | None:
@@ -220,10 +213,4 @@ def _add_local(
         nodes.add("MatMul", centred, nodes.constant(whitening.matrix, name=MATRIX), output="descriptors")
     valid = nodes.add("Cast", nodes.add("Greater", best, nodes.constant(0.0)), to=TensorProto.INT32)
     nodes.add("ReduceSum", valid, keepdims=1, output="count")
-    number = TensorProto.FLOAT
-    return [
-        helper.make_tensor_value_info("descriptors", number, [features, D]),
-        helper.make_tensor_value_info("strengths", number, [features]),
-        helper.make_tensor_value_info("positions", number, [features, 3]),
-        helper.make_tensor_value_info("count", TensorProto.INT32, [1]),
-    ]
+    return local_outputs(features, D)

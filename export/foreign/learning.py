@@ -7,9 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from export.files import LEARNED_PHOTOS, LEARNED_WORDS
 from export.foreign.graph import Whitening
-from runtime.asmk.codebook import Codebook, few_of_each, learn_codebook
+from runtime.asmk.codebook import LEARNED_PHOTOS, LEARNED_WORDS, Codebook, few_of_each, learn_codebook
 from runtime.engine import Engine
 from runtime.errors import DataError, ImageError
 from runtime.io.finding import find_photos

@@ -1,6 +1,5 @@
 """A third party's ONNX file: what it takes, what it gives, and what of it howl cannot use."""
 
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,13 +10,13 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto
 
+from export.onnx_graph import MAX_BYTES, converted, load_graph, opset_of
 from runtime.bundle import file_checksum
 from runtime.engine.onnxruntime import OnnxSession
-from runtime.errors import DamagedError, HowlError, IncompatibleError, MissingError, UsageError
+from runtime.errors import HowlError, IncompatibleError, MissingError, UsageError
 
 MIN_OPSET = 11  # the first with the Range, Round and TopK that the wrapping needs
 CONVERTED_OPSET = 17  # that graphs of an older one are converted to
-MAX_BYTES = 2**31 - 1  # of a file of protobuf
 TYPES: dict[int, type[np.generic]] = {
     TensorProto.FLOAT: np.float32,
     TensorProto.FLOAT16: np.float16,
@@ -99,27 +98,10 @@ def open_network(path: Path, threads: int | None = None) -> Network:
     _load_weights(path, model)
     image = _image_input(path, model)
     session = OnnxSession(path, "cpu", threads)
-    model = _of_usable_opset(path, model)
+    if opset_of(model) < MIN_OPSET:
+        model = converted(path, model, CONVERTED_OPSET, f"older than {MIN_OPSET}")
     checksums = {name: file_checksum(path.parent / name) for name in sorted(weights)}
     return Network(path, model, image, session, checksums)
-
-
-def opset_of(model: Any) -> int:
-    """The version of ONNX's own operators that a graph uses."""
-    return next((each.version for each in model.opset_import if each.domain in ("", "ai.onnx")), 0)
-
-
-def load_graph(path: Path) -> Any:
-    """The graph of a file, without weights that lie beside it. Raises HowlError if it is none."""
-    try:
-        model = onnx.load(path, load_external_data=False)
-    except OSError as error:
-        raise MissingError(f"{path}: {error.strerror or error}") from None
-    except Exception:  # protobuf's errors share no public base class
-        model = None
-    if model is None or not model.graph.node:
-        raise DamagedError(f"{path}: not an ONNX file, or damaged; name the network's .onnx")
-    return model
 
 
 def _load_weights(path: Path, model: Any) -> None:
@@ -134,22 +116,6 @@ def _load_weights(path: Path, model: Any) -> None:
         ) from None
     if size > MAX_BYTES:
         raise IncompatibleError(f"{path}: {size / 1e9:.1f} GB with its weights, and an engine has 2 at most; take fp16")
-
-
-def _of_usable_opset(path: Path, model: Any) -> Any:
-    found = opset_of(model)
-    if found >= MIN_OPSET:
-        return model
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            return onnx.version_converter.convert_version(model, CONVERTED_OPSET)
-    except Exception as error:  # it raises what it meets
-        why = " ".join(str(error).split())[:200]
-        raise IncompatibleError(
-            f"{path}: is of opset {found}, older than {MIN_OPSET}, and cannot be converted ({why}); export the network "
-            f"again with opset_version={CONVERTED_OPSET}"
-        ) from None
 
 
 def _image_input(path: Path, model: Any) -> ImageInput:

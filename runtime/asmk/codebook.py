@@ -20,6 +20,8 @@ KMEANS_SAMPLE = 64  # descriptors per word that it uses, at most
 SUM_BATCH = 65_536  # descriptors, in k-means
 NUDGE = 1 / 1024  # of its length, by which the halves of a split word move apart
 DESCRIPTORS_PER_WORD = 32  # at least: the mean of fewer would say little
+# Of a user's folder, at most: minutes of a CPU. Many photos matter more than many words (docs/experiments.md).
+LEARNED_PHOTOS, LEARNED_WORDS = 1000, 8192
 
 
 class Codebook:
